@@ -1,0 +1,40 @@
+"""The whole recipe: pretraining → SFT → reward model → PPO and PPO-ptx → evaluation.
+
+    python experiments/instructgpt.py configs/tiny.toml
+
+InstructGPT (Ouyang et al. 2022, arXiv:2203.02155), Figure 2. Each stage continues where it stopped, and one that is done
+stays as it is: run the same command again after an interruption.
+
+Differences from the paper: 1. one size of model for policy, value and reward; 2. configs/tiny.toml has 1 pretraining row an
+episode where the paper has 8; 3. labelers and, in the built-in world, their gold preference are simulated.
+"""
+
+from pathlib import Path
+
+from experiments.choose_sft import choose_sft
+from experiments.evaluate import evaluate
+from experiments.ppo_ptx import ppo
+from experiments.pretrain import pretrain
+from experiments.recipe import Config
+from experiments.reward_model import reward_model
+from experiments.sft import sft
+from rlhf_jax.config import load_config
+from rlhf_jax.runtime import require_writable, run
+
+
+def main() -> None:
+    config = load_config(Config)
+    require_writable(Path(config.out))
+    pretrain(config)
+    sft(config, "sft")
+    reward_model(config)
+    choose_sft(config)
+    sft(config, "rl_init")
+    ppo(config, "ppo")
+    ppo(config, "ppo_ptx")
+    evaluate(config)
+    print(f"The report is at {Path(config.out) / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run(main)

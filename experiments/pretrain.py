@@ -1,0 +1,74 @@
+"""Pretraining: next-token prediction on packed rows, or masked language modelling (pretrain.objective = "masked").
+
+python experiments/pretrain.py configs/tiny.toml
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
+from rlhf_jax.config import load_config
+from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
+from rlhf_jax.equations import values
+from rlhf_jax.models import LanguageModel
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
+from rlhf_jax.steps import TextCoef, adam, text_step
+from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
+
+
+def language_model(config: Config, dropout: float = 0.0) -> LanguageModel:
+    return LanguageModel(config.model.transformer(tokenizer(config).size, dropout))
+
+
+def packed(config: Config, part: str) -> TextBatch:
+    """The pretraining text of a part as rows of a whole context."""
+    return as_text_batch(pack(material(config).documents[part], tokenizer(config), config.model.context)[0])
+
+
+def first_state(config: Config) -> TrainState:
+    model, key = language_model(config), role_key(config, "pretrain")
+    row = jnp.zeros((1, config.model.context), jnp.int32)
+    params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
+
+
+def pretrain_stage(config: Config) -> Stage:
+    return stage(config, "pretrain", config.pretrain.steps, config.of("pretrain"), parents={})
+
+
+def pretrained(config: Config) -> dict:
+    """The base model's parameters."""
+    return pretrain_stage(config).load(jax.eval_shape(partial(first_state, config)))[0].params
+
+
+def pretrain(config: Config) -> None:
+    c, this = config.pretrain, pretrain_stage(config)
+    if this.finished:
+        return
+    mesh, rows = make_mesh(config.runtime.devices), packed(config, "train")
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    step = jax.jit(partial(text_step, model=language_model(config), optimiser=optimiser), donate_argnums=0)
+    coef = TextCoef(lr=c.lr, steps=float(c.steps), floor=c.floor, warmup=float(c.warmup))
+    state = this.resume(replicate(first_state(config), mesh))
+    seed = role_seed(config, "pretrain")
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+        batch = take(rows, batch_indices(len(rows.tokens), c.batch, seed, i))
+        if c.objective == "masked":
+            batch = masked(config, batch, np.random.default_rng([seed, i]))
+        state, metrics = step(state, shard_rows(batch, mesh), coef)
+        this.log(i, values(metrics))
+        this.save(i, state, config.runtime.save_every)
+
+
+def masked(config: Config, batch: TextBatch, rng: np.random.Generator) -> MaskedTextBatch:
+    t = tokenizer(config)
+    inputs, targets = mask_tokens(batch.tokens, t.mask, t.size, rng, keep=(t.pad, t.bos, t.eos))
+    return MaskedTextBatch(inputs, targets.tokens, targets.predict)
+
+
+if __name__ == "__main__":
+    run(lambda: pretrain(load_config(Config)))

@@ -1,0 +1,191 @@
+"""The values of a run of the recipe, and what its stages share: their material, their tokenizer, their folders.
+
+Every value stands in the config file; configs/tiny.toml explains each.
+"""
+
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from experiments.material import Files, Material, Part, World, material_from_files, material_from_world
+from rlhf_jax.data import Tokenizer, load_tokenizer, prompt_fits, train_tokenizer
+from rlhf_jax.models import TransformerConfig
+from rlhf_jax.runtime import Stage, require_writable, say
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    path: str
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Model:
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    norm: Literal["layernorm", "rmsnorm"]
+    position: Literal["learned", "rope"]
+    mlp: Literal["gelu", "swiglu"]
+    bias: bool
+    tied: bool
+    prompt_tokens: int
+    answer_tokens: int
+
+    @property
+    def context(self) -> int:
+        return self.prompt_tokens + self.answer_tokens
+
+    def transformer(self, vocab_size: int, dropout: float = 0.0) -> TransformerConfig:
+        fields = {k: v for k, v in asdict(self).items() if k not in ("prompt_tokens", "answer_tokens")}
+        return TransformerConfig(vocab_size=vocab_size, context=self.context, dropout=dropout, **fields)
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    eps: float
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    objective: Literal["next_token", "masked"]
+    steps: int
+    batch: int
+    lr: float
+    floor: float
+    warmup: int
+
+
+@dataclass(frozen=True)
+class SFT:
+    epochs: int
+    batch: int
+    lr: float
+    floor: float
+    dropout: float
+    pretrain_share: float
+
+
+@dataclass(frozen=True)
+class Reward:
+    prompts: int
+    fewest: int
+    most: int
+    epochs: int
+    batch: int
+    lr: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class PPO:
+    iterations: int
+    batch: int
+    minibatches: int
+    epochs: int
+    temperature: float
+    beta: float
+    gamma: float
+    pretrain_examples: int
+    clip: float
+    value_clip: float
+    value_coef: float
+    discount: float
+    lam: float
+    lr: float
+    value_lr: float
+    warmup: int
+    ema: float
+    kl_target: float
+    kl_horizon: float
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    prompts: int
+    batch: int
+    temperature: float
+    top_k: int
+    top_p: float
+    shown: int
+
+
+@dataclass(frozen=True)
+class Runtime:
+    devices: int
+    save_every: int
+    look_every: int
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int
+    out: str
+    world: World | None
+    files: Files | None
+    tokenizer: TokenizerConfig
+    model: Model
+    optimiser: Optimiser
+    pretrain: Pretrain
+    sft: SFT
+    rl_init: SFT
+    reward: Reward
+    ppo: PPO
+    evaluate: Evaluate
+    runtime: Runtime
+
+    def of(self, *sections: str) -> dict:
+        """What the result of a stage depends on: the common sections and its own."""
+        every = asdict(self)
+        return {k: every[k] for k in ("seed", "world", "files", "tokenizer", "model", "optimiser", *sections)}
+
+
+@cache
+def material(config: Config) -> Material:
+    return material_from_world(config.world, config.seed) if config.world else material_from_files(config)
+
+
+@cache
+def tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer named in the config, or one trained on the run's own text."""
+    if config.tokenizer.path:
+        return load_tokenizer(Path(config.tokenizer.path))
+    path = Path(config.out) / "tokenizer.model"
+    if not path.exists():
+        require_writable(Path(config.out))
+        train_tokenizer(material(config).tokenizer_text(), config.tokenizer.vocab_size, path)
+    return load_tokenizer(path)
+
+
+@cache
+def fitting(config: Config, part: Part) -> list[int]:
+    """Which prompts of a part fit into model.prompt_tokens; says how many do not."""
+    t, given = tokenizer(config), material(config).prompts[part]
+    kept = [i for i, p in enumerate(given) if prompt_fits(p, t, config.model.prompt_tokens)]
+    if len(kept) < len(given):
+        say(f"{len(given) - len(kept)} of {len(given)} prompts ({part}) exceed model.prompt_tokens and are left out")
+    return kept
+
+
+def stage(
+    config: Config, name: str, steps: int, sections: dict, parents: dict[str, str], keep: int | None = 2
+) -> Stage:
+    return Stage(Path(config.out) / name, steps, sections, tokenizer(config).sha256, parents, keep)
+
+
+def role_seed(config: Config, role: str) -> int:
+    """A seed of its own for every use of chance outside JAX."""
+    return config.seed * 1_000_003 + zlib.crc32(role.encode()) % 1_000_003
+
+
+def role_key(config: Config, role: str) -> jax.Array:
+    """A root key of its own for every use of chance inside JAX."""
+    return jax.random.fold_in(jax.random.key(config.seed), np.uint32(zlib.crc32(role.encode())))

@@ -1,0 +1,269 @@
+"""The reward model: K = 4..9 answers of the SFT model to each prompt, ranked by labelers; all pairs of a prompt at once.
+
+    python experiments/reward_model.py configs/tiny.toml
+
+InstructGPT, §3.5 and App. C.2. With [files] the rankings are read, and nobody is asked.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.pretrain import first_state as pretraining_state
+from experiments.pretrain import language_model
+from experiments.recipe import Config, fitting, material, role_key, role_seed, stage, tokenizer
+from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage
+from rlhf_jax.config import load_config
+from rlhf_jax.data import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    batch_indices,
+    encode_demonstrations,
+    encode_prompts,
+    encode_rankings,
+    fits,
+    prompt_text,
+    ranking_fits,
+    read_rankings,
+    take,
+    write_rankings,
+)
+from rlhf_jax.data.world import Question
+from rlhf_jax.equations import pair_accuracy, values
+from rlhf_jax.errors import InputError
+from rlhf_jax.evals import Estimate, answer, ratio_interval, scores
+from rlhf_jax.labelers import Labeler, agreements, rank
+from rlhf_jax.models import Sampling, ScalarModel, scalar_from_language_model
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, say, shard_rows, write_atomically
+from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step
+from rlhf_jax.types import RankingBatch, TrainState
+
+AS_IS = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+
+
+def scalar_model(config: Config) -> ScalarModel:
+    return ScalarModel(config.model.transformer(tokenizer(config).size))
+
+
+def first_state(config: Config, language_params: dict) -> TrainState:
+    model, key = scalar_model(config), role_key(config, "reward_model")
+    row = jnp.zeros((1, config.model.context), jnp.int32)
+    params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
+    params = scalar_from_language_model(params, language_params)
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
+
+
+def answers_to_rank(config: Config, prompts: list[Prompt], role: str) -> list[tuple[str, ...]]:
+    """Up to K different answers of the SFT model to each prompt, K drawn evenly from fewest..most. Where the model
+    does not write `fewest` different ones among K + 4 the row is ()."""
+    rng = np.random.default_rng(role_seed(config, role))
+    Ks = rng.integers(config.reward.fewest, config.reward.most + 1, len(prompts))
+    asked = [p for p, K in zip(prompts, Ks, strict=True) for _ in range(K + 4)]
+    params = fine_tuned(config, "sft", best_epoch_by_loss(config))
+    written = write_answers(config, params, asked, role, AS_IS)
+    rows, start = [], 0
+    t, length = tokenizer(config), config.model.context
+    for prompt, K in zip(prompts, Ks, strict=True):
+        # What a barely trained model writes can take more tokens when it is read again.
+        drawn = [text for text in written[start : start + K + 4] if text]
+        texts = dict.fromkeys(text for text in drawn if fits(Demonstration(prompt.text, text), t, length))
+        rows.append(tuple(texts)[:K] if len(texts) >= config.reward.fewest else ())
+        start += K + 4
+    return rows
+
+
+def write_answers(config: Config, params: dict, prompts: list[Prompt], role: str, sampling: Sampling) -> list[str]:
+    t, c = tokenizer(config), config.evaluate
+    written = answer(
+        language_model(config),
+        params,
+        encode_prompts(prompts, t, config.model.prompt_tokens),
+        role_key(config, role),
+        batch=c.batch,
+        max_tokens=config.model.answer_tokens,
+        sampling=sampling,
+        eos=t.eos,
+        pad=t.pad,
+    )
+    return [t.decode(ids).strip() for ids in written.ids(t.eos)]
+
+
+def ranked(
+    config: Config, labelers: list[Labeler], questions: list[Question], answers: list[tuple[str, ...]], rng
+) -> list[Ranking]:
+    """Each prompt's answers ranked by a labeler drawn for it; prompts whose answers they find all alike are dropped."""
+    truth = material(config).truth
+    assert truth is not None
+    rows = []
+    for question, texts in zip(questions, answers, strict=True):
+        labeler = labelers[rng.integers(len(labelers))]
+        if texts:
+            ranks = rank(labeler, truth.gold, question, texts)
+            if len(set(ranks)) > 1:
+                rows.append(Ranking(prompt_text(question.text), texts, ranks, labeler.name))
+    return rows
+
+
+def training_rankings(config: Config) -> list[Ranking]:
+    """What the reward model learns from, written to comparisons.jsonl once collected."""
+    source = material(config)
+    if source.rankings is not None:
+        return source.rankings["train"]
+    path = Path(config.out) / "reward_model" / "comparisons.jsonl"
+    if not path.exists():
+        truth = source.truth
+        assert truth is not None
+        kept = fitting(config, "train")[-config.reward.prompts :]  # demonstrations are of the first ones
+        prompts, questions = ([rows["train"][i] for i in kept] for rows in (source.prompts, truth.questions))
+        texts = answers_to_rank(config, prompts, "comparisons")
+        rng = np.random.default_rng(role_seed(config, "labelers"))
+        rows = ranked(config, truth.labelers, questions, texts, rng)
+        say(
+            f"labelers ranked the answers to {len(rows)} of {len(prompts)} prompts; the others had too few different ones"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_rankings(path, rows)
+    return read_rankings(str(path))
+
+
+def encoded(config: Config, rankings: list[Ranking]) -> RankingBatch:
+    t, length = tokenizer(config), config.model.context
+    kept = [r for r in rankings if ranking_fits(r, t, length)]
+    if len(kept) < len(rankings):
+        say(f"{len(rankings) - len(kept)} of {len(rankings)} rankings exceed the context and are left out")
+    if not kept:
+        raise InputError("no ranking is left to learn from; train the SFT model longer, or read rankings from a file")
+    return encode_rankings(kept, t, length, max(len(r.answers) for r in kept))
+
+
+def reward_stage(config: Config) -> Stage:
+    return stage(
+        config,
+        "reward_model",
+        reward_steps(config),
+        config.of("pretrain", "sft", "reward"),
+        {"sft": sft_stage(config, "sft").sha256},
+    )
+
+
+def reward_steps(config: Config) -> int:
+    rows = config.reward.prompts if material(config).truth else len(training_rankings(config))
+    return max(config.reward.epochs * rows // config.reward.batch, 1)
+
+
+def reward_params(config: Config) -> dict:
+    """The trained reward model's parameters, with its bias set."""
+    shapes = jax.eval_shape(lambda: first_state(config, pretraining_state(config).params))
+    return reward_stage(config).load(shapes)[0].params
+
+
+def reward_model(config: Config) -> None:
+    c, this = config.reward, reward_stage(config)
+    if not this.finished:
+        mesh, rows = make_mesh(config.runtime.devices), encoded(config, training_rankings(config))
+        model = scalar_model(config)
+        optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+        step = jax.jit(partial(reward_step, model=model, optimiser=optimiser), donate_argnums=0)
+        coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
+        start = fine_tuned(config, "sft", best_epoch_by_loss(config))
+        state = this.resume(replicate(first_state(config, start), mesh))
+        seed = role_seed(config, "reward_model")
+        for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+            batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
+            state, metrics = step(state, shard_rows(batch, mesh), coef)
+            this.log(i, values(metrics))
+            if i + 1 == this.total:
+                state = state.replace(params=centred(state.params, demonstration_scores(config, state.params)))
+            this.save(i, state, config.runtime.save_every)
+    measure(config)
+
+
+def score_rows(config: Config):
+    return jax.jit(partial(reward, model=scalar_model(config)))
+
+
+def demonstration_scores(config: Config, params: dict) -> jax.Array:
+    t, length = tokenizer(config), config.model.context
+    rows = encode_demonstrations([d for d in material(config).demonstrations["train"] if fits(d, t, length)], t, length)
+    return jnp.asarray(
+        scores(score_rows(config), params, rows.tokens, rows.tokens != t.pad, batch=config.evaluate.batch)
+    )
+
+
+def measure(config: Config) -> None:
+    """accuracy.json: how often the reward model agrees with labelers, and labelers with each other, on test prompts."""
+    path = Path(config.out) / "reward_model" / "accuracy.json"
+    if path.exists():
+        return
+    figures = accuracy_on_files(config) if material(config).truth is None else accuracy_in_world(config)
+    write_atomically(path, json.dumps({name: e._asdict() for name, e in figures.items()}, indent=1))
+    for name, e in figures.items():
+        say(f"reward_model {name}: {e}")
+
+
+def accuracy_on_files(config: Config) -> dict[str, Estimate]:
+    rankings = material(config).rankings
+    assert rankings is not None
+    figures = {}
+    for part in ("valid", "test"):
+        rows = encoded(config, rankings[part])
+        figures[f"accuracy/{part}"] = accuracy(reward_of(config, rows), [rows.ranks])
+    return figures
+
+
+def accuracy_in_world(config: Config) -> dict[str, Estimate]:
+    """Each test answer is scored once and compared with what every labeler, and the gold formula, says of it."""
+    source, truth = material(config), material(config).truth
+    assert truth is not None
+    asked = [(source.prompts["test"][i], truth.questions["test"][i]) for i in fitting(config, "test")]
+    asked = asked[: config.evaluate.prompts]
+    texts = answers_to_rank(config, [p for p, _ in asked], "test comparisons")
+    kept = [(p, q, row) for (p, q), row in zip(asked, texts, strict=True) if row]
+    rows = encoded(config, [Ranking(p.text, row, tuple(range(1, len(row) + 1))) for p, _, row in kept])
+    score, slots = reward_of(config, rows), rows.ranks.shape[1]
+
+    def ranks_by(judge: Callable[[Question, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:
+        return np.array([[*judge(q, row), *[0] * (slots - len(row))] for _, q, row in kept], np.int32)
+
+    figures = {}
+    for pool, labelers in (("train", truth.labelers), ("heldout", truth.heldout_labelers)):
+        by_labeler = [ranks_by(partial(rank, labeler, truth.gold)) for labeler in labelers]
+        figures[f"accuracy/{pool}_labelers"] = accuracy(score, by_labeler)
+        figures[f"agreement/{pool}_labelers"] = agreement(by_labeler)
+    figures["accuracy/gold"] = accuracy(score, [ranks_by(lambda q, row: best_first([truth.gold(q, a) for a in row]))])
+    return figures
+
+
+def best_first(gold: list[float]) -> tuple[int, ...]:
+    order = sorted(set(gold), reverse=True)
+    return tuple(order.index(g) + 1 for g in gold)
+
+
+def reward_of(config: Config, rows: RankingBatch) -> np.ndarray:
+    """[N, K] scores; those of empty slots mean nothing."""
+    N, K, T = rows.tokens.shape
+    flat = rows.tokens.reshape(-1, T), rows.mask.reshape(-1, T)
+    return scores(score_rows(config), reward_params(config), *flat, batch=config.evaluate.batch).reshape(N, K)
+
+
+def accuracy(score: np.ndarray, rankings: list[np.ndarray]) -> Estimate:
+    """Share of the pairs that the model orders as a labeler did, over all labelers; the interval is over prompts."""
+    each = [jax.vmap(pair_accuracy)(jnp.asarray(score), jnp.asarray(ranks)) for ranks in rankings]
+    return ratio_interval(sum(np.asarray(m.total) for m in each), sum(np.asarray(m.count) for m in each))
+
+
+def agreement(rankings: list[np.ndarray]) -> Estimate:
+    """Share of the pairs that two labelers order alike, where both see a difference, over all pairs of labelers."""
+    counts = np.array([agreements([r[r > 0].tolist() for r in rows]) for rows in zip(*rankings, strict=True)], float)
+    return ratio_interval(counts[:, 0], counts[:, 1])
+
+
+if __name__ == "__main__":
+    run(lambda: reward_model(load_config(Config)))

@@ -1,0 +1,120 @@
+"""Supervised fine-tuning on demonstrations, loss on the answers only: the SFT baseline, and the model RL starts from.
+
+    python experiments/sft.py configs/tiny.toml
+
+Both start from the pretrained model (InstructGPT, App. C.1 and C.3) and differ in their sections [sft] and [rl_init].
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.pretrain import first_state as pretraining_state
+from experiments.pretrain import language_model, packed, pretrain_stage, pretrained
+from experiments.recipe import SFT, Config, material, role_key, role_seed, stage, tokenizer
+from rlhf_jax.config import load_config
+from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, fits, take
+from rlhf_jax.equations import values
+from rlhf_jax.evals.likelihood import per_row
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, say, shard_rows
+from rlhf_jax.steps import TextCoef, adam, text_step
+from rlhf_jax.types import TextBatch, TrainState
+
+Name = Literal["sft", "rl_init"]
+
+
+def section(config: Config, name: Name) -> SFT:
+    return config.sft if name == "sft" else config.rl_init
+
+
+def encoded(config: Config, part: str) -> TextBatch:
+    """The demonstrations of a part that fit into the context; says how many do not."""
+    t, given = tokenizer(config), material(config).demonstrations[part]
+    kept: list[Demonstration] = [d for d in given if fits(d, t, config.model.context)]
+    if len(kept) < len(given):
+        say(f"{len(given) - len(kept)} of {len(given)} demonstrations ({part}) exceed the context and are left out")
+    return encode_demonstrations(kept, t, config.model.context)
+
+
+def steps_per_epoch(config: Config, name: Name, rows: int) -> int:
+    answers = section(config, name).batch - pretrain_rows(config, name)
+    return max(rows // answers, 1)
+
+
+def pretrain_rows(config: Config, name: Name) -> int:
+    """How many rows of a batch are pretraining text: 10 % of 32 are 3."""
+    c = section(config, name)
+    return round(c.batch * c.pretrain_share)
+
+
+def sft_stage(config: Config, name: Name) -> Stage:
+    rows = sum(fits(d, tokenizer(config), config.model.context) for d in material(config).demonstrations["train"])
+    steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
+    parents = {"pretrain": pretrain_stage(config).sha256}
+    return stage(config, name, steps, config.of("pretrain", name), parents, keep=None)
+
+
+def first_state(config: Config, name: Name, params: dict) -> TrainState:
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=role_key(config, name))
+
+
+def fine_tuned(config: Config, name: Name, step: int | None = None) -> dict:
+    """The parameters of a fine-tuned model, at its end or at one of its epochs."""
+    this = sft_stage(config, name)
+    shapes = jax.eval_shape(lambda: first_state(config, name, pretraining_state(config).params))
+    return this.load(shapes, step)[0].params
+
+
+def sft(config: Config, name: Name) -> None:
+    c, this = section(config, name), sft_stage(config, name)
+    if this.finished:
+        return
+    mesh, rows, valid = make_mesh(config.runtime.devices), encoded(config, "train"), encoded(config, "valid")
+    text, mixed = packed(config, "train"), pretrain_rows(config, name)
+    model = language_model(config, c.dropout)
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    step = jax.jit(partial(text_step, model=model, optimiser=optimiser), donate_argnums=0)
+    coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
+    state = this.resume(replicate(first_state(config, name, pretrained(config)), mesh))
+    epoch, seed = this.total // c.epochs, role_seed(config, name)
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+        batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
+        if mixed:
+            extra = take(text, batch_indices(len(text.tokens), mixed, seed, i))
+            batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, extra)
+        state, metrics = step(state, shard_rows(batch, mesh), coef)
+        metrics = values(metrics)
+        if (i + 1) % epoch == 0:
+            total, tokens, _ = per_row(language_model(config), state.params, valid, batch=c.batch)
+            metrics["loss/valid"] = -total.sum() / tokens.sum()
+        this.log(i, metrics)
+        this.save(i, state, epoch, valid=float(metrics.get("loss/valid", np.inf)))
+
+
+def best_epoch(config: Config) -> int:
+    """The step of the SFT baseline: of the best reward on validation prompts once that is known, else of the best loss."""
+    chosen = Path(config.out) / "sft" / "chosen.json"
+    if chosen.exists():
+        return json.loads(chosen.read_text())["step"]
+    return best_epoch_by_loss(config)
+
+
+def best_epoch_by_loss(config: Config) -> int:
+    checkpoints = sft_stage(config, "sft").checkpoints
+    return min(checkpoints.steps(), key=lambda step: checkpoints.record(step)["valid"])
+
+
+def main() -> None:
+    config = load_config(Config)
+    sft(config, "sft")
+    sft(config, "rl_init")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""Text to NumPy batches: readers, tokenizer, encoders and the sampler."""
+
+from rlhf_jax.data.comparisons import Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
+from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, text_documents
+from rlhf_jax.data.demonstrations import Demonstration, encode_demonstrations, fits, read_demonstrations
+from rlhf_jax.data.dialogue import (
+    ASSISTANT,
+    HUMAN,
+    parse_transcript,
+    prompt_text,
+    render,
+    split_last_answer,
+)
+from rlhf_jax.data.prompts import (
+    Prompt,
+    drop_shared_prefixes,
+    encode_prompts,
+    limit_per_user,
+    prompt_fits,
+    read_prompts,
+    split_by_user,
+)
+from rlhf_jax.data.sampler import batch_indices, take
+from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+__all__ = [
+    "ASSISTANT",
+    "HUMAN",
+    "Demonstration",
+    "Prompt",
+    "Ranking",
+    "Row",
+    "Tokenizer",
+    "as_text_batch",
+    "batch_indices",
+    "drop_shared_prefixes",
+    "encode_demonstrations",
+    "encode_prompts",
+    "encode_rankings",
+    "fits",
+    "limit_per_user",
+    "load_tokenizer",
+    "mask_tokens",
+    "pack",
+    "parse_transcript",
+    "prompt_fits",
+    "prompt_text",
+    "ranking_fits",
+    "read_demonstrations",
+    "read_prompts",
+    "read_rankings",
+    "read_rows",
+    "render",
+    "split_by_user",
+    "split_last_answer",
+    "take",
+    "text_documents",
+    "train_tokenizer",
+    "write_rankings",
+]

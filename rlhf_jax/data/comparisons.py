@@ -1,0 +1,134 @@
+"""Answers to one prompt, ranked by a labeler: what the reward model learns from."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.demonstrations import EmptyAnswerError, encode_turn, keep_answered, turn_length
+from rlhf_jax.data.dialogue import answer_text, is_conversation, prompt_text, split_shared_prompt, transcript
+from rlhf_jax.data.sources import Row
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.types import RankingBatch
+
+
+class Ranking(NamedTuple):
+    prompt: str  # a transcript that ends in "\n\nAssistant:"
+    answers: tuple[str, ...]  # stripped
+    ranks: tuple[int, ...]  # 1 is best, equal ranks are ties
+    labeler: str = ""
+
+
+def read_rankings(source: str, empty: Literal["error", "drop"] = "error") -> list[Ranking]:
+    """The rankings of `source` (see `read_rows`), from rows of any of these shapes.
+
+    {prompt, completions: [{text, rank}, ...]}; {prompt, chosen, rejected} with two answers; two
+    conversations {chosen, rejected}, messages or HH transcripts, which hold their own prompt whether or not
+    one is given besides (`split_shared_prompt`). Any may have a {labeler}.
+
+    InputError, with the line: another shape, broken dialogue, fewer than two answers, a rank that is missing
+    or no whole number from 1 on, nothing but ties, one text under two ranks (so a pair of the same), an empty
+    answer. With empty="drop", rows with an empty answer are left out, and a warning is logged that counts
+    them.
+    """
+    return keep_answered(source, _ranking, empty)
+
+
+def write_rankings(path: Path | str, rankings: Sequence[Ranking]) -> None:
+    """Writes rows {prompt, completions: [{text, rank}, ...], labeler} to a .jsonl file, in one move."""
+    path = Path(path)
+    if path.suffix != ".jsonl":
+        raise InputError(f"{path}: rankings are written as JSON lines: let the name end in .jsonl")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w") as file:
+        for prompt, answers, ranks, labeler in rankings:
+            completions = [{"text": text, "rank": rank} for text, rank in zip(answers, ranks, strict=True)]
+            row = {"prompt": prompt, "completions": completions, "labeler": labeler}
+            file.write(json.dumps(row) + "\n")
+    partial.replace(path)
+
+
+def encode_rankings(rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, slots: int) -> RankingBatch:
+    """[N, slots, length]: in each slot prompt, answer, EOS, then padding; the slots left over are empty.
+
+    InputError: more answers than `slots`; an answer that with its prompt takes more than `length` tokens (see
+    `ranking_fits`).
+    """
+    tokens = np.full((len(rankings), slots, length), tokenizer.pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    ranks = np.zeros(tokens.shape[:2], np.int32)
+    for row, ranking in enumerate(rankings):
+        count = len(ranking.answers)
+        if count > slots:
+            raise InputError(f"ranking {row + 1} has {count} answers and there are {slots} slots: raise the slots")
+        ranks[row, :count] = ranking.ranks
+        for slot, text in enumerate(ranking.answers):
+            prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
+            end = turn_length(prompt, answer, length, f"ranking {row + 1}, answer {slot + 1}")
+            tokens[row, slot, :end] = prompt + answer
+            mask[row, slot, :end] = True
+    return RankingBatch(tokens, mask, ranks)
+
+
+def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
+    """True where every answer, with its prompt and EOS, takes `length` tokens at most."""
+    turns = (encode_turn(ranking.prompt, answer, tokenizer) for answer in ranking.answers)
+    return all(len(prompt) + len(answer) <= length for prompt, answer in turns)
+
+
+def _ranking(row: Row) -> Ranking:
+    fields = {key: value for key, value in row.fields.items() if value is not None}
+    labeler = Row({"labeler": fields.get("labeler", "")}, row.where).text("labeler")
+    if "completions" in fields:
+        if "prompt" not in fields:
+            raise InputError("there are 'completions' but no 'prompt': add it")
+        answers, ranks = _completions(fields["completions"])
+        ranking = Ranking(prompt_text(fields["prompt"]), answers, ranks, labeler)
+    elif "chosen" in fields and "rejected" in fields:
+        prompt, chosen, rejected = _pair(fields)
+        ranking = Ranking(prompt, (chosen, rejected), (1, 2), labeler)
+    else:
+        found = ", ".join(fields) or "nothing"
+        raise InputError(f"no ranking (found: {found}): give chosen and rejected, or prompt and completions")
+    _check(ranking)
+    return ranking
+
+
+def _pair(fields: dict[str, Any]) -> tuple[str, str, str]:
+    chosen, rejected = fields["chosen"], fields["rejected"]
+    whole = is_conversation(chosen), is_conversation(rejected)
+    if "prompt" not in fields or all(whole):
+        return split_shared_prompt(transcript(chosen), transcript(rejected))
+    if any(whole):
+        raise InputError("one of 'chosen' and 'rejected' is a conversation, the other an answer: make them alike")
+    return prompt_text(fields["prompt"]), answer_text(chosen), answer_text(rejected)
+
+
+def _completions(values: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise InputError("'completions' is no list of objects: give each completion a text and a rank")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value.get("text"), str):
+            raise InputError(f"completion {number} has no 'text': add it, as a string")
+        if value.get("rank") is None:
+            raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
+        if type(value["rank"]) is not int or value["rank"] < 1:
+            raise InputError(f"completion {number} has the rank {value['rank']!r}: use whole numbers from 1 on")
+    return tuple(value["text"].strip() for value in values), tuple(value["rank"] for value in values)
+
+
+def _check(ranking: Ranking) -> None:
+    answers, ranks = ranking.answers, ranking.ranks
+    if len(answers) < 2:
+        raise InputError(f"a ranking needs two answers and has {len(answers)}: add answers or remove the row")
+    for number, answer in enumerate(answers, 1):
+        if not answer:
+            raise EmptyAnswerError(f"answer {number} is empty: write one, remove the row, or read with empty='drop'")
+    if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
+        raise InputError("one and the same answer has two ranks: keep one of them")
+    if len(set(ranks)) == 1:
+        raise InputError("all answers tie, which ranks none above another: remove the row")

@@ -1,0 +1,63 @@
+"""Plain text for pretraining: documents into full rows, and masks for masked language modelling."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from rlhf_jax.data.sources import Row
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.types import MaskedTextBatch, TextBatch
+
+
+def text_documents(rows: Iterable[Row]) -> Iterator[str]:
+    """The field "text" of every row: a .txt file is one document. InputError: a row without it."""
+    for row in rows:
+        yield row.text("text")
+
+
+def pack(documents: Iterable[str], tokenizer: Tokenizer, length: int) -> tuple[Int[ndarray, "N T"], int]:
+    """(rows, tail): all documents one after another, each ended by EOS, cut into rows of `length`, int32.
+
+    There is neither BOS nor padding. The tail is how many tokens, less than a row, are left out at the end.
+    InputError: less text than one row.
+    """
+    pieces = [np.array([*tokenizer.encode(text), tokenizer.eos], np.int32) for text in documents]
+    stream = np.concatenate([np.zeros(0, np.int32), *pieces])
+    count, tail = divmod(len(stream), length)
+    if count == 0:
+        raise InputError(
+            f"the corpus has {len(stream)} tokens and one row takes {length}: add text or shorten the rows"
+        )
+    return stream[: count * length].reshape(count, length), tail
+
+
+def as_text_batch(rows: Int[ndarray, "N T"]) -> TextBatch:
+    """Every token is predicted but the first of a row, which nothing precedes."""
+    predict = np.ones(rows.shape, bool)
+    predict[:, 0] = False
+    return TextBatch(rows, predict)
+
+
+def mask_tokens(
+    tokens: Int[ndarray, "N T"],
+    mask: int,
+    vocab: int,
+    rng: np.random.Generator,
+    rate: float = 0.15,
+    keep: Collection[int] = (),
+) -> MaskedTextBatch:
+    """Inputs and targets of masked language modelling: Devlin et al. 2018, §3.1.
+
+    Every token, but those in `keep` (the special ones), is chosen with probability `rate`. Of the chosen,
+    80 % are `mask` in the inputs, 10 % a random token of `vocab`, 10 % themselves. They alone
+    are predicted.
+    """
+    chosen = (rng.random(tokens.shape) < rate) & ~np.isin(tokens, list(keep))
+    lot = rng.random(tokens.shape)
+    noise = rng.integers(vocab, size=tokens.shape, dtype=tokens.dtype)
+    inputs = np.where(chosen & (lot < 0.8), tokens.dtype.type(mask), tokens)
+    inputs = np.where(chosen & (lot >= 0.8) & (lot < 0.9), noise, inputs)
+    return MaskedTextBatch(inputs, tokens, chosen)

@@ -1,0 +1,126 @@
+"""Prompts with the answer that a labeler wrote: what supervised fine-tuning learns from."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from rlhf_jax.data.dialogue import (
+    answer_text,
+    is_conversation,
+    prompt_text,
+    split_last_answer,
+    transcript,
+)
+from rlhf_jax.data.sources import Row, located, read_rows
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.types import TextBatch
+
+ANSWERS = ("completion", "answer", "response")
+END_OF_TEXT = "<|endoftext|>"  # ends every completion in files made for GPT-3 fine-tuning; here the EOS token does
+T = TypeVar("T")
+
+
+class Demonstration(NamedTuple):
+    prompt: str  # a transcript that ends in "\n\nAssistant:"
+    answer: str  # stripped
+
+
+class EmptyAnswerError(InputError):
+    """An answer without text. Real files hold some, so that readers can be told to drop their rows."""
+
+
+def read_demonstrations(source: str, empty: Literal["error", "drop"] = "error") -> list[Demonstration]:
+    """The demonstrations of `source` (see `read_rows`), from rows of any of these shapes.
+
+    {prompt, completion | answer | response}; {messages}, whose last turn is the answer; {chosen} or
+    {prompt, chosen}, where chosen is an answer, messages or an HH transcript, and its last turn the answer.
+    A trailing "<|endoftext|>" is no part of an answer.
+
+    InputError, with the line: another shape, broken dialogue, an empty answer. With empty="drop", rows with
+    an empty answer are left out, and a warning is logged that counts them.
+    """
+    return keep_answered(source, _demonstration, empty)
+
+
+def encode_demonstrations(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, length: int) -> TextBatch:
+    """[N, length]: prompt, answer, EOS, then padding. Only the answer and its EOS are predicted.
+
+    InputError: a demonstration of more than `length` tokens (see `fits`).
+    """
+    tokens = np.full((len(demonstrations), length), tokenizer.pad, np.int32)
+    predict = np.zeros(tokens.shape, bool)
+    for row, demonstration in enumerate(demonstrations):
+        prompt, answer = encode_turn(*demonstration, tokenizer)
+        end = turn_length(prompt, answer, length, f"demonstration {row + 1}")
+        tokens[row, :end] = prompt + answer
+        predict[row, len(prompt) : end] = True
+    return TextBatch(tokens, predict)
+
+
+def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> bool:
+    """True where prompt, answer and EOS take at most `length` tokens. Who filters says how many went."""
+    return sum(map(len, encode_turn(*demonstration, tokenizer))) <= length
+
+
+def encode_turn(prompt: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens of the prompt, and of the answer, set off by the tokenizer's leading space, with EOS."""
+    return tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos]
+
+
+def turn_length(prompt: list[int], answer: list[int], length: int, name: str) -> int:
+    """The tokens of both together. InputError, which begins with `name`: more than `length`."""
+    if len(prompt) + len(answer) > length:
+        raise InputError(
+            f"{name}: a prompt of {len(prompt)} tokens and an answer of {len(answer)} with EOS exceed the "
+            f"context of {length}: raise the context, or keep only the rows that fit"
+        )
+    return len(prompt) + len(answer)
+
+
+def keep_answered(source: str, parse: Callable[[Row], T], empty: Literal["error", "drop"]) -> list[T]:
+    """What `parse` makes of the rows of `source`, less those with an EmptyAnswerError where empty="drop"."""
+    kept, dropped = [], []
+    for row in read_rows(source):
+        try:
+            with located(row.where):
+                kept.append(parse(row))
+        except EmptyAnswerError:
+            if empty == "error":
+                raise
+            dropped.append(row.where)
+    if dropped:
+        logging.getLogger(__name__).warning(
+            "%s: dropped %d of %d rows, whose answer is empty; the first is %s",
+            source,
+            len(dropped),
+            len(dropped) + len(kept),
+            dropped[0],
+        )
+    return kept
+
+
+def _demonstration(row: Row) -> Demonstration:
+    fields = {key: value for key, value in row.fields.items() if value is not None}
+    keys = [key for key in ANSWERS if key in fields]
+    if len(keys) > 1:
+        raise InputError(f"there are two answers, {keys[0]!r} and {keys[1]!r}: keep one")
+    if keys and "prompt" not in fields:
+        raise InputError(f"there is {keys[0]!r} but no 'prompt': add it")
+    if keys:
+        prompt, answer = prompt_text(fields["prompt"]), answer_text(fields[keys[0]])
+    elif "messages" in fields:
+        prompt, answer = split_last_answer(transcript(fields["messages"]))
+    elif "chosen" in fields and ("prompt" not in fields or is_conversation(fields["chosen"])):
+        prompt, answer = split_last_answer(transcript(fields["chosen"]))
+    elif "chosen" in fields:
+        prompt, answer = prompt_text(fields["prompt"]), answer_text(fields["chosen"])
+    else:
+        found = ", ".join(fields) or "nothing"
+        raise InputError(f"no demonstration (found: {found}): give prompt and completion, messages, or chosen")
+    answer = answer.removesuffix(END_OF_TEXT).rstrip()
+    if not answer:
+        raise EmptyAnswerError("the answer is empty: write one, remove the row, or read with empty='drop'")
+    return Demonstration(prompt, answer)

@@ -1,0 +1,150 @@
+"""Chat messages and the transcript text of Anthropic's HH data (Bai et al. 2022), one into the other.
+
+A transcript is an optional system text, then turns "\\n\\nHuman: ..." and "\\n\\nAssistant: ...".
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_jax.errors import InputError
+
+HUMAN = "\n\nHuman:"
+ASSISTANT = "\n\nAssistant:"
+MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
+ROLES = {marker: role for role, marker in MARKERS.items()}
+TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
+
+Message = dict[str, str]
+
+
+def render(messages: Sequence[Any]) -> str:
+    """The transcript of messages {"role": "user" | "assistant" | "system", "content": str}.
+
+    Contents are stripped. A system message, which can only be the first, is the text before the first turn.
+    InputError: no messages, an unknown role, content that is no string or that holds a marker of a turn.
+    """
+    if not messages:
+        raise InputError("the list of messages is empty: give one message at least")
+    parts = []
+    for number, message in enumerate(messages, 1):
+        role, content = _fields(message, number)
+        if role == "system":
+            if number > 1:
+                raise InputError(f"message {number} has the role 'system': only the first message can")
+            parts.append(content)
+        else:
+            parts.append(f"{MARKERS[role]} {content}" if content else MARKERS[role])
+    return "".join(parts)
+
+
+def parse_transcript(text: str) -> list[Message]:
+    """The messages of a transcript, contents stripped.
+
+    parse_transcript(render(m)) == m where m's contents are stripped. InputError: no turn in it.
+    """
+    opening, *turns = TURN.split(text)
+    if not turns:
+        raise InputError(f"no turn {HUMAN!r} or {ASSISTANT!r} in the transcript {_short(text)}: add one")
+    system = [{"role": "system", "content": opening.strip()}] if opening.strip() else []
+    spoken = zip(turns[::2], turns[1::2], strict=True)
+    return system + [{"role": ROLES[marker], "content": words.strip()} for marker, words in spoken]
+
+
+def prompt_text(prompt: Any) -> str:
+    """The text that an answer follows, up to and with its last "\\n\\nAssistant:".
+
+    `prompt` is messages, a transcript, or a plain question q, which becomes "\\n\\nHuman: q\\n\\nAssistant:".
+    InputError: no string or messages; an empty prompt; a last turn in which the assistant already answers.
+    """
+    text = transcript(prompt).rstrip()
+    if not text:
+        raise InputError("the prompt is empty: give it some text")
+    if not is_transcript(text):
+        return f"{HUMAN} {text.strip()}{ASSISTANT}"
+    if text.endswith(ASSISTANT):
+        return text
+    if text.rfind(ASSISTANT) > text.rfind(HUMAN):
+        raise InputError(f"the prompt {_short(text)} ends in an answer: end it with a turn of the user")
+    return text + ASSISTANT
+
+
+def split_last_answer(text: str) -> tuple[str, str]:
+    """(prompt, answer) of a transcript: up to and with its last "\\n\\nAssistant:", and what follows it.
+
+    The answer is stripped and may be empty. InputError: the last turn is not the assistant's.
+    """
+    cut = text.rfind(ASSISTANT) + len(ASSISTANT)
+    if ASSISTANT not in text or HUMAN in text[cut:]:
+        raise InputError(f"the transcript {_short(text)} does not end in a turn of the assistant: add the answer")
+    return text[:cut], text[cut:].strip()
+
+
+def split_shared_prompt(first: str, second: str) -> tuple[str, str, str]:
+    """(prompt, answer, answer) of two transcripts, split at the last "\\n\\nAssistant:" that they share.
+
+    Where the two part before their last turn, as 3 of 1,878 pairs of HH's harmless-base do, the answers run
+    on over several turns: what was compared is kept whole. InputError: a last turn that is not the
+    assistant's; nothing shared.
+    """
+    split_last_answer(first)
+    split_last_answer(second)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    shared = "".join(character for character, _ in same)
+    cut = shared.rfind(ASSISTANT) + len(ASSISTANT)
+    if ASSISTANT not in shared:
+        raise InputError("the two conversations share no turn that could be their prompt: give both the same prompt")
+    return first[:cut], first[cut:].strip(), second[cut:].strip()
+
+
+def is_conversation(value: Any) -> bool:
+    """True for a whole conversation, as messages or a transcript; False for an answer alone."""
+    if isinstance(value, str):
+        return value.startswith(HUMAN)
+    return isinstance(value, list) and [_role(message) for message in value] != ["assistant"]
+
+
+def transcript(value: Any) -> str:
+    """The text of a whole conversation, be it that text or messages. InputError: neither."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return render(value)
+    raise InputError("a conversation is neither a transcript nor a list of messages: make it one of them")
+
+
+def answer_text(value: Any) -> str:
+    """The stripped text of an answer alone, be it that text or a list of one message. InputError: neither."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list) and [_role(message) for message in value] == ["assistant"]:
+        return _fields(value[0], 1)[1]
+    raise InputError("an answer is neither a string nor one message of the assistant: make it one of them")
+
+
+def is_transcript(text: str) -> bool:
+    """True where `text` holds the marker of a turn."""
+    return TURN.search(text) is not None
+
+
+def _fields(message: Any, number: int) -> tuple[str, str]:
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise InputError(f"message {number} is no object with 'role' and 'content': give it both")
+    role, content = message["role"], message["content"]
+    if role not in ("user", "assistant", "system"):
+        raise InputError(f"message {number} has the role {role!r}: use 'user', 'assistant' or 'system'")
+    if not isinstance(content, str):
+        raise InputError(f"message {number} has a content that is no string: make it one")
+    content = content.strip()
+    if marker := TURN.search(content):
+        raise InputError(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")
+    return role, content
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:30]} ... {text[-25:]}")

@@ -1,0 +1,132 @@
+"""Prompts without answers, and how InstructGPT curates them: what PPO starts from."""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.dialogue import (
+    prompt_text,
+    split_last_answer,
+    split_shared_prompt,
+    transcript,
+)
+from rlhf_jax.data.sources import Row, located, read_rows
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.types import PromptBatch
+
+
+class Prompt(NamedTuple):
+    text: str  # a transcript that ends in "\n\nAssistant:"
+    category: str = ""
+    user: str = ""
+
+
+def read_prompts(source: str) -> list[Prompt]:
+    """The prompts of `source` (see `read_rows`).
+
+    Rows are {prompt}, or {messages}, {chosen} or {chosen, rejected}, of which the prompt is what precedes the
+    answer. Any may have a {category} and a {user}, which is a string or a whole number.
+
+    InputError, with the line: another shape, broken dialogue, an empty prompt.
+    """
+    prompts = []
+    for row in read_rows(source):
+        with located(row.where):
+            prompts.append(_prompt(row))
+    return prompts
+
+
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int) -> PromptBatch:
+    """[N, length], padded on the left. InputError: a prompt of more than `length` tokens."""
+    tokens = np.full((len(prompts), length), tokenizer.pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, prompt in enumerate(prompts):
+        ids = tokenizer.encode(prompt.text)
+        if len(ids) > length:
+            raise InputError(
+                f"prompt {row + 1} is {len(ids)} tokens long and the context leaves {length}: shorten it, "
+                "raise the context, or keep only the prompts that fit"
+            )
+        tokens[row, length - len(ids) :] = ids
+        mask[row, length - len(ids) :] = True
+    return PromptBatch(tokens, mask)
+
+
+def prompt_fits(prompt: Prompt, tokenizer: Tokenizer, length: int) -> bool:
+    """True where the prompt takes `length` tokens at most. Who filters by it says how many went."""
+    return len(tokenizer.encode(prompt.text)) <= length
+
+
+def split_by_user(prompts: Sequence[Prompt], fractions: Sequence[float], seed: int) -> tuple[list[Prompt], ...]:
+    """Parts (train, valid, test, ...) of about the given fractions, no user in two (InstructGPT §3.2).
+
+    A user's part depends on seed and user alone, so that more data move nobody. A prompt without a user is
+    its own user.
+    InputError: fractions that are negative or do not add up to 1.
+    """
+    if min(fractions, default=-1.0) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"the fractions {tuple(fractions)} of the split do not add up to 1: let them")
+    bounds = np.array(list(itertools.accumulate(fractions)))[:-1]
+    parts: tuple[list[Prompt], ...] = tuple([] for _ in fractions)
+    for prompt in prompts:
+        owner = f"{seed} user {prompt.user}" if prompt.user else f"{seed} text {prompt.text}"
+        number = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8])  # uniform below 2⁶⁴
+        parts[int(np.searchsorted(bounds, number / 2**64, side="right"))].append(prompt)
+    return parts
+
+
+def limit_per_user(prompts: Sequence[Prompt], most: int = 200) -> list[Prompt]:
+    """The first `most` prompts of every user (InstructGPT §3.2: 200). Prompts without a user all stay."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for prompt in prompts:
+        seen[prompt.user] += 1
+        if not prompt.user or seen[prompt.user] <= most:
+            kept.append(prompt)
+    return kept
+
+
+def drop_shared_prefixes(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
+    """The prompts less those equal to an earlier one, or like it in more than `longest` first characters.
+
+    InstructGPT §3.2 removes "prompts that share a long common prefix" and does not say how long. The
+    characters of `text` count, "\\n\\nHuman: " being the first nine of them.
+    """
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.text[: longest + 1], prompt)
+    return list(first.values())
+
+
+def _prompt(row: Row) -> Prompt:
+    fields = {key: value for key, value in row.fields.items() if value is not None}
+    user = fields.get("user", "")
+    tags = Row({"category": fields.get("category", ""), "user": _name(user)}, row.where)
+    if "prompt" in fields:
+        text = prompt_text(fields["prompt"])
+    elif "messages" in fields:
+        text = _before_answer(transcript(fields["messages"]))
+    elif "chosen" in fields and "rejected" in fields:
+        text = split_shared_prompt(transcript(fields["chosen"]), transcript(fields["rejected"]))[0]
+    elif "chosen" in fields:
+        text = split_last_answer(transcript(fields["chosen"]))[0]
+    else:
+        found = ", ".join(fields) or "nothing"
+        raise InputError(f"no prompt (found: {found}): give prompt, messages, or chosen")
+    return Prompt(text, tags.text("category"), tags.text("user"))
+
+
+def _before_answer(text: str) -> str:
+    try:
+        return prompt_text(text)
+    except InputError:
+        return split_last_answer(text)[0]
+
+
+def _name(user: object) -> object:
+    return str(user) if type(user) is int else user

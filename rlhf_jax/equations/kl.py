@@ -1,0 +1,33 @@
+"""Estimators of KL(π‖π_ref) from tokens sampled from π, and the controller of its coefficient."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+
+def kl_k1(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+    """k1 = log π(yₜ) − log π_ref(yₜ): unbiased, of either sign (Schulman 2020, "Approximating KL divergence").
+
+    It is the log-ratio of the reward in InstructGPT, Eq. 2, token by token.
+    """
+    return logp - logp_ref
+
+
+def kl_k3(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+    """k3 = e^(−k1) − 1 + k1: unbiased, never negative, of lower variance (Schulman 2020)."""
+    return jnp.expm1(logp_ref - logp) - (logp_ref - logp)
+
+
+def adapted_scale(
+    scale: Float[Array, ""],
+    kl: Float[Array, ""],
+    target: Float[ArrayLike, ""],
+    episodes: int | Float[ArrayLike, ""],
+    horizon: Float[ArrayLike, ""],
+) -> Float[Array, ""]:
+    """β ← β · (1 + clip(KL/target − 1, ±0.2) · n/horizon) (Ziegler et al. 2019, §2.2 and code), as a factor on β.
+
+    kl and target in nats per answer, n episodes since the last change. An infinite horizon keeps β fixed, which is
+    InstructGPT's choice.
+    """
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return scale * (1.0 + error * episodes / horizon)

@@ -1,0 +1,12 @@
+"""What the user can mend: one sentence, no traceback, exit code 2."""
+
+
+class InputError(Exception):
+    """Something outside the program is wrong: a file, a line, a key, a folder, a checkpoint.
+
+    The message is one sentence that names the culprit and says what to do.
+    """
+
+
+class DivergenceError(Exception):
+    """A number stopped being finite during training. The message names the stage, the step and the term."""

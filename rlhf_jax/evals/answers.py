@@ -1,0 +1,76 @@
+"""What a model writes after each of a list of prompts."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from numpy import ndarray
+
+from rlhf_jax.models import LanguageModel, Sampling, generate
+from rlhf_jax.types import PromptBatch, Response
+
+
+class Answers(NamedTuple):
+    """One row a prompt."""
+
+    prompts: PromptBatch
+    response: Response
+
+    def concat(self) -> tuple[Int[ndarray, "N L"], Bool[ndarray, "N L"]]:
+        """Prompt ⊕ response: tokens and mask."""
+        tokens = np.concatenate([self.prompts.tokens, self.response.tokens], axis=1)
+        return tokens, np.concatenate([self.prompts.mask, self.response.mask], axis=1)
+
+    def ids(self, eos: int) -> list[list[int]]:
+        """The tokens of each response without its EOS."""
+        rows = zip(np.asarray(self.response.tokens), np.asarray(self.response.mask), strict=True)
+        return [[int(t) for t in tokens[mask] if t != eos] for tokens, mask in rows]
+
+    def ended(self, eos: int) -> Bool[ndarray, " N"]:
+        """Which responses came to their EOS."""
+        return np.asarray(np.any((self.response.tokens == eos) & self.response.mask, axis=1))
+
+
+def answer(
+    model: LanguageModel,
+    params: PyTree,
+    prompts: PromptBatch,
+    key: Key[Array, ""],
+    *,
+    batch: int,
+    max_tokens: int,
+    sampling: Sampling,
+    eos: int,
+    pad: int,
+) -> Answers:
+    """Answers to all prompts, in batches of one size, so that one program serves them all."""
+    write = _writer(model, max_tokens, sampling, eos, pad)
+    N = prompts.tokens.shape[0]
+    responses = []
+    for start in range(0, N, batch):
+        rows = np.arange(start, start + batch) % N  # the last batch is filled up with rows that are cut off again
+        part = PromptBatch(prompts.tokens[rows], prompts.mask[rows])
+        responses.append(jax.device_get(write(params, part, jax.random.fold_in(key, start))))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:N], *responses)
+    return Answers(prompts, joined)
+
+
+@lru_cache(maxsize=16)
+def _writer(model: LanguageModel, max_tokens: int, sampling: Sampling, eos: int, pad: int):
+    def write(params, prompts, key):
+        return generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
+
+    return jax.jit(write)
+
+
+def scores(
+    score, params: PyTree, tokens: Int[ndarray, "N L"], mask: Bool[ndarray, "N L"], *, batch: int
+) -> Float[ndarray, "N *S"]:
+    """score(params, tokens, mask) over all rows, in batches of one size. score is jitted and maps rows to rows."""
+    N, parts = len(tokens), []
+    for start in range(0, N, batch):
+        rows = np.arange(start, start + batch) % N
+        parts.append(np.asarray(score(params, tokens[rows], mask[rows])))
+    return np.concatenate(parts)[:N]

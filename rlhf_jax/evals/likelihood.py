@@ -1,0 +1,86 @@
+"""What a language model thinks of given texts: multiple choice, last words, closed tasks, pronouns."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, PyTree
+from numpy import ndarray
+
+from rlhf_jax.equations import entropy, states_before, token_logps
+from rlhf_jax.models import LanguageModel
+from rlhf_jax.types import TextBatch
+
+
+class Continuation(NamedTuple):
+    """Tokens, and the tokens whose probability after them is asked for."""
+
+    context: list[int]
+    target: list[int]
+
+
+class Likelihood(NamedTuple):
+    total: Float[ndarray, " N"]  # Σ log p over the target, nats
+    tokens: Float[ndarray, " N"]  # of the target
+    greedy: Bool[ndarray, " N"]  # each token of the target was the most likely one
+
+
+def likelihood(
+    model: LanguageModel, params: PyTree, rows: Sequence[Continuation], *, batch: int, length: int
+) -> Likelihood:
+    """log p(target | context) of each row. Rows longer than `length` lose the beginning of their context.
+
+    Raises ValueError for a row without context or with a target that does not fit.
+    """
+    tokens = np.zeros((len(rows), length), np.int32)
+    target = np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        if not row.context or len(row.target) >= length:
+            raise ValueError(f"row {i} has {len(row.context)} tokens of context and {len(row.target)} to predict")
+        joined = [*row.context, *row.target][-length:]
+        tokens[i, : len(joined)] = joined
+        target[i, len(joined) - len(row.target) : len(joined)] = True
+    return Likelihood(*per_row(model, params, TextBatch(tokens, target), batch=batch))
+
+
+def per_row(
+    model: LanguageModel, params: PyTree, rows: TextBatch, *, batch: int
+) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"], Bool[ndarray, " N"]]:
+    """Of each row of text: Σ log p of the predicted tokens, their number, and whether all were the most likely."""
+    N, parts = len(rows.tokens), []
+    for start in range(0, N, batch):
+        at = np.arange(start, start + batch) % N
+        parts.append(jax.device_get(_scorer(model)(params, rows.tokens[at], rows.predict[at])))
+    total, tokens, greedy = (np.concatenate(column)[:N] for column in zip(*parts, strict=True))
+    return total, tokens, greedy
+
+
+@lru_cache(maxsize=4)
+def _scorer(model: LanguageModel):
+    def score(params, tokens: Int[ndarray, "B T"], predict: Bool[ndarray, "B T"]):
+        T = tokens.shape[1] - 1
+        hidden, _ = model.apply({"params": params}, tokens, jnp.ones(tokens.shape, bool))  # type: ignore[misc]
+        logits = model.apply({"params": params}, states_before(hidden, T), method=LanguageModel.logits)
+        logp = token_logps(logits, tokens[:, 1:])
+        predict = predict[:, 1:]
+        greedy = jnp.argmax(logits, axis=-1) == tokens[:, 1:]
+        total = jnp.sum(jnp.where(predict, logp, 0.0), axis=1)
+        return total, jnp.sum(predict, axis=1, dtype=jnp.float32), jnp.all(greedy | ~predict, axis=1)
+
+    return jax.jit(score)
+
+
+def choice_entropy_bits(log_likelihoods: Float[ndarray, "N C"]) -> Float[ndarray, " N"]:
+    """H = −Σ Pᵢ log₂ Pᵢ over the choices, Pᵢ ∝ the probability of the whole sequence (InstructGPT, App. D).
+
+    1 bit for two equally likely choices: the higher, the less biased.
+    """
+    return np.asarray(entropy(jnp.asarray(log_likelihoods, jnp.float32))) / np.log(2.0)
+
+
+def win_scores(ours: Float[ndarray, " N"], theirs: Float[ndarray, " N"]) -> Float[ndarray, " N"]:
+    """1 where our answer is judged better, 0 where worse, ½ for a tie."""
+    return np.where(ours > theirs, 1.0, np.where(ours == theirs, 0.5, 0.0))

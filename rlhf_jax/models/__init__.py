@@ -1,0 +1,21 @@
+"""Tokens → numbers, in Flax."""
+
+from rlhf_jax.models.heads import LanguageModel, ScalarModel, last_token_score, scalar_from_language_model
+from rlhf_jax.models.sampling import Sampling, draw, generate, warp
+from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig, empty_cache, positions_of
+
+__all__ = [
+    "Cache",
+    "LanguageModel",
+    "Sampling",
+    "ScalarModel",
+    "Transformer",
+    "TransformerConfig",
+    "draw",
+    "empty_cache",
+    "generate",
+    "last_token_score",
+    "positions_of",
+    "scalar_from_language_model",
+    "warp",
+]

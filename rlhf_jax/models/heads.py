@@ -1,0 +1,71 @@
+"""What is read off the decoder: a distribution over the vocabulary, or one number a token (reward, value)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.models.linear import matmul
+from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig
+
+
+class LanguageModel(nn.Module):
+    """params = {"transformer": …} and, where the head is not tied, {"unembedding": [D, V]}."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        self.transformer = Transformer(self.config)
+        if not self.config.tied:
+            shape = (self.config.width, self.config.vocab_size)
+            self.unembedding = self.param("unembedding", nn.initializers.normal(0.02), shape)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B S"],
+        cache: Cache | None = None,
+        start: int | Int[Array, ""] = 0,
+        causal: bool = True,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Hidden states and the cache. Read `logits` off the states that need them: [B, T, V] is the largest array."""
+        hidden = self.transformer(tokens, mask, cache, start, causal, deterministic)
+        if self.is_initializing():
+            self.logits(hidden[0])
+        return hidden
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        if self.config.tied:
+            embedding = self.transformer.variables["params"]["embedding"]["embedding"]
+            return matmul(hidden, embedding.T)
+        return matmul(hidden, self.unembedding)
+
+
+class ScalarModel(nn.Module):
+    """The unembedding replaced by a projection to one number (InstructGPT, App. C): reward and value models.
+
+    The projection starts as N(0, 1/√(d+1)) with bias 0 (Stiennon et al. 2020, code; Huang et al. 2024, RM detail 2).
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], deterministic: bool = True
+    ) -> Float[Array, "B T"]:
+        hidden, _ = Transformer(self.config, name="transformer")(tokens, mask, deterministic=deterministic)
+        init = nn.initializers.normal((self.config.width + 1) ** -0.5)
+        kernel = self.param("kernel", init, (self.config.width,))
+        bias = self.param("bias", nn.initializers.zeros, ())
+        return jnp.einsum("btd,d->bt", hidden, kernel) + bias
+
+
+def scalar_from_language_model(scalar_params: dict, language_params: dict) -> dict:
+    """The scalar model that starts from a language model: its transformer, a fresh projection."""
+    return {**scalar_params, "transformer": language_params["transformer"]}
+
+
+def last_token_score(scores: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
+    """The score of a row: the number at its last real token, wherever the padding stands."""
+    last = scores.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    return jnp.take_along_axis(scores, last[:, None], axis=1)[:, 0]

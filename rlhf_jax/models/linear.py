@@ -1,0 +1,37 @@
+"""A matrix product."""
+
+import math
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class Linear(nn.Module):
+    """x W + b over the last axis. W ~ N(0, 0.02²), narrower by 1/√(2L) where it writes to the residual stream of L
+    layers (GPT-2, Radford et al. 2019, §2.3)."""
+
+    features: int
+    bias: bool
+    residual_layers: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+        std = 0.02 / math.sqrt(2 * self.residual_layers) if self.residual_layers else 0.02
+        kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.features))
+        y = matmul(x, kernel)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+def matmul(x: Float[Array, "*B D"], kernel: Float[Array, "D F"]) -> Float[Array, "*B F"]:
+    """x W, as a product of two matrices."""
+    rows = x.reshape(-1, x.shape[-1])
+    if jax.default_backend() == "cpu":
+        # XLA's CPU backend trains 1.5 times faster when the product and its gradients are plain 2-D products that
+        # it can hand to its matrix library whole, instead of folding reshapes and transposes into them.
+        rows, kernel = jax.lax.optimization_barrier((rows, kernel))
+        return jax.lax.optimization_barrier(rows @ kernel).reshape(*x.shape[:-1], -1)
+    return (rows @ kernel).reshape(*x.shape[:-1], -1)

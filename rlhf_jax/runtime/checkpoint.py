@@ -1,0 +1,240 @@
+"""Checkpoints that are whole, verified and restorable on any number of devices (Orbax)."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
+from orbax.checkpoint.checkpoint_managers import LatestN
+from orbax.checkpoint.options import AsyncOptions
+
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime.files import disk_reason
+from rlhf_jax.runtime.progress import say
+
+# Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
+logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+
+
+class _DamagedError(Exception):
+    """Why a step cannot be restored, in words that follow "step 7"."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: folder/STEP/state holds the arrays, folder/STEP/record a JSON object.
+
+    `keep` is how many of the newest are kept; None keeps all. Reading never writes into the folder.
+    """
+
+    def __init__(self, folder: Path, keep: int | None):
+        self.folder = folder.absolute()
+        self._keep = keep
+        self._damaged: list[int] = []
+        self._manager: ocp.CheckpointManager | None = None  # for writing; made by the first save
+
+    def save(self, step: int, state: PyTree, record: dict) -> None:
+        """Saves in the background, whole or not at all; does nothing if the step is there already.
+
+        `state` is a pytree of arrays, sharded or not, typed keys included; it may be donated as soon as save
+        returns. `record` is a JSON object; save adds "step", "leaves" (path, shape and dtype of each),
+        "sha256" (`tree_hash` of the state, computed before save returns) and "seal" (sha256 of the record).
+        InputError if the disk is full or read-only, here or at the next save, wait or close.
+        """
+        with self._sentence_if_unwritable():
+            self._set_aside_damaged()
+            if step in self.steps():
+                return
+            leaves = [
+                {"path": path, "shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in _leaves(state)
+            ]
+            whole = record | {"step": step, "leaves": leaves, "sha256": tree_hash(state)}
+            whole = json.loads(json.dumps(whole))  # as it will be read: tuples become lists, keys strings
+            arguments = ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                record=ocp.args.JsonSave(whole | {"seal": _seal(whole)}),
+            )
+            with suppress(StepAlreadyExistsError):  # it was still being written above
+                self._writer().save(step, args=arguments, force=True)
+
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first, intact or not."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+    def latest(self) -> int | None:
+        """The newest step on disk, intact or not; None if there is none."""
+        return max(self.steps(), default=None)
+
+    def record(self, step: int) -> dict:
+        """The record saved with a step; InputError if it is missing or damaged."""
+        try:
+            return self._read_record(step)
+        except _DamagedError as error:
+            raise InputError(f"{self.folder}: step {step} {error}") from error
+
+    def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
+        """The state and record of a step, or of the newest intact step; None if there is no step at all.
+
+        `target` is a pytree of arrays or ShapeDtypeStructs with the state's structure; where its leaves have
+        a sharding, the state gets it. Damaged newer steps are passed over with a warning, and set aside by
+        the next save. InputError if the step named is missing or damaged, if none is intact, or if the
+        leaves' paths, shapes or dtypes differ from the target's.
+        """
+        if step is not None:
+            try:
+                return self._restore(target, step)
+            except _DamagedError as error:
+                raise InputError(f"{self.folder}: step {step} {error}; name one of {self.steps()}") from error
+        damage = {}
+        for candidate in reversed(self.steps()):
+            try:
+                restored = self._restore(target, candidate)
+            except _DamagedError as error:
+                damage[candidate] = str(error)
+                continue
+            if damage:
+                say(f"{self.folder}: {_listed(damage)}; using step {candidate} instead")
+            self._damaged = list(damage)
+            return restored
+        if damage:
+            raise InputError(f"{self.folder}: no checkpoint is intact ({_listed(damage)}); name another out folder")
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; InputError if the disk is full or read-only."""
+        with self._sentence_if_unwritable():
+            if self._manager is not None:
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the threads."""
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _writer(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=LatestN(self._keep),
+                cleanup_tmp_directories=True,  # what a killed run left half-written
+                enable_async_checkpointing=True,
+                # In the background, a folder that cannot be made holds up the program's exit for 5 minutes.
+                async_options=AsyncOptions(create_directories_asynchronously=False),
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def _set_aside_damaged(self) -> None:
+        """Else a damaged step counts among the newest, or passes for saved when the run gets there again."""
+        if not self._damaged:
+            return
+        self.close()  # the writer remembers the steps that it found
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                aside = self.folder / f"damaged-{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._damaged = []
+
+    def _restore(self, target: PyTree, step: int) -> tuple[PyTree, dict]:
+        record = self._read_record(step)
+        self._require_same_leaves(target, step, record)
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                arguments = ocp.args.StandardRestore(jax.tree.map(_abstract, target))
+                state = reader.restore(self.folder / str(step) / "state", args=arguments)
+        except Exception as error:  # Orbax raises a bare Exception for an array that cannot be read
+            if isinstance(error.__cause__ or error, jax.errors.JaxRuntimeError):
+                raise  # the device's trouble (no memory left), not the disk's
+            raise _DamagedError("cannot be read") from error
+        if tree_hash(state) != record["sha256"]:
+            raise _DamagedError("holds other bytes than were saved")
+        return state, record
+
+    def _read_record(self, step: int) -> dict:
+        if not (self.folder / str(step)).is_dir():
+            raise _DamagedError("is missing")
+        try:
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                record = reader.restore(self.folder / str(step) / "record", args=ocp.args.JsonRestore())
+            seal = record.pop("seal")
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise _DamagedError("is empty or half-written") from error
+        if seal != _seal(record):
+            raise _DamagedError("has a record that differs from what was saved")
+        return record
+
+    def _require_same_leaves(self, target: PyTree, step: int, record: dict) -> None:
+        have = {leaf["path"]: f"{leaf['dtype']}{leaf['shape']}" for leaf in record["leaves"]}
+        want = {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _leaves(target)}
+        for path in want | have:
+            if have.get(path) != want.get(path):
+                raise InputError(
+                    f"{self.folder / str(step)}: leaf {path} is {have.get(path, 'absent')} in the checkpoint "
+                    f"and {want.get(path, 'absent')} here; use the model section the checkpoint was trained "
+                    "with, or another out folder"
+                )
+
+    @contextmanager
+    def _sentence_if_unwritable(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._manager = None  # it would raise the same error again when it is closed
+            reason = disk_reason(error)
+            if reason is None:
+                raise
+            latest = self.latest()
+            then = "starts over" if latest is None else f"continues from step {latest}"
+            raise InputError(
+                f"cannot write to {self.folder}: {reason} and run the same command again, it {then}"
+            ) from error
+
+
+def tree_hash(tree: PyTree) -> str:
+    """sha256 (hex) over path, dtype, shape and bytes of every leaf; the same however the tree is sharded."""
+    digest = hashlib.sha256()
+    for path, leaf in _leaves(tree):
+        digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}\n".encode())
+        digest.update(_on_host(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]]:
+    paths_and_leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths_and_leaves]
+
+
+def _on_host(leaf) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.ascontiguousarray(leaf)
+
+
+def _abstract(leaf) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _seal(record: dict) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _listed(damage: dict[int, str]) -> str:
+    return ", ".join(f"step {step} {reason}" for step, reason in damage.items())

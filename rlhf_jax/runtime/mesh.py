@@ -1,0 +1,48 @@
+"""The devices as one named axis, and how trees lie on them: whole on each, or by rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from rlhf_jax.errors import InputError
+
+
+def make_mesh(data: int) -> Mesh:
+    """The first `data` devices as a mesh with the axis "data"; InputError unless 1 ≤ data ≤ devices."""
+    devices = jax.devices()
+    if not 1 <= data <= len(devices):
+        raise InputError(f"the mesh asks for {data} devices on its data axis and there are {len(devices)}")
+    # Auto: with make_mesh's default, Explicit, the gather of an embedding raises ShardingTypeError.
+    return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A copy of the tree, whole on every device of the mesh; donating the copy leaves the original valid."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),
+        # and on a mesh of several processes it takes NumPy arrays only.
+        return jax.device_put(np.array(leaf), whole)
+
+    return jax.tree.map(place, tree)
+
+
+def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A copy of every leaf with axis 0 spread over "data". With several processes, each gives its own rows.
+
+    InputError if the rows do not divide evenly over the devices of this process.
+    """
+    by_rows = NamedSharding(mesh, PartitionSpec("data"))
+    devices = mesh.local_mesh.size
+
+    def shard(leaf):
+        if leaf.shape[0] % devices:
+            raise InputError(f"{leaf.shape[0]} rows do not divide over {devices} devices; change the batch size")
+        return jax.make_array_from_process_local_data(by_rows, np.array(leaf))
+
+    return jax.tree.map(shard, tree)

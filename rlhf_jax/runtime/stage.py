@@ -1,0 +1,147 @@
+"""One stage of a run in its folder: it starts where it stopped, logs, saves, and knows what it was made from."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxtyping import PyTree
+
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime.checkpoint import Checkpoints
+from rlhf_jax.runtime.metrics import MetricsWriter
+from rlhf_jax.runtime.progress import progress, say
+from rlhf_jax.runtime.watch import Watch, check_finite
+
+State = TypeVar("State")
+
+
+class Stage:
+    """folder/checkpoints, folder/metrics.jsonl and folder/tensorboard.
+
+    config: what the result depends on, as JSON. parents: name → sha256 of the checkpoints that it starts from. A folder
+    that was made from something else is an InputError that names the key. keep: how many checkpoints stay, None for all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        config: Mapping,
+        tokenizer: str,
+        parents: Mapping[str, str],
+        keep: int | None,
+    ):
+        self.folder = folder
+        self.name = folder.name
+        self.total = steps
+        self.record = {
+            "config": json.loads(json.dumps(config)),
+            "tokenizer": tokenizer,
+            "parents": dict(parents),
+        }
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            self._require_same_origin(self._newest_record())
+
+    @property
+    def finished(self) -> bool:
+        return self.total in self.checkpoints.steps()
+
+    def resume(self, state: State) -> State:
+        """The state of the newest checkpoint, or the one given where there is none. Call before `steps`."""
+        restored = self.checkpoints.restore(state)
+        if restored is None:
+            return state
+        say(f"{self.name}: continues after step {restored[1]['data']['step']} of {self.total}")
+        return restored[0]
+
+    def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
+        """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save."""
+        with ExitStack() as stack:
+            self._metrics = MetricsWriter(self.folder, start)
+            stack.callback(self._metrics.close)
+            stack.callback(self.checkpoints.close)
+            self._advance = stack.enter_context(progress(self.name, self.total, start))
+            self._watch = watch
+            self._waiting: tuple[int, Mapping] | None = None
+            yield from range(start, self.total)
+            self._flush()
+            self.checkpoints.wait()
+            if not self.finished:
+                raise RuntimeError(f"{self.name}: the last step was not saved")
+
+    def log(self, i: int, metrics: Mapping[str, Any]) -> None:
+        """Metrics of step i (0-based). They are read when the next step is under way, so that devices never wait."""
+        self._flush()
+        self._waiting = (i + 1, metrics)
+        # The bar shows the loss or the reward, whichever there is.
+        shown = {
+            n.split("/")[-1]: metrics[n] for n in ("loss/train", "objective/scores", "objective/kl") if n in metrics
+        }
+        self._advance(**shown)
+
+    def save(self, i: int, state: PyTree, every: int, **extra: Any) -> None:
+        """After step i: saved every so many steps and at the last one."""
+        if (i + 1) % every == 0 or i + 1 == self.total:
+            self._flush()
+            self.checkpoints.save(i + 1, state, self.record | {"data": {"step": i + 1}} | extra)
+
+    def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
+        """State and record of the finished stage (or of one of its steps)."""
+        if not self.finished:
+            raise InputError(f"{self.folder}: this stage has not run to its end ({self.total} steps); run it first")
+        restored = self.checkpoints.restore(target, self.total if step is None else step)
+        assert restored is not None
+        return restored
+
+    @property
+    def sha256(self) -> str:
+        """Of the finished stage's checkpoint: what its children record as their parent."""
+        return self.checkpoints.record(self.total)["sha256"]
+
+    def _flush(self) -> None:
+        if self._waiting is None:
+            return
+        step, metrics = self._waiting
+        values = {name: float(value) for name, value in metrics.items()}
+        self._waiting = None
+        self._metrics.write(step, values)
+        check_finite(self.name, step, values)
+        if self._watch is not None:
+            self._watch.look(step, values)
+
+    def _newest_record(self) -> dict:
+        for step in reversed(self.checkpoints.steps()):
+            try:
+                return self.checkpoints.record(step)
+            except InputError:
+                continue  # `resume` says which steps are damaged
+        return self.record
+
+    def _require_same_origin(self, found: dict) -> None:
+        if found["tokenizer"] != self.record["tokenizer"]:
+            raise InputError(
+                f"{self.folder}: this checkpoint was trained with another tokenizer (sha256 {found['tokenizer'][:12]}, "
+                f"not {self.record['tokenizer'][:12]}); give it its own tokenizer, or choose another --out"
+            )
+        key = _first_difference(found["config"], self.record["config"])
+        if key is not None:
+            raise InputError(
+                f"{self.folder}: it was made with another {key}; set it back, choose another --out, or delete the folder"
+            )
+        for name, sha in self.record["parents"].items():
+            if found["parents"].get(name) != sha:
+                raise InputError(f"{self.folder}: it was made from another {name}; delete the folder to make it anew")
+
+
+def _first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in [*found, *wanted]:
+            different = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if different:
+                return different
+        return None
+    return None if found == wanted else f"{key} ({found!r}, not {wanted!r})"

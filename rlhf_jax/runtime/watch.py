@@ -1,0 +1,65 @@
+"""Figures that say a run is lost: not finite (stop), or running away (warn once)."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+from rlhf_jax.errors import DivergenceError
+from rlhf_jax.runtime.metrics import as_floats
+from rlhf_jax.runtime.progress import say
+
+
+def check_finite(stage: str, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+    """Raises DivergenceError at the first figure that is nan or infinite."""
+    for name, value in as_floats(metrics).items():
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"{stage}, step {step}: {name} is {value}; lower the learning rate or the gradient "
+                "clip and run again, it continues from the last checkpoint"
+            )
+
+
+class Watch:
+    """Warns once per term: objective/kl above `kl` nats, objective/entropy below `entropy` nats, or any
+    loss/… above `factor` times the median of its last `window` steps.
+
+    loss/policy_avg is left alone: it is near 0 by construction, so multiples of its median say nothing.
+    Nothing of it is saved: a resumed run fills the window anew and may warn again.
+    """
+
+    def __init__(self, kl: float, entropy: float, factor: float, window: int):
+        self._kl, self._entropy, self._factor, self._window = kl, entropy, factor, window
+        self._losses: dict[str, deque[float]] = {}
+        self._warned: set[str] = set()
+
+    def look(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        """Looks at one step's figures."""
+        for name, value in as_floats(metrics).items():
+            self._look_at(step, name, value)
+
+    def _look_at(self, step: int, name: str, value: float) -> None:
+        if name == "objective/kl" and value > self._kl:
+            self._warn(name, f"step {step}: {name} is {value:.3g} nats, above {self._kl:g}; raise the KL coefficient")
+        elif name == "objective/entropy" and value < self._entropy:
+            self._warn(
+                name,
+                f"step {step}: {name} is {value:.3g} nats, below {self._entropy:g}; "
+                "the policy repeats itself, raise the KL coefficient or lower the learning rate",
+            )
+        elif name.startswith("loss/") and name != "loss/policy_avg":
+            past = self._losses.setdefault(name, deque(maxlen=self._window))
+            median = statistics.median(past) if len(past) == self._window else 0.0
+            if median > 0 and value > self._factor * median:
+                self._warn(
+                    name,
+                    f"step {step}: {name} is {value:.3g}, above {self._factor:g} × its median {median:.3g}; "
+                    "lower the learning rate",
+                )
+            past.append(value)
+
+    def _warn(self, name: str, sentence: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            say(sentence)

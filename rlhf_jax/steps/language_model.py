@@ -1,0 +1,101 @@
+"""Pretraining and supervised fine-tuning: the two differ in which tokens are predicted, which the batch says."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree
+
+from rlhf_jax.equations import Mean, cosine, masked_mean, mean, states_before, token_logps
+from rlhf_jax.models import LanguageModel
+from rlhf_jax.steps.optimiser import descend
+from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
+
+
+class TextCoef(NamedTuple):
+    """The learning rate, as numbers that can be swept."""
+
+    lr: Float[ArrayLike, "*S"]  # at the peak
+    steps: Float[ArrayLike, "*S"]  # where the cosine reaches the floor
+    floor: Float[ArrayLike, "*S"]  # share of the peak
+    warmup: Float[ArrayLike, "*S"]  # steps
+
+
+def text_logps(
+    params: PyTree, batch: TextBatch, *, model: LanguageModel, dropout_key: Key[Array, ""] | None = None
+) -> Float[Array, "B _"]:
+    """log p(yₜ | y₍<ₜ₎) of every token but the first of each row, in nats."""
+    everything = jnp.ones(batch.tokens.shape, bool)  # rows are padded on the right: causality hides the padding
+    hidden, _ = model.apply(
+        {"params": params},
+        batch.tokens,
+        everything,
+        deterministic=dropout_key is None,
+        rngs=_rngs(dropout_key),
+    )  # type: ignore[misc]
+    T = batch.tokens.shape[1] - 1
+    logits = model.apply({"params": params}, states_before(hidden, T), method=LanguageModel.logits)
+    return token_logps(logits, jnp.asarray(batch.tokens[:, 1:]))
+
+
+def next_token_loss(
+    params: PyTree,
+    batch: TextBatch,
+    coef: TextCoef,
+    *,
+    model: LanguageModel,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """−mean over the predicted tokens of log p(yₜ | y₍<ₜ₎), in nats a token. Without a key there is no dropout."""
+    nll = masked_mean(
+        -text_logps(params, batch, model=model, dropout_key=dropout_key), jnp.asarray(batch.predict[:, 1:])
+    )
+    return nll.value, {"loss/train": nll}
+
+
+def masked_token_loss(
+    params: PyTree,
+    batch: MaskedTextBatch,
+    coef: TextCoef,
+    *,
+    model: LanguageModel,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
+    everything = jnp.ones(batch.inputs.shape, bool)
+    hidden, _ = model.apply(
+        {"params": params},
+        batch.inputs,
+        everything,
+        causal=False,
+        deterministic=dropout_key is None,
+        rngs=_rngs(dropout_key),
+    )  # type: ignore[misc]
+    logits = model.apply({"params": params}, hidden, method=LanguageModel.logits)
+    nll = masked_mean(-token_logps(logits, jnp.asarray(batch.tokens)), jnp.asarray(batch.predict))
+    return nll.value, {"loss/train": nll}
+
+
+def _rngs(dropout_key: Key[Array, ""] | None) -> dict | None:
+    return None if dropout_key is None else {"dropout": dropout_key}
+
+
+def text_step(
+    state: TrainState,
+    batch: TextBatch | MaskedTextBatch,
+    coef: TextCoef,
+    *,
+    model: LanguageModel,
+    optimiser: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update of all parameters."""
+    loss = masked_token_loss if isinstance(batch, MaskedTextBatch) else next_token_loss
+    dropout_key = jax.random.fold_in(state.key, state.step) if model.config.dropout else None
+    grad = jax.grad(partial(loss, model=model, dropout_key=dropout_key), has_aux=True)
+    grads, metrics = grad(state.params, batch, coef)
+    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
+    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}

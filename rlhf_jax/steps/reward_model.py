@@ -1,0 +1,54 @@
+"""The reward model: one forward pass for each answer, all C(K,2) comparisons of a prompt together."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from rlhf_jax.equations import Mean, cosine, mean, pair_accuracy, ranking_loss
+from rlhf_jax.models import ScalarModel, last_token_score
+from rlhf_jax.steps.language_model import TextCoef
+from rlhf_jax.steps.optimiser import descend
+from rlhf_jax.types import RankingBatch, TrainState
+
+
+def reward(
+    params: PyTree, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, model: ScalarModel
+) -> Float[Array, " B"]:
+    """r_θ(x, y): the scalar at the answer's last token. The same with padding on either side."""
+    return last_token_score(model.apply({"params": params}, tokens, mask), mask)  # type: ignore[arg-type]
+
+
+def reward_loss(
+    params: PyTree, batch: RankingBatch, coef: TextCoef, *, model: ScalarModel
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """The mean over prompts of the K-wise loss (InstructGPT, Eq. 1)."""
+    B, K, T = batch.tokens.shape
+    tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
+    ranks = jnp.asarray(batch.ranks)
+    scores = reward(params, tokens.reshape(B * K, T), mask.reshape(B * K, T), model=model).reshape(B, K)
+    loss = ranking_loss(scores, ranks)
+    return loss.value, {"loss/train": loss, "accuracy/train": pair_accuracy(scores, ranks)}
+
+
+def reward_step(
+    state: TrainState,
+    batch: RankingBatch,
+    coef: TextCoef,
+    *,
+    model: ScalarModel,
+    optimiser: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update of the transformer and its scalar head."""
+    grads, metrics = jax.grad(partial(reward_loss, model=model), has_aux=True)(state.params, batch, coef)
+    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
+    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}
+
+
+def centred(params: dict, scores: Float[Array, " B"]) -> dict:
+    """The same model with its bias moved so that these scores (of demonstrations) average 0 (InstructGPT, App. C.2)."""
+    return {**params, "bias": params["bias"] - jnp.mean(scores)}

@@ -1,0 +1,105 @@
+"""The arrays that travel between rooms, as frozen pytrees, and the dimension letters that every shape uses.
+
+    B  rows of a batch (prompts, episodes, or rows of text)
+    T  tokens of a row; of a response, when the array is one number per response token
+    P  tokens of a prompt, padded on the left
+    K  answers ranked for one prompt
+    V  vocabulary
+    D  width of the model
+
+Every [B, T] array of a response is aligned to its token yₜ. Masks are bool, True where the entry counts.
+"""
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from numpy import ndarray
+
+AnyArray = Array | ndarray  # data make NumPy arrays, which become JAX arrays at the device's edge
+
+
+@struct.dataclass
+class TextBatch:
+    """Rows of text and the tokens that are to be predicted. Rows start at column 0; padding, if any, is on the right."""
+
+    tokens: Int[AnyArray, "*B T"]
+    predict: Bool[AnyArray, "*B T"]  # True where the token at this very column enters the loss
+
+
+@struct.dataclass
+class PromptBatch:
+    """Prompts, padded on the left so that the response starts at one column."""
+
+    tokens: Int[AnyArray, "*B P"]
+    mask: Bool[AnyArray, "*B P"]
+
+
+@struct.dataclass
+class RankingBatch:
+    """K ranked answers for each prompt; slots past a prompt's own K are empty."""
+
+    tokens: Int[AnyArray, "*B K T"]  # prompt and answer, padded on the right
+    mask: Bool[AnyArray, "*B K T"]  # False everywhere in an empty slot
+    ranks: Int[AnyArray, "*B K"]  # 1 is best, equal ranks are ties, 0 in an empty slot
+
+
+@struct.dataclass
+class Response:
+    """What a policy wrote after a batch of prompts, up to and with its EOS."""
+
+    tokens: Int[AnyArray, "*B T"]
+    mask: Bool[AnyArray, "*B T"]
+    logp: Float[AnyArray, "*B T"]  # nats, under the distribution that was sampled from
+
+
+@struct.dataclass
+class MaskedTextBatch:
+    """Rows with some tokens hidden, for masked language modelling."""
+
+    inputs: Int[AnyArray, "*B T"]
+    tokens: Int[AnyArray, "*B T"]  # what stood there
+    predict: Bool[AnyArray, "*B T"]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that supervised training carries from step to step. Arrays only: it compares, saves and maps as it is."""
+
+    step: Int[AnyArray, "*S"]
+    params: PyTree
+    opt_state: PyTree
+    key: Key[Array, "*S"]  # the root: every draw is fold_in(key, step)
+
+
+@struct.dataclass
+class PPOState:
+    """Everything that PPO carries from iteration to iteration."""
+
+    step: Int[AnyArray, "*S"]  # iterations
+    policy: PyTree
+    policy_opt: PyTree
+    value: PyTree
+    value_opt: PyTree
+    ema: PyTree  # moving average of the policy
+    kl_scale: Float[AnyArray, "*S"]  # factor on β, moved by the adaptive controller
+    key: Key[Array, "*S"]
+
+
+@struct.dataclass
+class PPOBatch:
+    """What the outside gives an iteration: prompts, and rows of pretraining text for each of them (None: no mix)."""
+
+    prompts: PromptBatch
+    pretrain: TextBatch | None  # [B, rows, T]
+
+
+@struct.dataclass
+class Experience:
+    """Finished answers with everything that the clipped losses need of them. Rows are answers."""
+
+    tokens: Int[AnyArray, "*B L"]  # prompt ⊕ response
+    mask: Bool[AnyArray, "*B L"]
+    response: Response
+    values: Float[AnyArray, "*B T"]  # V(sₜ) when the answer was written
+    advantages: Float[AnyArray, "*B T"]
+    returns: Float[AnyArray, "*B T"]
+    pretrain: TextBatch | None

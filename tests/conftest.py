@@ -1,0 +1,12 @@
+"""Tests run on 8 fake CPU devices, with rank promotion an error."""
+
+import os
+
+# Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("PJRT_NPROC", "16")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")

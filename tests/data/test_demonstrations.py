@@ -1,0 +1,95 @@
+"""Demonstrations of every shape give one prompt and one answer, and only the answer is learned."""
+
+import pytest
+
+from rlhf_jax.data import Demonstration, encode_demonstrations, fits, read_demonstrations
+from rlhf_jax.errors import InputError
+
+PROMPT = "\n\nHuman: Name a fruit.\n\nAssistant:"
+QUESTION = {"role": "user", "content": "Name a fruit."}
+ANSWER = {"role": "assistant", "content": "A pear."}
+EXPECTED = Demonstration(PROMPT, "A pear.")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name a fruit.", "completion": " A pear.\n"},
+        {"prompt": "Name a fruit.", "completion": "A pear.<|endoftext|>"},
+        {"prompt": PROMPT, "answer": "A pear."},
+        {"prompt": [QUESTION], "response": "A pear.", "chosen": None},
+        {"prompt": [QUESTION], "completion": [ANSWER]},
+        {"messages": [QUESTION, ANSWER]},
+        {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A dog."},
+        {"prompt": "Name a fruit.", "chosen": [ANSWER], "rejected": []},
+        {"prompt": "Name a fruit.", "chosen": [QUESTION, ANSWER], "rejected": []},
+        {"prompt": "Name a fruit.", "chosen": PROMPT + " A pear."},
+        {"chosen": PROMPT + " A pear.", "rejected": PROMPT + " A dog."},
+        {"chosen": [QUESTION, ANSWER]},
+    ],
+)
+def test_every_shape_of_row(jsonl, row):
+    assert read_demonstrations(jsonl(row)) == [EXPECTED]
+
+
+def test_only_the_last_turn_is_the_answer(jsonl):
+    rows = read_demonstrations(jsonl({"messages": [QUESTION, ANSWER, QUESTION, {**ANSWER, "content": "A fig."}]}))
+    assert rows == [Demonstration(f"{PROMPT} A pear.{PROMPT}", "A fig.")]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"prompt": "a", "completion": " <|endoftext|>"}, "the answer is empty: write one"),
+        ({"messages": [QUESTION]}, "does not end in a turn of the assistant"),
+        ({"prompt": "a"}, r"no demonstration \(found: prompt\)"),
+        ({"prompt": "a", "answer": "b", "response": "c"}, "two answers, 'answer' and 'response'"),
+        ({"answer": "b"}, "there is 'answer' but no 'prompt'"),
+        ({"prompt": "", "answer": "b"}, "the prompt is empty"),
+        ({"prompt": "a", "answer": 3}, "an answer is neither a string nor one message"),
+        ({"messages": "plain"}, "does not end in a turn of the assistant"),
+        ({"messages": 3}, "neither a transcript nor a list of messages"),
+        ({"messages": [3]}, "message 1 is no object"),
+    ],
+)
+def test_a_bad_row_is_named(jsonl, row, sentence):
+    with pytest.raises(InputError, match=f"rows.jsonl, line 2: .*{sentence}"):
+        read_demonstrations(jsonl({"prompt": "a", "answer": "b"}, row))
+
+
+def test_empty_answers_are_dropped_only_on_request_and_said(jsonl, caplog):
+    source = jsonl({"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": " "})
+    assert len(read_demonstrations(source, empty="drop")) == 1
+    assert "dropped 1 of 2 rows, whose answer is empty; the first is" in caplog.text
+    assert "rows.jsonl, line 2" in caplog.text
+
+
+def test_only_the_answer_and_its_eos_are_predicted(tokenizer):
+    prompt, answer = tokenizer.encode(PROMPT), tokenizer.encode("A pear.")
+    p, a = len(prompt), len(answer)
+    batch = encode_demonstrations([EXPECTED, EXPECTED._replace(answer="A")], tokenizer, p + a + 3)
+    assert batch.tokens[0].tolist() == prompt + answer + [tokenizer.eos] + 2 * [tokenizer.pad]
+    assert batch.predict[0].tolist() == p * [False] + (a + 1) * [True] + 2 * [False]
+    assert tokenizer.decode(batch.tokens[0]) == PROMPT + " A pear."
+    assert batch.predict[1].sum() == len(tokenizer.encode("A")) + 1
+
+
+def test_a_context_that_is_one_too_short(tokenizer):
+    p, a = len(tokenizer.encode(PROMPT)), len(tokenizer.encode("A pear.")) + 1
+    assert fits(EXPECTED, tokenizer, p + a)
+    assert encode_demonstrations([EXPECTED], tokenizer, p + a).tokens.shape == (1, p + a)
+    assert not fits(EXPECTED, tokenizer, p + a - 1)
+    sentence = (
+        f"demonstration 2: a prompt of {p} tokens and an answer of {a} with EOS "
+        f"exceed the context of {p + a - 1}: raise the context"
+    )
+    with pytest.raises(InputError, match=sentence):
+        encode_demonstrations([EXPECTED._replace(answer="A"), EXPECTED], tokenizer, p + a - 1)
+
+
+def test_hh_rlhf(real_data, caplog):
+    source = str(real_data / "hh-rlhf/harmless-base.jsonl.gz")
+    with pytest.raises(InputError, match="line 69: the answer is empty"):
+        read_demonstrations(source)
+    assert len(read_demonstrations(source, empty="drop")) == 1878 - 4
+    assert "dropped 4 of 1878 rows" in caplog.text

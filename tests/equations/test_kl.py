@@ -1,0 +1,60 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.equations import adapted_scale, kl_k1, kl_k3
+
+P, Q = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
+jitted = jax.jit(adapted_scale)
+EXACT = float(np.sum(P * np.log(P / Q)))
+
+
+@pytest.mark.parametrize("estimator", [kl_k1, kl_k3])
+def test_the_expectation_under_the_policy_is_the_exact_kl(estimator):
+    """Σᵥ p(v)·k(v) over the whole vocabulary, the sampling done by the sum."""
+    k = estimator(jnp.asarray(np.log(P)), jnp.asarray(np.log(Q)))
+    assert float(np.sum(P * np.asarray(k))) == pytest.approx(EXACT, abs=1e-6)
+
+
+def test_closed_forms():
+    logp, ref = jnp.asarray(np.log([0.7, 0.1])), jnp.asarray(np.log([0.2, 0.5]))
+    np.testing.assert_allclose(kl_k1(logp, ref), [math.log(3.5), -math.log(5)], rtol=1e-6)
+    np.testing.assert_allclose(kl_k3(logp, ref), [1 / 3.5 - 1 + math.log(3.5), 5 - 1 - math.log(5)], rtol=1e-6)
+
+
+def test_k3_is_never_negative_and_precise_for_close_policies():
+    """k3 ≈ x²/2 for a small log-ratio x: 1 + x + x²/2 − 1 − x would be all rounding in float32 if taken literally."""
+    logp = jnp.zeros(5)
+    ref = jnp.array([-1e-3, -1e-4, 0.0, 1e-4, 1e-3])
+    k3 = np.asarray(kl_k3(logp, ref))
+    assert (k3 >= 0).all()
+    np.testing.assert_allclose(k3[[0, 4]], 0.5e-6, rtol=0.01)
+
+
+def test_the_same_policy_has_no_kl():
+    logp = jnp.array([-1.5, -20.0])
+    np.testing.assert_array_equal(kl_k1(logp, logp), [0.0, 0.0])
+    np.testing.assert_array_equal(kl_k3(logp, logp), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("kl", [0.0, 5.0, 6.0, 6.6, 30.0])
+def test_the_controller_is_zieglers(kl):
+    """e = clip((KL − target)/target, ±0.2), β ← β (1 + K_β e) with K_β = n/horizon (Ziegler et al. 2019, §2.2)."""
+    target, n, horizon = 6.0, 256.0, 10_000.0
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    scale = jitted(jnp.float32(1.5), jnp.float32(kl), target, n, horizon)
+    assert float(scale) == pytest.approx(1.5 * (1 + error * n / horizon), rel=1e-6)
+    if kl == 6.6:  # inside the clip
+        assert float(scale) == pytest.approx(1.5 * (1 + 0.1 * 0.0256), rel=1e-6)
+
+
+def test_an_infinite_horizon_keeps_beta():
+    assert float(adapted_scale(jnp.float32(1.0), jnp.float32(50.0), 6.0, 256.0, jnp.inf)) == 1.0
+
+
+def test_jit():
+    arguments = (jnp.float32(1.0), jnp.float32(7.0), jnp.float32(6.0), jnp.float32(64), jnp.float32(1000))
+    np.testing.assert_allclose(jitted(*arguments), adapted_scale(*arguments), rtol=1e-7)

@@ -1,0 +1,141 @@
+import math
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rlhf_jax import equations
+
+# Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
+ranking_loss, pair_accuracy = jax.jit(equations.ranking_loss), jax.jit(equations.pair_accuracy)
+loss_and_grad = jax.jit(jax.value_and_grad(lambda scores, ranks: equations.ranking_loss(scores, ranks).value))
+
+
+def softplus(x: float) -> float:
+    """−log σ(−x)"""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def by_hand(scores, ranks) -> float:
+    """Eq. 1 of InstructGPT with loops: each prompt its pairs over C(K,2), then the mean over prompts with a pair."""
+    totals = []
+    for row, order in zip(np.asarray(scores, float), np.asarray(ranks), strict=True):
+        slots = [i for i in range(len(order)) if order[i] > 0]
+        pairs = [(i, j) for i in slots for j in slots if order[i] < order[j]]
+        if pairs:
+            possible = len(list(combinations(slots, 2)))
+            totals.append(sum(softplus(row[j] - row[i]) for i, j in pairs) / possible)
+    return sum(totals) / max(len(totals), 1)
+
+
+def test_two_answers_are_bradley_terry():
+    scores = np.array([[0.3, 1.5], [2.0, -1.0]])
+    ranks = np.array([[1, 2], [1, 2]])
+    expected = (softplus(1.5 - 0.3) + softplus(-1.0 - 2.0)) / 2
+    assert float(ranking_loss(scores, ranks).value) == pytest.approx(expected, rel=1e-6)
+    assert float(ranking_loss(scores, 3 - ranks).value) == pytest.approx(
+        (softplus(0.3 - 1.5) + softplus(3.0)) / 2, rel=1e-6
+    )
+    assert float(pair_accuracy(scores, ranks).value) == 0.5
+
+
+def test_equal_scores_cost_log_2_whatever_k_is():
+    for K in (2, 4, 9):
+        ranks = np.arange(1, K + 1)[None]
+        assert float(ranking_loss(np.zeros((1, K)), ranks).value) == pytest.approx(math.log(2), rel=1e-6)
+        assert float(pair_accuracy(np.zeros((1, K)), ranks).value) == 0.5
+
+
+def test_ties_are_dropped_from_the_sum_and_not_from_the_count_of_comparisons():
+    scores = np.array([[1.0, 2.0, 4.0]])
+    expected = (softplus(4.0 - 1.0) + softplus(4.0 - 2.0)) / 3  # of 3 comparisons one is a tie
+    ranks = np.array([[1, 1, 2]])
+    assert float(ranking_loss(scores, ranks).value) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_array_equal(loss_and_grad(scores, np.array([[1, 1, 1]]))[1], np.zeros((1, 3)))
+
+
+def test_a_prompt_of_ties_alone_does_not_count():
+    scores = np.array([[1.0, 2.0], [5.0, 3.0]])
+    only = ranking_loss(scores[:1], np.array([[1, 2]]))
+    both = ranking_loss(scores, np.array([[1, 2], [1, 1]]))
+    np.testing.assert_allclose(both.value, only.value, rtol=1e-6)
+
+
+def test_k_varies_within_a_batch():
+    scores = np.array([[1.0, 0.0, 9.0, 9.0], [0.5, 2.0, -1.0, 3.0]])
+    ranks = np.array([[2, 1, 0, 0], [4, 1, 3, 2]])
+    alone = [ranking_loss(scores[:1, :2], ranks[:1, :2]), ranking_loss(scores[1:], ranks[1:])]
+    together = ranking_loss(scores, ranks)
+    np.testing.assert_allclose(together.value, (alone[0].value + alone[1].value) / 2, rtol=1e-6)
+    np.testing.assert_allclose((alone[0] + alone[1]).value, together.value, rtol=1e-6)
+    assert float(together.value) == pytest.approx(by_hand(scores, ranks), rel=1e-6)
+
+
+def test_empty_slots_are_without_influence():
+    scores, ranks = np.array([[1.0, 0.0, 2.0]]), np.array([[2, 1, 0]])
+    clean = loss_and_grad(scores, ranks)
+    assert float(clean[0]) == pytest.approx(softplus(1.0), rel=1e-6)
+    for rubbish in (1e30, np.nan, np.inf):
+        dirty = np.array([[1.0, 0.0, rubbish]])
+        for p, q in zip(loss_and_grad(dirty, ranks), clean, strict=True):
+            np.testing.assert_array_equal(p, q)
+        assert float(pair_accuracy(dirty, ranks).value) == 0.0
+
+
+def test_nothing_counts():
+    value, grad = loss_and_grad(np.ones((2, 3)), np.zeros((2, 3), int))
+    assert float(value) == 0
+    np.testing.assert_array_equal(grad, np.zeros((2, 3)))
+
+
+def test_extreme_margins_have_finite_losses_and_gradients():
+    scores, ranks = np.array([[-1e4, 1e4]]), np.array([[1, 2]])
+    value, grad = loss_and_grad(scores, ranks)
+    assert float(value) == pytest.approx(2e4)
+    np.testing.assert_allclose(grad, [[-1.0, 1.0]])
+
+
+SCORES = hnp.arrays(np.float32, (3, 4), elements=st.floats(-8, 8, width=32))
+RANKS = hnp.arrays(np.int32, (3, 4), elements=st.integers(0, 4))  # 0: no answer there, so that K is 0 to 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(scores=SCORES, ranks=RANKS, order=st.permutations(range(4)))
+def test_any_ranking(scores, ranks, order):
+    """Equal to the loops; blind to the order of the answers, to empty slots and to the names of the ranks."""
+    loss = float(ranking_loss(scores, ranks).value)
+    assert loss == pytest.approx(by_hand(scores, ranks), rel=1e-4, abs=1e-5)
+    permuted = ranking_loss(scores[:, order], ranks[:, order])
+    assert float(permuted.value) == pytest.approx(loss, rel=1e-4, abs=1e-5)
+    wider = [np.pad(x, ((0, 0), (0, 2))) for x in (scores, ranks)]
+    assert float(ranking_loss(*wider).value) == pytest.approx(loss, rel=1e-4, abs=1e-5)
+    renamed = ranking_loss(scores, ranks * 3)
+    assert float(renamed.value) == pytest.approx(loss, rel=1e-4, abs=1e-5)
+    pairs = np.asarray(jax.jit(equations.preferred)(ranks))
+    assert not (pairs & pairs.swapaxes(1, 2)).any()
+
+
+def test_jit():
+    scores, ranks = np.array([[0.1, 0.2, 0.3]]), np.array([[3, 1, 2]])
+    for compiled, eager in ((ranking_loss, equations.ranking_loss), (pair_accuracy, equations.pair_accuracy)):
+        np.testing.assert_allclose(compiled(scores, ranks).value, eager(jnp.asarray(scores), jnp.asarray(ranks)).value)
+
+
+def test_golden_reward_loss_of_trl(golden):
+    """RewardTrainer's loss on pairs is ours with K = 2; the K-wise case is the mean over prompts × 6 pairs."""
+    g = golden("losses/reward")
+    pairs = np.stack([g["chosen"], g["rejected"]], axis=1)
+    ranks = np.broadcast_to([1, 2], pairs.shape)
+    value, grad = loss_and_grad(pairs, ranks)
+    np.testing.assert_allclose(value, g["plain/loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad, np.stack([g["plain/grad_chosen"], g["plain/grad_rejected"]], 1), atol=1e-7)
+    scores = g["kwise/scores"]
+    ranks = np.broadcast_to(np.arange(1, 5), scores.shape)
+    value, grad = loss_and_grad(scores, ranks)
+    np.testing.assert_allclose(value, g["kwise/loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad, g["kwise/grad"], atol=1e-7)

@@ -1,0 +1,53 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.equations import cosine, ema, linear_warmup
+
+
+def test_cosine_without_warm_up():
+    """Of 101 steps, the first is 1, the middle halfway between 1 and the floor, the last the floor."""
+    assert float(cosine(0, 101.0, 0.1, 0.0)) == pytest.approx(1.0)
+    assert float(cosine(50, 101.0, 0.1, 0.0)) == pytest.approx(0.55, rel=1e-6)
+    assert float(cosine(25, 101.0, 0.1, 0.0)) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2, rel=1e-6)
+    assert float(cosine(100, 101.0, 0.1, 0.0)) == pytest.approx(0.1, rel=1e-6)
+    assert float(cosine(1000, 101.0, 0.1, 0.0)) == pytest.approx(0.1, rel=1e-6)
+
+
+def test_cosine_with_warm_up():
+    assert [float(cosine(s, 104.0, 0.1, 4.0)) for s in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert float(cosine(4, 104.0, 0.1, 4.0)) == pytest.approx(1.0)
+    assert float(cosine(103, 104.0, 0.1, 4.0)) == pytest.approx(0.1, rel=1e-6)
+
+
+def test_a_run_of_one_step_uses_the_peak():
+    assert float(cosine(0, 1.0, 0.1, 0.0)) == 1.0
+
+
+def test_linear_warm_up():
+    """InstructGPT, App. C.4: from a tenth of the peak rate over the first 10 iterations."""
+    assert float(linear_warmup(0, 10.0)) == pytest.approx(0.1)
+    assert float(linear_warmup(5, 10.0)) == pytest.approx(0.55)
+    assert float(linear_warmup(10, 10.0)) == pytest.approx(1.0)
+    assert float(linear_warmup(11, 10.0)) == 1.0
+    assert float(linear_warmup(1, 0.0)) == 1.0
+
+
+def test_jit_of_the_schedules():
+    for s in (0, 3, 50):
+        np.testing.assert_allclose(jax.jit(cosine)(s, 101.0, 0.1, 4.0), cosine(s, 101.0, 0.1, 4.0), rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(linear_warmup)(s, 10.0), linear_warmup(s, 10.0), rtol=1e-6)
+
+
+def test_moving_average_of_a_constant():
+    """After n updates towards θ from 0 the average is (1 − decayⁿ)·θ."""
+    theta = {"w": jnp.array([2.0, -4.0]), "b": jnp.array(1.0)}
+    average = jax.tree.map(jnp.zeros_like, theta)
+    for _ in range(5):
+        average = ema(average, theta, 0.992)
+    jax.tree.map(lambda a, t: np.testing.assert_allclose(a, (1 - 0.992**5) * t, rtol=1e-4), average, theta)
+    jax.tree.map(np.testing.assert_array_equal, ema(average, theta, 0.0), theta)
+    jax.tree.map(np.testing.assert_array_equal, ema(average, theta, 1.0), average)

@@ -1,0 +1,60 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig
+
+GPT2 = TransformerConfig(
+    vocab_size=13,
+    context=16,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    hidden=24,
+    norm="layernorm",
+    position="learned",
+    mlp="gelu",
+    bias=True,
+    tied=True,
+    dropout=0.0,
+)
+LLAMA = replace(GPT2, kv_heads=2, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tied=False)
+
+
+def wild(model, seed=0):
+    """Parameters far from their initialisation, so that every part of the model shows in its output."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(seed), tokens, tokens == 0))["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), jnp.float32), params)
+
+
+@pytest.fixture(scope="module", params=[GPT2, LLAMA], ids=["gpt2", "llama"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def language_model(config):
+    model = LanguageModel(config)
+    return model, wild(model)
+
+
+@pytest.fixture(scope="module")
+def scalar_model(config):
+    model = ScalarModel(config)
+    return model, wild(model)
+
+
+@pytest.fixture(scope="session")
+def golden_folder():
+    folder = os.environ.get("RLHF_JAX_GOLDEN")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("RLHF_JAX_GOLDEN names no folder of golden values")
+    return Path(folder)

@@ -1,0 +1,354 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Checkpoints, make_mesh, tree_hash
+
+
+@struct.dataclass
+class State:
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any
+    key: Any
+
+
+def make_state(seed=0, width=400):
+    params = {
+        "kernel": jax.random.normal(jax.random.key(seed), (8, width)),
+        "scale": jnp.arange(width, dtype=jnp.bfloat16) / 3,
+    }
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    return State(jnp.int32(seed), params, optimizer.init(params), None, jax.random.key(seed))
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def saved(folder, steps, keep=None):
+    """Checkpoints of make_state(step) for each step, on disk."""
+    checkpoints = Checkpoints(folder, keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step), {"position": step})
+    checkpoints.close()
+    return checkpoints
+
+
+def data_file(folder, step):
+    """The largest file of a step, where the arrays are."""
+    files = [path for path in (folder / str(step) / "state").rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(path, at=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.write_bytes(data)
+
+
+def test_every_kind_of_leaf_comes_back_with_the_record(tmp_path):
+    record = {"position": {"step": 3, "seen": (1, 2)}, "by number": {2: "a", 10: "b"}, "hash": "β"}
+    checkpoints = Checkpoints(tmp_path, None)
+    checkpoints.save(3, make_state(1), record)
+    checkpoints.wait()
+    restored = Checkpoints(tmp_path, None).restore(make_state(0))
+    assert restored is not None
+    state, read = restored
+    assert_same(state, make_state(1))
+    assert read["position"] == {"step": 3, "seen": [1, 2]}
+    assert read["by number"] == {"2": "a", "10": "b"}
+    assert read["hash"] == "β"
+    assert (read["step"], read["sha256"]) == (3, tree_hash(make_state(1)))
+    assert {"path": "params/scale", "shape": [400], "dtype": "bfloat16"} in read["leaves"]
+    assert {"path": "key", "shape": [], "dtype": "key<fry>"} in read["leaves"]
+    assert checkpoints.record(3) == read
+    checkpoints.close()
+
+
+def test_a_target_may_be_shapes_only(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    restored = checkpoints.restore(jax.eval_shape(make_state))
+    assert restored is not None
+    assert_same(restored[0], make_state(1))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_state_may_be_donated_while_it_is_saved(tmp_path, devices):
+    rows = NamedSharding(make_mesh(devices), PartitionSpec("data"))
+    overwrite = jax.jit(lambda x: x * 0 - 7, donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, None)
+    for step in range(3):
+        state = jax.device_put(np.arange(1 << 20, dtype=np.float32) + step, rows)
+        checkpoints.save(step, {"x": state}, {})
+        for _ in range(5):
+            state = overwrite(state)
+        jax.block_until_ready(state)
+    checkpoints.close()
+    for step in range(3):
+        restored = checkpoints.restore({"x": jax.ShapeDtypeStruct((1 << 20,), jnp.float32)}, step)
+        assert restored is not None
+        np.testing.assert_array_equal(restored[0]["x"], np.arange(1 << 20, dtype=np.float32) + step)
+
+
+def test_a_state_of_8_devices_restores_on_1_and_back(tmp_path):
+    rows = NamedSharding(make_mesh(8), PartitionSpec("data"))
+    value = {"w": np.arange(48, dtype=np.float32).reshape(16, 3), "key": jax.random.key(1)}
+    on_8 = value | {"w": jax.device_put(value["w"], rows)}
+    on_1 = jax.device_put(value, jax.devices()[0])
+    assert tree_hash(on_8) == tree_hash(on_1) == tree_hash(value)
+
+    checkpoints = Checkpoints(tmp_path, None)
+    checkpoints.save(1, on_8, {})
+    checkpoints.save(2, on_1, {})
+    checkpoints.close()
+    for step, target in ((1, on_1), (2, on_8)):
+        restored = checkpoints.restore(target, step)
+        assert restored is not None
+        assert restored[0]["w"].sharding == target["w"].sharding
+        assert_same(restored[0], on_1)
+
+
+def test_the_hash_sees_a_value_a_path_a_shape_and_a_dtype():
+    tree = {"a": jnp.zeros((2, 3)), "key": jax.random.key(0)}
+    others = [
+        tree | {"a": tree["a"].at[1, 2].set(-0.0)},
+        {"b": tree["a"], "key": tree["key"]},
+        tree | {"a": jnp.zeros((3, 2))},
+        tree | {"a": jnp.zeros((2, 3), jnp.int32)},
+        tree | {"key": jax.random.key(1)},
+        tree | {"key": jax.random.key(0, impl="rbg")},
+    ]
+    assert len({tree_hash(each) for each in [tree, *others]}) == 7
+    assert tree_hash(tree) == tree_hash(jax.tree.map(jnp.copy, tree))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    assert saved(tmp_path / "two", [1, 2, 3], keep=2).steps() == [2, 3]
+    assert saved(tmp_path / "all", [1, 2, 3]).steps() == [1, 2, 3]
+
+
+def test_a_step_that_exists_is_not_saved_again(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    checkpoints.save(1, make_state(5), {})
+    checkpoints.save(2, make_state(2), {})
+    checkpoints.save(2, make_state(5), {})  # while 2 is being written
+    checkpoints.close()
+    assert checkpoints.record(1)["sha256"] == tree_hash(make_state(1))
+    assert checkpoints.record(2)["sha256"] == tree_hash(make_state(2))
+
+
+def test_without_a_step_there_is_nothing_and_reading_makes_no_folder(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "none", 1)
+    assert checkpoints.restore(make_state()) is None
+    assert checkpoints.latest() is None
+    assert checkpoints.steps() == []
+    checkpoints.close()
+    assert not (tmp_path / "none").exists()
+
+
+def damage_by_a_flipped_bit(folder):
+    flip_a_bit(data_file(folder, 2))
+
+
+def damage_by_half_a_file(folder):
+    path = data_file(folder, 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_by_an_empty_folder(folder):
+    (folder / "2").rename(folder / "away")
+    (folder / "2").mkdir()
+
+
+def damage_by_a_record_with_another_position(folder):
+    path = folder / "2" / "record" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"position": 3}))
+
+
+def damage_by_a_record_that_is_no_json(folder):
+    flip_a_bit(folder / "2" / "record" / "metadata", at=0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_a_flipped_bit,
+        damage_by_half_a_file,
+        damage_by_an_empty_folder,
+        damage_by_a_record_with_another_position,
+        damage_by_a_record_that_is_no_json,
+    ],
+)
+def test_a_damaged_step_is_passed_over_and_the_run_can_go_on(tmp_path, capsys, damage):
+    saved(tmp_path, [1, 2])
+    damage(tmp_path)
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    restored = checkpoints.restore(make_state())
+    assert restored is not None
+    assert_same(restored[0], make_state(1))
+    assert restored[1]["position"] == 1
+    warning = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(tmp_path))]
+    assert len(warning) == 1
+    assert "step 2 " in warning[0]
+    assert warning[0].endswith("using step 1 instead")
+
+    with pytest.raises(InputError, match=f"{tmp_path}: step 2 "):
+        checkpoints.restore(make_state(), 2)
+    checkpoints.save(2, make_state(7), {})  # the run gets to the same step again
+    checkpoints.close()
+    assert checkpoints.steps() == [2]
+    restored = checkpoints.restore(make_state())
+    assert restored is not None
+    assert_same(restored[0], make_state(7))
+
+
+def test_steps_of_which_none_is_intact_are_an_error(tmp_path):
+    saved(tmp_path, [1, 2])
+    for step in (1, 2):
+        flip_a_bit(data_file(tmp_path, step))
+    with pytest.raises(InputError, match=f"{tmp_path}: no checkpoint is intact .step 2 .*step 1 "):
+        Checkpoints(tmp_path, None).restore(make_state())
+
+
+def test_a_named_step_that_is_missing_is_an_error(tmp_path):
+    checkpoints = saved(tmp_path, [1])
+    with pytest.raises(InputError, match=f"{tmp_path}: step 4 is missing; name one of .1."):
+        checkpoints.restore(make_state(), 4)
+    with pytest.raises(InputError, match="step 4 is missing"):
+        checkpoints.record(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda params: params | {"kernel": jnp.zeros((8, 401))},
+            r"leaf params/kernel is float32\[8, 400\] in the checkpoint and float32\[8, 401\] here; use ",
+        ),
+        (
+            lambda params: params | {"scale": jnp.zeros(400)},
+            r"leaf params/scale is bfloat16\[400\] in the checkpoint and float32\[400\] here",
+        ),
+        (
+            lambda params: params | {"bias": jnp.zeros(400)},
+            r"leaf params/bias is absent in the checkpoint and float32\[400\] here",
+        ),
+        (
+            lambda params: {"kernel": params["kernel"]},
+            r"leaf params/scale is bfloat16\[400\] in the checkpoint and absent here",
+        ),
+    ],
+)
+def test_other_leaves_than_the_checkpoint_has_are_an_error(tmp_path, change, sentence):
+    checkpoints = saved(tmp_path, [1])
+    state = make_state()
+    with pytest.raises(InputError, match=f"{tmp_path / '1'}: {sentence}"):
+        checkpoints.restore(state.replace(params=change(state.params)))
+
+
+KILLED = """
+import os, sys
+import jax.numpy as jnp, numpy as np
+from pathlib import Path
+from rlhf_jax.runtime import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]), None)
+checkpoints.save(1, {"x": jnp.arange(4096.0)}, {})
+checkpoints.wait()
+noise = np.random.default_rng(0).normal(size=1 << 24)  # takes a while to write
+checkpoints.save(2, {"x": jnp.asarray(noise, jnp.float32)}, {})
+print("saving", flush=True)
+checkpoints.wait()
+print("saved", flush=True)
+"""
+
+
+def test_a_run_killed_while_it_saves_continues_from_the_step_before(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "saving\n"
+    time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.stdout.read() == ""  # it was killed before the end of the save
+    process.wait()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("2")] != ["2"]
+
+    checkpoints = Checkpoints(tmp_path, None)
+    target = {"x": jax.ShapeDtypeStruct((4096,), jnp.float32)}
+    restored = checkpoints.restore(target)
+    assert restored is not None
+    np.testing.assert_array_equal(restored[0]["x"], np.arange(4096.0))
+    checkpoints.save(3, {"x": jnp.arange(4096.0) + 3}, {})
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]  # no rubbish of the killed run
+    restored = checkpoints.restore(target)
+    assert restored is not None
+    np.testing.assert_array_equal(restored[0]["x"], np.arange(4096.0) + 3)
+
+
+def test_a_full_disk_is_one_sentence_and_the_step_before_is_intact(small_disk):
+    checkpoints = Checkpoints(small_disk.folder / "run", None)
+    checkpoints.save(1, {"x": jnp.arange(1000.0)}, {})
+    checkpoints.wait()
+    checkpoints.save(2, {"x": jax.random.normal(jax.random.key(0), (1 << 20,))}, {})
+    sentence = "the disk is full; free some space and run the same command again, it continues from step 1$"
+    with pytest.raises(InputError, match=f"cannot write to {small_disk.folder / 'run'}: {sentence}"):
+        checkpoints.wait()
+    checkpoints.close()
+
+    again = Checkpoints(small_disk.folder / "run", None)
+    restored = again.restore({"x": jax.ShapeDtypeStruct((1000,), jnp.float32)})
+    assert restored is not None
+    np.testing.assert_array_equal(restored[0]["x"], np.arange(1000.0))
+    again.save(2, {"x": jnp.arange(1000.0)}, {})  # there is space for this one
+    again.close()
+    assert again.steps() == [1, 2]
+
+
+def test_a_disk_without_a_byte_left_is_one_sentence(small_disk):
+    small_disk.fill()
+    checkpoints = Checkpoints(small_disk.folder, None)
+    with pytest.raises(InputError, match=r"the disk is full.*it starts over$"):  # noqa: PT012
+        checkpoints.save(1, {"x": jnp.arange(10.0)}, {})
+        checkpoints.wait()
+    checkpoints.close()
+
+
+def test_a_read_only_disk_is_one_sentence_and_can_be_read(small_disk):
+    saved(small_disk.folder, [1])
+    small_disk.make_read_only()
+    threads = set(threading.enumerate())
+    checkpoints = Checkpoints(small_disk.folder, None)
+    restored = checkpoints.restore(make_state())
+    assert restored is not None
+    assert_same(restored[0], make_state(1))
+    with pytest.raises(InputError, match=r"it is on a read-only disk; .* continues from step 1$"):  # noqa: PT012
+        checkpoints.save(2, make_state(2), {})
+        checkpoints.wait()
+    checkpoints.close()
+    assert not [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]  # the program can end

@@ -1,0 +1,113 @@
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.ppo_ptx import Frozen, Plan, iteration
+from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig
+from rlhf_jax.steps import Models, Optimisers, PPOCoef, adam
+from rlhf_jax.types import PPOBatch, PPOState, PromptBatch, TextBatch
+
+EOS, PAD = 1, 0
+CONFIG = TransformerConfig(
+    vocab_size=11,
+    context=16,
+    width=8,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    hidden=16,
+    norm="rmsnorm",
+    position="learned",
+    mlp="gelu",
+    bias=False,
+    tied=True,
+    dropout=0.0,
+)
+
+
+def wild(model, seed):
+    """Parameters far from their initialisation, so that differences show."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens == 0))["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), jnp.float32), params)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A PPO run in miniature: models, a state, a batch of 8 prompts with 2 pretraining rows each, coefficients."""
+    models = Models(LanguageModel(CONFIG), ScalarModel(CONFIG))
+    optimisers = Optimisers(adam(1e-8, 1.0), adam(1e-8, 1.0))
+    plan = Plan(max_tokens=5, temperature=0.7, epochs=2, minibatches=2, eos=EOS, pad=PAD)
+    policy, value = wild(models.policy, 1), wild(models.value, 2)
+    state = PPOState(
+        step=jnp.int32(0),
+        policy=policy,
+        policy_opt=optimisers.policy.init(policy),
+        value=value,
+        value_opt=optimisers.value.init(value),
+        ema=policy,
+        kl_scale=jnp.float32(1.0),
+        key=jax.random.key(7),
+    )
+    rng = np.random.default_rng(0)
+    lengths = np.array([4, 2, 3, 4, 1, 4, 2, 3])
+    mask = np.arange(4) >= 4 - lengths[:, None]
+    tokens = np.where(mask, rng.integers(2, 11, (8, 4)), PAD).astype(np.int32)
+    text = rng.integers(2, 11, (8, 2, 6)).astype(np.int32)
+    predict = np.ones((8, 2, 6), bool)
+    predict[3:, 0, 4:] = False
+    coef = PPOCoef(
+        beta=0.1,
+        gamma=0.5,
+        clip=0.2,
+        value_clip=0.2,
+        value_coef=1.0,
+        discount=1.0,
+        lam=0.95,
+        lr=0.01,
+        value_lr=0.01,
+        warmup=2.0,
+        ema=0.9,
+        kl_target=1.0,
+        kl_horizon=100.0,
+    )
+    step = partial(iteration, models=models, optimisers=optimisers, plan=plan)
+    return SimpleNamespace(
+        models=models,
+        optimisers=optimisers,
+        plan=plan,
+        state=state,
+        frozen=Frozen(sft=wild(models.policy, 3), reward=wild(models.value, 4)),
+        batch=PPOBatch(PromptBatch(tokens, mask), TextBatch(text, predict)),
+        coef=PPOCoef(*(jnp.float32(c) for c in coef)),
+        iteration=step,
+        jitted=jax.jit(step),
+    )
+
+
+def flat(tree):
+    """Every leaf as a NumPy array, keys as their data."""
+
+    def leaf(x):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        return np.asarray(x)
+
+    return [leaf(x) for x in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="session")
+def assert_equal():
+    """Two trees agree leaf by leaf: bit for bit, or to a tolerance."""
+
+    def check(a, b, atol=0.0):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(flat(a), flat(b), strict=True):
+            np.testing.assert_allclose(x, y, atol=atol, rtol=atol)
+
+    return check

@@ -1,0 +1,143 @@
+"""The whole iteration of experiments/ppo_ptx.py on a tiny model, and the invariants that the design promises of it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.equations import values
+from rlhf_jax.models import Sampling, generate
+from rlhf_jax.runtime import make_mesh, replicate, shard_rows
+from rlhf_jax.types import PPOBatch, PromptBatch
+
+
+@pytest.fixture(scope="module")
+def first(tiny):
+    return tiny.jitted(tiny.state, tiny.batch, tiny.coef, tiny.frozen)
+
+
+def answers(tiny, state, prompts):
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+    sampling = Sampling(tiny.plan.temperature, 0, 1.0)
+    return generate(
+        tiny.models.policy, state.policy, prompts, key, tiny.plan.max_tokens, sampling, tiny.plan.eos, tiny.plan.pad
+    )
+
+
+def test_something_is_learned_and_everything_is_finite(tiny, first):
+    state, metrics = first
+    assert int(state.step) == 1
+    for new, old in zip(jax.tree.leaves(state.policy), jax.tree.leaves(tiny.state.policy), strict=True):
+        assert np.isfinite(new).all()
+        assert (np.asarray(new) != np.asarray(old)).any()
+    assert all(np.isfinite(float(m)) for m in values(metrics).values())
+    y = jax.jit(lambda s, p: answers(tiny, s, p))(tiny.state, tiny.batch.prompts)
+    lengths = np.asarray(y.mask).sum(axis=1)
+    assert lengths.min() < lengths.max()  # ragged answers, or padding is not tested
+    assert float(metrics["answer/length"].value) == pytest.approx(lengths.mean())
+
+
+def test_the_reward_is_score_minus_beta_kl(tiny, first):
+    m = {k: float(v) for k, v in values(first[1]).items()}
+    assert m["objective/beta"] == pytest.approx(0.1)
+    assert m["objective/non_score_reward"] == pytest.approx(-0.1 * m["objective/kl"], rel=1e-5)
+    assert m["objective/rlhf_reward"] == pytest.approx(m["objective/scores"] - 0.1 * m["objective/kl"], rel=1e-5)
+
+
+def test_the_kl_controller_moves_beta(tiny, first):
+    """Ziegler et al. 2019: 1 + clip(KL/target − 1, ±0.2)·n/horizon, here target 1, n 8, horizon 100."""
+    error = np.clip(float(first[1]["objective/kl"].value) / 1.0 - 1.0, -0.2, 0.2)
+    assert float(first[0].kl_scale) == pytest.approx(1 + error * 8 / 100, rel=1e-6)
+
+
+def test_fractional_rewards_survive(tiny):
+    """A reward model that gives 0.7 to everything."""
+    constant = jax.tree.map(jnp.zeros_like, tiny.frozen.reward) | {"bias": jnp.float32(0.7)}
+    _, metrics = tiny.jitted(tiny.state, tiny.batch, tiny.coef, tiny.frozen._replace(reward=constant))
+    assert float(metrics["objective/scores"].value) == pytest.approx(0.7, rel=1e-6)
+
+
+def test_a_policy_has_no_kl_to_itself(tiny):
+    """At the temperature of the run, 0.7: the sampler's log-probs and the reference's are of the same distribution."""
+    _, metrics = tiny.jitted(tiny.state, tiny.batch, tiny.coef, tiny.frozen._replace(sft=tiny.state.policy))
+    assert abs(float(metrics["objective/kl"].value)) < 1e-5
+
+
+def test_seven_settings_of_beta_and_gamma_cost_one_trace(tiny):
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        return tiny.iteration(*arguments)
+
+    step = jax.jit(counted)
+    seen = set()
+    for beta, gamma in [(0.0, 0.0), (0.01, 0.0), (0.02, 1.0), (0.1, 0.5), (0.5, 5.0), (1.0, 27.8), (2.0, 50.0)]:
+        coef = tiny.coef._replace(beta=jnp.float32(beta), gamma=jnp.float32(gamma))
+        state, metrics = step(tiny.state, tiny.batch, coef, tiny.frozen)
+        seen.add(float(jax.tree.leaves(state.policy)[0].sum()))
+        assert float(metrics["objective/beta"].value) == pytest.approx(beta)
+    assert len(traces) == 1
+    assert len(seen) == 7
+
+
+def test_one_device_and_eight_give_the_same_iteration(tiny, first, assert_equal):
+    mesh = make_mesh(8)
+    state, frozen = replicate(tiny.state, mesh), replicate(tiny.frozen, mesh)
+    batch = shard_rows(tiny.batch, mesh)
+    assert len(jax.tree.leaves(batch)[0].addressable_shards) == 8
+    write = jax.jit(lambda s, p: answers(tiny, s, p))
+    one, eight = write(tiny.state, tiny.batch.prompts), write(state, batch.prompts)
+    np.testing.assert_array_equal(eight.tokens, one.tokens)
+    np.testing.assert_array_equal(eight.mask, one.mask)
+    after, metrics = tiny.jitted(state, batch, tiny.coef, frozen)
+    assert_equal(after, first[0], atol=1e-5)
+    assert_equal(values(metrics), values(first[1]), atol=1e-5)
+
+
+def test_keys_advance_and_a_restored_state_continues_bit_for_bit(tiny, first, assert_equal):
+    state, _ = first
+    write = jax.jit(lambda s, p: answers(tiny, s, p).tokens)
+    stayed = state.replace(step=tiny.state.step)
+    assert (np.asarray(write(state, tiny.batch.prompts)) != np.asarray(write(stayed, tiny.batch.prompts))).any()
+    on_disk = [np.asarray(x).tobytes() for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
+    leaves, structure = jax.tree.flatten(state.replace(key=jax.random.key_data(state.key)))
+    read = [jnp.asarray(np.frombuffer(b, x.dtype).reshape(x.shape)) for b, x in zip(on_disk, leaves, strict=True)]
+    restored = jax.tree.unflatten(structure, read)
+    restored = restored.replace(key=jax.random.wrap_key_data(restored.key))
+    through = tiny.jitted(state, tiny.batch, tiny.coef, tiny.frozen)
+    assert_equal(tiny.jitted(restored, tiny.batch, tiny.coef, tiny.frozen), through)
+    assert int(through[0].step) == 2
+
+
+def test_extra_left_padding_changes_nothing(tiny, first, assert_equal):
+    prompts = tiny.batch.prompts
+    wider = PromptBatch(*(np.pad(x, ((0, 0), (3, 0))) for x in (prompts.tokens, prompts.mask)))
+    state, metrics = tiny.jitted(tiny.state, replace(tiny.batch, prompts=wider), tiny.coef, tiny.frozen)
+    assert_equal(values(metrics), values(first[1]), atol=1e-5)
+    assert_equal(state, first[0], atol=1e-5)
+
+
+def test_gamma_0_is_no_pretraining_mix(tiny, first, assert_equal):
+    off = tiny.coef._replace(gamma=jnp.float32(0))
+    with_rows, metrics = tiny.jitted(tiny.state, tiny.batch, off, tiny.frozen)
+    without, fewer = tiny.jitted(tiny.state, PPOBatch(tiny.batch.prompts, None), tiny.coef, tiny.frozen)
+    assert_equal(with_rows, without, atol=1e-6)
+    assert set(metrics) - set(fewer) == {"loss/pretrain"}
+    apart = np.abs(jax.tree.leaves(first[0].policy)[0] - jax.tree.leaves(without.policy)[0]).max()
+    assert apart > 1e-4  # γ = 0.5 does something
+
+
+def test_a_grid_of_coefficients_in_one_program(tiny, assert_equal):
+    betas, gammas = jnp.array([0.0, 0.5]), jnp.array([1.0, 0.0])
+    grid = jax.tree.map(lambda c: jnp.broadcast_to(c, (2,)), tiny.coef)._replace(beta=betas, gamma=gammas)
+    together = jax.jit(jax.vmap(tiny.iteration, in_axes=(None, None, 0, None)))(
+        tiny.state, tiny.batch, grid, tiny.frozen
+    )
+    for i in range(2):
+        alone = tiny.jitted(tiny.state, tiny.batch, jax.tree.map(lambda c, i=i: c[i], grid), tiny.frozen)
+        assert_equal(jax.tree.map(lambda x, i=i: x[i], together[0]), alone[0], atol=1e-5)
+        of_vmap = {k: v[i] for k, v in values(together[1]).items()}
+        assert_equal(of_vmap, values(alone[1]), atol=1e-5)

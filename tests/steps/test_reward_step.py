@@ -1,0 +1,97 @@
+from functools import partial
+from math import exp, log1p
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_loss, reward_step
+from rlhf_jax.types import RankingBatch, TrainState
+
+COEF = TextCoef(*(jnp.float32(c) for c in (0.02, 100.0, 0.1, 0.0)))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Two prompts, with 3 and 2 answers of different lengths; one empty slot."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([[6, 4, 5], [3, 6, 0]])
+    mask = np.arange(6) < lengths[..., None]
+    tokens = np.where(mask, rng.integers(2, 11, (2, 3, 6)), 0).astype(np.int32)
+    return RankingBatch(tokens, mask, np.array([[2, 1, 3], [1, 2, 0]], np.int32))
+
+
+@pytest.fixture(scope="module")
+def score(tiny):
+    return jax.jit(partial(reward, model=tiny.models.value))
+
+
+def test_the_loss_is_eq_1_on_the_scores_of_single_answers(tiny, batch, score):
+    """Each answer scored alone, without padding; then by hand."""
+    params = tiny.frozen.reward
+
+    def alone(i, k):
+        n = batch.mask[i, k].sum()
+        return float(score(params, batch.tokens[i, k, :n][None], np.ones((1, n), bool))[0])
+
+    def cost(winner, loser):
+        return log1p(exp(loser - winner))
+
+    a, b, c = (alone(0, k) for k in range(3))
+    d, e = (alone(1, k) for k in range(2))
+    expected = ((cost(b, a) + cost(a, c) + cost(b, c)) / 3 + cost(d, e)) / 2
+    value, metrics = jax.jit(partial(reward_loss, model=tiny.models.value))(params, batch, COEF)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    right = [b > a, a > c, b > c, d > e]
+    assert float(metrics["accuracy/train"].value) == pytest.approx(np.mean(right))
+
+
+def test_one_forward_pass_for_each_answer(tiny, batch, monkeypatch):
+    """12 comparisons or 6: the model sees B·K rows, once."""
+    seen = []
+    model = tiny.models.value
+
+    class Counted(type(model)):
+        def apply(self, variables, tokens, mask):
+            seen.append(tokens.shape)
+            return model.apply(variables, tokens, mask)
+
+    reward_loss(tiny.frozen.reward, batch, COEF, model=Counted(model.config))
+    assert seen == [(6, 6)]
+
+
+def test_empty_slots_and_padding_are_without_influence(tiny, batch):
+    run = jax.jit(jax.value_and_grad(partial(reward_loss, model=tiny.models.value), has_aux=True))
+    (clean, _), grads = run(tiny.frozen.reward, batch, COEF)
+    tokens = np.where(batch.mask, batch.tokens, 9).astype(np.int32)
+    (dirty, _), dirty_grads = run(tiny.frozen.reward, batch.replace(tokens=tokens), COEF)
+    np.testing.assert_array_equal(dirty, clean)
+    for g, h in zip(jax.tree.leaves(grads), jax.tree.leaves(dirty_grads), strict=True):
+        np.testing.assert_allclose(h, g, atol=1e-7)
+    pad = ((0, 0), (0, 2), (0, 2))
+    wider = RankingBatch(np.pad(batch.tokens, pad), np.pad(batch.mask, pad), np.pad(batch.ranks, pad[:2]))
+    (wide, _), _ = run(tiny.frozen.reward, wider, COEF)
+    np.testing.assert_allclose(wide, clean, rtol=1e-5)
+
+
+def test_rankings_are_learned(tiny, batch):
+    optimiser = adam(1e-8, 1.0)
+    params = tiny.frozen.reward
+    state = TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=jax.random.key(0))
+    step = jax.jit(partial(reward_step, model=tiny.models.value, optimiser=optimiser))
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, batch, COEF)
+        losses.append(float(metrics["loss/train"].value))
+    assert losses[-1] < 0.1 * losses[0]
+    assert float(metrics["accuracy/train"].value) == 1
+
+
+def test_centring_makes_the_mean_0_and_keeps_the_differences(tiny, batch, score):
+    rows = batch.tokens[0], batch.mask[0]
+    before = np.asarray(score(tiny.frozen.reward, *rows))
+    after = np.asarray(score(centred(tiny.frozen.reward, jnp.asarray(before)), *rows))
+    assert abs(before.mean()) > 1e-2
+    assert after.mean() == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(np.diff(after), np.diff(before), atol=1e-6)

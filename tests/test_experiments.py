@@ -1,0 +1,200 @@
+"""The recipe end to end on a tiny config: it resumes bit for bit, runs again in no time, and says what is wrong."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("pretrain", "sft", "reward_model", "rl_init", "ppo", "ppo_ptx")
+SMALL = """
+--world.documents 600 --world.prompts 400 --world.demonstrations 60 --world.labelers 3 --world.heldout-labelers 2
+--tokenizer.vocab-size 700 --model.width 32 --model.layers 2 --model.heads 2 --model.kv-heads 2 --model.hidden 64
+--pretrain.steps 12 --pretrain.batch 8 --pretrain.warmup 2 --sft.epochs 2 --sft.batch 8 --rl-init.epochs 1 --rl-init.batch 10
+--reward.prompts 40 --reward.batch 4 --ppo.iterations 6 --ppo.batch 16 --ppo.minibatches 2 --ppo.warmup 2
+--evaluate.prompts 24 --evaluate.batch 16 --evaluate.shown 4 --runtime.save-every 3 --runtime.look-every 3
+""".split()
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "experiments/instructgpt.py", "configs/tiny.toml", "--out", str(out), *SMALL, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+
+
+def run(out: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(out, *more), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+def final_hashes(out: Path) -> dict[str, str]:
+    """sha256 of the last checkpoint of every stage: parameters, optimiser, moving average, keys."""
+    hashes = {}
+    for stage in STAGES:
+        steps = [int(p.name) for p in (out / stage / "checkpoints").iterdir() if p.name.isdigit()]
+        record = json.loads((out / stage / "checkpoints" / str(max(steps)) / "record" / "metadata").read_text())
+        hashes[stage] = record["sha256"]
+    return hashes
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+def test_a_whole_run_leaves_a_report_and_every_figure(uninterrupted):
+    evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
+    assert list(evaluation) == ["base", "sft", "ppo", "ppo_ptx", "reward_model"]
+    for model in ("base", "sft", "ppo", "ppo_ptx"):
+        for figure in evaluation[model].values():
+            assert set(figure) == {"mean", "low", "high", "n"}
+        assert {"rating", "truth/multiple_choice", "rudeness/rude", "bias/entropy_bits", "pretrain/loss"} <= set(
+            evaluation[model]
+        )
+    assert "win_rate/vs_sft" in evaluation["ppo_ptx"]
+    page = (uninterrupted / "report.html").read_text()
+    assert "PPO-ptx" in page and len(json.loads((uninterrupted / "samples.json").read_text())) == 4
+
+
+@pytest.mark.slow
+def test_metrics_have_the_names_that_trl_users_know(uninterrupted):
+    rows = [json.loads(line) for line in (uninterrupted / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    known = "objective/kl objective/scores objective/rlhf_reward objective/entropy policy/approxkl_avg lr episode"
+    known += " policy/clipfrac_avg loss/policy_avg loss/value_avg val/ratio loss/pretrain"
+    assert set(known.split()) <= set(rows[0])
+    assert rows[-1]["episode"] == 6 * 16
+
+
+@pytest.mark.slow
+def test_the_same_command_again_does_nothing(uninterrupted):
+    before = {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()}
+    done = run(uninterrupted)
+    assert done.returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in uninterrupted.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_any_stage_it_ends_bit_for_bit_the_same(stage, uninterrupted, tmp_path):
+    """SIGKILL somewhere between the stage's first metrics and its end; then the same command again."""
+    out = tmp_path / "killed"
+    _copy_stages_before(stage, uninterrupted, out)
+    rng = random.Random(stage)
+    process = subprocess.Popen(command(out), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+    metrics, wanted = out / stage / "metrics.jsonl", rng.randint(1, 5)
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < wanted):
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = run(out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert final_hashes(out) == final_hashes(uninterrupted)
+    rows = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert rows == list(range(1, len(rows) + 1))
+
+
+def _copy_stages_before(stage: str, source: Path, out: Path) -> None:
+    """The stages that were done before, so that the test spends its time on the one that is killed."""
+    import shutil
+
+    out.mkdir()
+    shutil.copy(source / "tokenizer.model", out)
+    for earlier in STAGES[: STAGES.index(stage)]:
+        shutil.copytree(source / earlier, out / earlier)
+
+
+@pytest.mark.slow
+def test_another_config_in_the_same_folder_is_refused_by_its_key(uninterrupted):
+    done = run(uninterrupted, "--pretrain.lr", "0.5")
+    assert done.returncode == 2
+    assert "pretrain.lr" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_another_shape_in_the_same_folder_is_refused(uninterrupted):
+    done = run(uninterrupted, "--model.layers", "1")
+    assert done.returncode == 2
+    assert "model.layers" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_another_tokenizer_is_refused(uninterrupted, tmp_path):
+    from rlhf_jax.data import train_tokenizer
+
+    other = tmp_path / "other.model"
+    train_tokenizer(["some other text"] * 50, 300, other)
+    done = run(uninterrupted, "--tokenizer.path", str(other))
+    assert done.returncode == 2
+    assert "tokenizer" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.toml"], "missing.toml"),
+        ([], "config file"),
+        (["--seed", "1"], "config file"),
+    ],
+)
+def test_no_config_file_is_one_sentence(arguments, words):
+    done = subprocess.run(
+        [sys.executable, "experiments/instructgpt.py", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path):
+    from experiments.recipe import Config
+    from rlhf_jax.config import read_config
+    from rlhf_jax.errors import InputError
+
+    text = (ROOT / "configs" / "tiny.toml").read_text()
+    broken = tmp_path / "broken.toml"
+    broken.write_text(text.replace("gamma =", "gama =", 1))
+    with pytest.raises(InputError, match=r"unknown key ppo.gama; did you mean gamma"):
+        read_config(Config, broken)
+    broken.write_text(text.replace("value_clip = 0.2\n", "", 1))
+    with pytest.raises(InputError, match=r"ppo.value_clip is missing"):
+        read_config(Config, broken)
+    broken.write_text(text.replace("iterations = 60", 'iterations = "sixty"', 1))
+    with pytest.raises(InputError, match=r"ppo.iterations is 'sixty' and must be of type int"):
+        read_config(Config, broken)
+    broken.write_text(text.replace('mlp = "gelu"', 'mlp = "relu"', 1))
+    with pytest.raises(InputError, match=r"model.mlp is 'relu' and must be one of gelu, swiglu"):
+        read_config(Config, broken)
+
+
+def test_every_config_in_configs_is_whole():
+    from experiments.recipe import Config
+    from rlhf_jax.config import read_config
+
+    for path in (ROOT / "configs").glob("*.toml"):
+        read_config(Config, path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    done = run(tmp_path / "file")
+    assert done.returncode == 2
+    assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
