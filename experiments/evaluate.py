@@ -47,6 +47,7 @@ from rlhf_jax.labelers import rating
 from rlhf_jax.models import Sampling
 from rlhf_jax.runtime import read_metrics, run, say, write_atomically
 from rlhf_jax.steps import response_logps
+from rlhf_jax.types import Response
 
 Figures = dict[str, Estimate]
 STAGES = ("pretrain", "sft", "rl_init", "reward_model", "ppo", "ppo_ptx")
@@ -162,7 +163,7 @@ def distance(config: Config, params: PyTree, written: Written) -> Figures:
 
     @jax.jit
     def row_logp(params, tokens, mask):
-        response = answers.response.replace(tokens=tokens[:, -T:], mask=mask[:, -T:], logp=tokens[:, -T:] * 0.0)
+        response = Response(tokens=tokens[:, -T:], mask=mask[:, -T:], logp=tokens[:, -T:] * 0.0)
         return response_logps(params, tokens, mask, response, model=model, temperature=temperature)[0].sum(axis=1)
 
     batch = config.evaluate.batch

@@ -48,6 +48,7 @@ class Files:
     demonstrations: str
     rankings: str
     prompts: str
+    empty_answers: Literal["error", "drop"]  # rows without an answer
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,17 @@ def material_from_files(config: "Config") -> Material:
         raise InputError("the config has neither a [world] nor a [files] section; give it one of them")
     prompts = dict.fromkeys(read_prompts(files.prompts))
     train, valid, test = split_by_user(list(prompts), SPLIT, config.seed)
-    held: dict[str, Part] = {p.text: "valid" for p in valid} | {p.text: "test" for p in test}
+    held: dict[str, Part] = dict.fromkeys((p.text for p in valid), "valid")
+    held.update(dict.fromkeys((p.text for p in test), "test"))
 
     def part_of(row: Demonstration | Ranking) -> Part:
         return held.get(row.prompt, "train")
 
     demonstrations: dict[Part, list[Demonstration]] = {"train": [], "valid": [], "test": []}
-    for row in read_demonstrations(files.demonstrations, empty="drop"):
+    for row in read_demonstrations(files.demonstrations, empty=files.empty_answers):
         demonstrations[part_of(row)].append(row)
     rankings: dict[Part, list[Ranking]] = {"train": [], "valid": [], "test": []}
-    for row in read_rankings(files.rankings, empty="drop"):
+    for row in read_rankings(files.rankings, empty=files.empty_answers):
         rankings[part_of(row)].append(row)
     texts = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
     held_out = max(len(texts) // 20, 1)

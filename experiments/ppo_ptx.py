@@ -112,7 +112,7 @@ def iteration(
     episodes = score.shape[0]
     kl_sum, entropy_sum = row_sums(kl, y.mask), row_sums(-y.logp, y.mask)
     scale = adapted_scale(state.kl_scale, jnp.mean(kl_sum), coef.kl_target, episodes, coef.kl_horizon)
-    state = state.replace(step=state.step + 1, kl_scale=scale)
+    state = replace(state, step=state.step + 1, kl_scale=scale)
     return state, summed(losses) | {
         "objective/kl": mean(kl_sum),
         "objective/entropy": mean(entropy_sum),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.material import Part
 from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
 from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
@@ -23,7 +24,7 @@ def language_model(config: Config, dropout: float = 0.0) -> LanguageModel:
     return LanguageModel(config.model.transformer(tokenizer(config).size, dropout))
 
 
-def packed(config: Config, part: str) -> TextBatch:
+def packed(config: Config, part: Part) -> TextBatch:
     """The pretraining text of a part as rows of a whole context."""
     return as_text_batch(pack(material(config).documents[part], tokenizer(config), config.model.context)[0])
 
@@ -57,17 +58,15 @@ def pretrain(config: Config) -> None:
     seed = role_seed(config, "pretrain")
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch, seed, i))
-        if c.objective == "masked":
-            batch = masked(config, batch, np.random.default_rng([seed, i]))
-        state, metrics = step(state, shard_rows(batch, mesh), coef)
+        hidden = masked(config, batch, np.random.default_rng([seed, i])) if c.objective == "masked" else None
+        state, metrics = step(state, shard_rows(hidden or batch, mesh), coef)
         this.log(i, values(metrics))
         this.save(i, state, config.runtime.save_every)
 
 
 def masked(config: Config, batch: TextBatch, rng: np.random.Generator) -> MaskedTextBatch:
     t = tokenizer(config)
-    inputs, targets = mask_tokens(batch.tokens, t.mask, t.size, rng, keep=(t.pad, t.bos, t.eos))
-    return MaskedTextBatch(inputs, targets.tokens, targets.predict)
+    return mask_tokens(batch.tokens, t.mask, t.size, rng, keep=(t.pad, t.bos, t.eos))
 
 
 if __name__ == "__main__":

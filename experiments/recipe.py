@@ -4,16 +4,26 @@ Every value stands in the config file; configs/tiny.toml explains each.
 """
 
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import numpy as np
 
 from experiments.material import Files, Material, Part, World, material_from_files, material_from_world
-from rlhf_jax.data import Tokenizer, load_tokenizer, prompt_fits, train_tokenizer
+from rlhf_jax.data import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Tokenizer,
+    load_tokenizer,
+    prompt_fits,
+    train_tokenizer,
+)
+from rlhf_jax.errors import InputError
 from rlhf_jax.models import TransformerConfig
 from rlhf_jax.runtime import Stage, require_writable, say
 
@@ -38,13 +48,14 @@ class Model:
     tied: bool
     prompt_tokens: int
     answer_tokens: int
+    too_long: Literal["error", "drop"]
 
     @property
     def context(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
     def transformer(self, vocab_size: int, dropout: float = 0.0) -> TransformerConfig:
-        fields = {k: v for k, v in asdict(self).items() if k not in ("prompt_tokens", "answer_tokens")}
+        fields = {k: v for k, v in asdict(self).items() if k not in ("prompt_tokens", "answer_tokens", "too_long")}
         return TransformerConfig(vocab_size=vocab_size, context=self.context, dropout=dropout, **fields)
 
 
@@ -121,6 +132,7 @@ class Evaluate:
 @dataclass(frozen=True)
 class Runtime:
     devices: int
+    wandb: bool
     save_every: int
     look_every: int
 
@@ -165,20 +177,43 @@ def tokenizer(config: Config) -> Tokenizer:
     return load_tokenizer(path)
 
 
+Text = TypeVar("Text", Prompt, Demonstration, Ranking)
+
+
 @cache
 def fitting(config: Config, part: Part) -> list[int]:
-    """Which prompts of a part fit into model.prompt_tokens; says how many do not."""
-    t, given = tokenizer(config), material(config).prompts[part]
-    kept = [i for i, p in enumerate(given) if prompt_fits(p, t, config.model.prompt_tokens)]
-    if len(kept) < len(given):
-        say(f"{len(given) - len(kept)} of {len(given)} prompts ({part}) exceed model.prompt_tokens and are left out")
+    """Which prompts of a part fit into model.prompt_tokens."""
+    given = material(config).prompts[part]
+    kept = kept_by_length(config, given, lambda p, t: prompt_fits(p, t, config.model.prompt_tokens), f"{part} prompts")
+    fits = set(kept)
+    return [i for i, p in enumerate(given) if p in fits]
+
+
+def kept_by_length(
+    config: Config, given: Sequence[Text], fit: Callable[[Text, Tokenizer], bool], what: str
+) -> list[Text]:
+    """Those that fit; the others are an InputError, or left out, which is said (model.too_long)."""
+    t = tokenizer(config)
+    kept = [row for row in given if fit(row, t)]
+    if len(kept) == len(given):
+        return kept
+    sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than the context"
+    if config.model.too_long == "error":
+        first = repr(next(row for row in given if not fit(row, t))[0][:60])
+        raise InputError(
+            f"{sentence}, the first being {first}; raise model.prompt_tokens or model.answer_tokens, "
+            'or set model.too_long = "drop"'
+        )
+    say(f"{sentence} and left out")
     return kept
 
 
 def stage(
     config: Config, name: str, steps: int, sections: dict, parents: dict[str, str], keep: int | None = 2
 ) -> Stage:
-    return Stage(Path(config.out) / name, steps, sections, tokenizer(config).sha256, parents, keep)
+    return Stage(
+        Path(config.out) / name, steps, sections, tokenizer(config).sha256, parents, keep, config.runtime.wandb
+    )
 
 
 def role_seed(config: Config, role: str) -> int:

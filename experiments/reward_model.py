@@ -7,7 +7,8 @@ InstructGPT, §3.5 and App. C.2. With [files] the rankings are read, and nobody 
 
 import json
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model
-from experiments.recipe import Config, fitting, material, role_key, role_seed, stage, tokenizer
+from experiments.recipe import Config, fitting, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage
 from rlhf_jax.config import load_config
 from rlhf_jax.data import (
@@ -111,6 +112,7 @@ def ranked(
     return rows
 
 
+@cache
 def training_rankings(config: Config) -> list[Ranking]:
     """What the reward model learns from, written to comparisons.jsonl once collected."""
     source = material(config)
@@ -121,7 +123,8 @@ def training_rankings(config: Config) -> list[Ranking]:
         truth = source.truth
         assert truth is not None
         kept = fitting(config, "train")[-config.reward.prompts :]  # demonstrations are of the first ones
-        prompts, questions = ([rows["train"][i] for i in kept] for rows in (source.prompts, truth.questions))
+        prompts = [source.prompts["train"][i] for i in kept]
+        questions = [truth.questions["train"][i] for i in kept]
         texts = answers_to_rank(config, prompts, "comparisons")
         rng = np.random.default_rng(role_seed(config, "labelers"))
         rows = ranked(config, truth.labelers, questions, texts, rng)
@@ -134,13 +137,11 @@ def training_rankings(config: Config) -> list[Ranking]:
 
 
 def encoded(config: Config, rankings: list[Ranking]) -> RankingBatch:
-    t, length = tokenizer(config), config.model.context
-    kept = [r for r in rankings if ranking_fits(r, t, length)]
-    if len(kept) < len(rankings):
-        say(f"{len(rankings) - len(kept)} of {len(rankings)} rankings exceed the context and are left out")
+    length = config.model.context
+    kept = kept_by_length(config, rankings, lambda r, t: ranking_fits(r, t, length), "rankings")
     if not kept:
         raise InputError("no ranking is left to learn from; train the SFT model longer, or read rankings from a file")
-    return encode_rankings(kept, t, length, max(len(r.answers) for r in kept))
+    return encode_rankings(kept, tokenizer(config), length, max(len(r.answers) for r in kept))
 
 
 def reward_stage(config: Config) -> Stage:
@@ -154,8 +155,7 @@ def reward_stage(config: Config) -> Stage:
 
 
 def reward_steps(config: Config) -> int:
-    rows = config.reward.prompts if material(config).truth else len(training_rankings(config))
-    return max(config.reward.epochs * rows // config.reward.batch, 1)
+    return max(config.reward.epochs * len(training_rankings(config)) // config.reward.batch, 1)
 
 
 def reward_params(config: Config) -> dict:
@@ -180,7 +180,7 @@ def reward_model(config: Config) -> None:
             state, metrics = step(state, shard_rows(batch, mesh), coef)
             this.log(i, values(metrics))
             if i + 1 == this.total:
-                state = state.replace(params=centred(state.params, demonstration_scores(config, state.params)))
+                state = replace(state, params=centred(state.params, demonstration_scores(config, state.params)))
             this.save(i, state, config.runtime.save_every)
     measure(config)
 

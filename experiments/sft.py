@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.material import Part
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model, packed, pretrain_stage, pretrained
-from experiments.recipe import SFT, Config, material, role_key, role_seed, stage, tokenizer
+from experiments.recipe import SFT, Config, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
-from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, fits, take
+from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
 from rlhf_jax.evals.likelihood import per_row
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, say, shard_rows
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
 from rlhf_jax.steps import TextCoef, adam, text_step
 from rlhf_jax.types import TextBatch, TrainState
 
@@ -32,13 +33,11 @@ def section(config: Config, name: Name) -> SFT:
     return config.sft if name == "sft" else config.rl_init
 
 
-def encoded(config: Config, part: str) -> TextBatch:
-    """The demonstrations of a part that fit into the context; says how many do not."""
-    t, given = tokenizer(config), material(config).demonstrations[part]
-    kept: list[Demonstration] = [d for d in given if fits(d, t, config.model.context)]
-    if len(kept) < len(given):
-        say(f"{len(given) - len(kept)} of {len(given)} demonstrations ({part}) exceed the context and are left out")
-    return encode_demonstrations(kept, t, config.model.context)
+def encoded(config: Config, part: Part) -> TextBatch:
+    length = config.model.context
+    given = material(config).demonstrations[part]
+    kept = kept_by_length(config, given, lambda d, t: fits(d, t, length), f"{part} demonstrations")
+    return encode_demonstrations(kept, tokenizer(config), length)
 
 
 def steps_per_epoch(config: Config, name: Name, rows: int) -> int:
@@ -53,7 +52,8 @@ def pretrain_rows(config: Config, name: Name) -> int:
 
 
 def sft_stage(config: Config, name: Name) -> Stage:
-    rows = sum(fits(d, tokenizer(config), config.model.context) for d in material(config).demonstrations["train"])
+    t, length = tokenizer(config), config.model.context
+    rows = sum(fits(d, t, length) for d in material(config).demonstrations["train"])
     steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
     parents = {"pretrain": pretrain_stage(config).sha256}
     return stage(config, name, steps, config.of("pretrain", name), parents, keep=None)

@@ -10,11 +10,18 @@
 Every [B, T] array of a response is aligned to its token yₜ. Masks are bool, True where the entry counts.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
-AnyArray = Array | ndarray  # data make NumPy arrays, which become JAX arrays at the device's edge
+if TYPE_CHECKING:  # the shapes and dtypes of these are checked when they are used, not by the type checker
+    AnyArray = Any
+    Scalar = Any
+else:
+    AnyArray = Array | ndarray  # data make NumPy arrays, which become JAX arrays at the device's edge
+    Scalar = ArrayLike  # a Python number, or an array of the shape given
 
 
 @struct.dataclass

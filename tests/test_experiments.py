@@ -14,16 +14,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "sft", "reward_model", "rl_init", "ppo", "ppo_ptx")
 SMALL = """
---world.documents 600 --world.prompts 400 --world.demonstrations 60 --world.labelers 3 --world.heldout-labelers 2
+--world.documents 600 --world.prompts 400 --world.demonstrations 100 --world.labelers 3 --world.heldout-labelers 2
 --tokenizer.vocab-size 700 --model.width 32 --model.layers 2 --model.heads 2 --model.kv-heads 2 --model.hidden 64
---pretrain.steps 12 --pretrain.batch 8 --pretrain.warmup 2 --sft.epochs 2 --sft.batch 8 --rl-init.epochs 1 --rl-init.batch 10
---reward.prompts 40 --reward.batch 4 --ppo.iterations 6 --ppo.batch 16 --ppo.minibatches 2 --ppo.warmup 2
+--pretrain.steps 60 --pretrain.batch 16 --pretrain.warmup 2 --sft.epochs 10 --sft.batch 8 --sft.lr 5e-3
+--rl-init.epochs 1 --rl-init.batch 10 --reward.prompts 80 --reward.batch 4
+--ppo.iterations 6 --ppo.batch 16 --ppo.minibatches 2 --ppo.warmup 2
 --evaluate.prompts 24 --evaluate.batch 16 --evaluate.shown 4 --runtime.save-every 3 --runtime.look-every 3
-""".split()
+"""
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "experiments/instructgpt.py", "configs/tiny.toml", "--out", str(out), *SMALL, *more]
+    return [sys.executable, "experiments/instructgpt.py", "configs/tiny.toml", "--out", str(out), *SMALL.split(), *more]
 
 
 def environment() -> dict[str, str]:
@@ -31,9 +32,7 @@ def environment() -> dict[str, str]:
 
 
 def run(out: Path, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(out, *more), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
-    )
+    return subprocess.run(command(out, *more), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 def final_hashes(out: Path) -> dict[str, str]:

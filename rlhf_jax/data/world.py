@@ -249,18 +249,15 @@ def _generation(world: World, rng: Random) -> Question:
     if rng.random() < 0.15:
         who = rng.choice(list(PEOPLE))  # not the occupations: those are for the evaluation of rudeness
         return completion(who, rng.choice(("is", "was", "looks")), rng.choice(("none", "none", *TONES)))
-    subjects = rng.sample([*PEOPLE, *PLACES], 1 if rng.random() < 0.3 else 2)
-    count = rng.randint(1, 2) + len(subjects) - 1
-    wanted = tuple(f.sentence(f.truth) for s in subjects for f in world.about(s))
-    ask = rng.choice(
-        (
-            "Write {n} sentence{s} about {a}.",
-            "Tell me about {a} in {n} sentence{s}.",
-            "Describe {a} in {n} sentence{s}.",
-        )
-    )
-    text = ask.format(n=NUMBERS[count], s="" if count == 1 else "s", a=" and ".join(subjects))
-    return Question(text, "generation", "", wanted, count, ".", subjects[0] if len(subjects) == 1 else "")
+    subject = rng.choice([*PEOPLE, *PLACES])
+    facts = world.about(subject)
+    count = rng.randint(1, min(3, len(facts)))
+    begin = rng.choice(("Write", "Please write", "Give me", "I need"))
+    about = rng.choice(("about", "on", "that describe" if count > 1 else "that describes"))
+    end = rng.choice((".", " for a friend.", " for a letter.", " for the school.", " for my book.", " for the paper."))
+    text = f"{begin} {NUMBERS[count]} sentence{'s' if count > 1 else ''} {about} {subject}{end}"
+    wanted = tuple(f.sentence(f.truth) for f in facts)
+    return Question(text, "generation", "", wanted, count, ".", subject)
 
 
 def ask(fact: Fact, form: str) -> Question:
@@ -286,9 +283,9 @@ def _closed_qa(world: World, rng: Random) -> Question:
 
 
 def _brainstorming(world: World, rng: Random) -> Question:
-    name, count = rng.choice(list(LISTS)), rng.randint(2, 4)
+    name, count = rng.choice(list(LISTS)), rng.randint(2, 3)
     ask = rng.choice(("List {n} {name}", "Give me {n} {name}", "Name {n} {name}", "Think of {n} {name}"))
-    but = rng.choice(LISTS[name]) if rng.random() < 0.8 else ""
+    but = rng.choice(LISTS[name]) if rng.random() < 0.5 else ""
     text = ask.format(n=NUMBERS[count], name=name) + (f", but not {but}." if but else ".")
     return Question(text, "brainstorming", "", tuple(x for x in LISTS[name] if x != but), count, ",", "")
 

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
+
+from rlhf_jax.types import Scalar
 
 
 def token_rewards(
-    score: Float[Array, " B"], kl: Float[Array, "B T"], beta: Float[ArrayLike, ""], mask: Bool[Array, "B T"]
+    score: Float[Array, " B"], kl: Float[Array, "B T"], beta: Float[Scalar, ""], mask: Bool[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """rₜ = −β·klₜ, and the reward model's score on top at the answer's last token (InstructGPT, Eq. 2 and §3.5).
 
@@ -20,8 +22,8 @@ def gae(
     rewards: Float[Array, "B T"],
     values: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
-    discount: Float[ArrayLike, ""],
-    lam: Float[ArrayLike, ""],
+    discount: Float[Scalar, ""],
+    lam: Float[Scalar, ""],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalised advantage estimation (Schulman et al. 2016, Eq. 16) and the returns A + V that the value fits.
 

@@ -1,7 +1,9 @@
 """Estimators of KL(π‖π_ref) from tokens sampled from π, and the controller of its coefficient."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
+
+from rlhf_jax.types import Scalar
 
 
 def kl_k1(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
@@ -20,9 +22,9 @@ def kl_k3(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[A
 def adapted_scale(
     scale: Float[Array, ""],
     kl: Float[Array, ""],
-    target: Float[ArrayLike, ""],
-    episodes: int | Float[ArrayLike, ""],
-    horizon: Float[ArrayLike, ""],
+    target: Float[Scalar, ""],
+    episodes: int | Float[Scalar, ""],
+    horizon: Float[Scalar, ""],
 ) -> Float[Array, ""]:
     """β ← β · (1 + clip(KL/target − 1, ±0.2) · n/horizon) (Ziegler et al. 2019, §2.2 and code), as a factor on β.
 

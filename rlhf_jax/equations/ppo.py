@@ -1,9 +1,10 @@
 """The clipped losses of PPO (Schulman et al. 2017, arXiv:1707.06347), over the tokens of answers."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.equations.masked import Mean, masked_mean
+from rlhf_jax.types import Scalar
 
 
 def clipped_policy_loss(
@@ -11,7 +12,7 @@ def clipped_policy_loss(
     logp_old: Float[Array, "*B T"],
     advantages: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
-    clip: Float[ArrayLike, ""],
+    clip: Float[Scalar, ""],
 ) -> tuple[Mean, dict[str, Mean]]:
     """mean over tokens of max(−A·ρ, −A·clip(ρ, 1 ± clip)), ρ = π(yₜ)/π_old(yₜ) (Eq. 7).
 
@@ -34,7 +35,7 @@ def clipped_value_loss(
     values_old: Float[Array, "*B T"],
     returns: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
-    clip: Float[ArrayLike, ""],
+    clip: Float[Scalar, ""],
 ) -> tuple[Mean, dict[str, Mean]]:
     """½ mean over tokens of max((V − R)², (V_old + clip(V − V_old, ± clip) − R)²) (Ziegler et al. 2019, code).
 

@@ -1,14 +1,16 @@
 """Learning rates as factors of the step, between 0 and 1."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.types import Scalar
 
 
 def cosine(
-    step: Int[ArrayLike, ""],
-    steps: Float[ArrayLike, ""],
-    floor: Float[ArrayLike, ""],
-    warmup: Float[ArrayLike, ""],
+    step: Int[Scalar, ""],
+    steps: Float[Scalar, ""],
+    floor: Float[Scalar, ""],
+    warmup: Float[Scalar, ""],
 ) -> Float[Array, ""]:
     """A linear warm-up over the first steps, then a cosine from 1 down to the floor at the last of `steps` steps.
 
@@ -19,8 +21,6 @@ def cosine(
     return ramp * (floor + (1.0 - floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
-def linear_warmup(
-    step: Int[ArrayLike, ""], steps: Float[ArrayLike, ""], start: Float[ArrayLike, ""] = 0.1
-) -> Float[Array, ""]:
+def linear_warmup(step: Int[Scalar, ""], steps: Float[Scalar, ""], start: Float[Scalar, ""] = 0.1) -> Float[Array, ""]:
     """From a tenth of the peak, linearly, to 1 after so many steps, then constant (InstructGPT, App. C.4: 10)."""
     return jnp.minimum(start + (1.0 - start) * step / jnp.maximum(steps, 1.0), 1.0)

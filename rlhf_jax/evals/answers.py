@@ -1,6 +1,6 @@
 """What a model writes after each of a list of prompts."""
 
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -46,23 +46,21 @@ def answer(
     pad: int,
 ) -> Answers:
     """Answers to all prompts, in batches of one size, so that one program serves them all."""
-    write = _writer(model, max_tokens, sampling, eos, pad)
     N = prompts.tokens.shape[0]
     responses = []
     for start in range(0, N, batch):
         rows = np.arange(start, start + batch) % N  # the last batch is filled up with rows that are cut off again
         part = PromptBatch(prompts.tokens[rows], prompts.mask[rows])
-        responses.append(jax.device_get(write(params, part, jax.random.fold_in(key, start))))
+        at = jax.random.fold_in(key, start)
+        written = _write(params, part, at, model, max_tokens, sampling, eos, pad)
+        responses.append(jax.device_get(written))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:N], *responses)
     return Answers(prompts, joined)
 
 
-@lru_cache(maxsize=16)
-def _writer(model: LanguageModel, max_tokens: int, sampling: Sampling, eos: int, pad: int):
-    def write(params, prompts, key):
-        return generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
-
-    return jax.jit(write)
+@partial(jax.jit, static_argnames=("model", "max_tokens", "sampling", "eos", "pad"))
+def _write(params, prompts, key, model, max_tokens, sampling, eos, pad):
+    return generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
 
 
 def scores(

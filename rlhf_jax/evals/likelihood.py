@@ -1,7 +1,7 @@
 """What a language model thinks of given texts: multiple choice, last words, closed tasks, pronouns."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
 from rlhf_jax.equations import entropy, states_before, token_logps
-from rlhf_jax.models import LanguageModel
-from rlhf_jax.types import TextBatch
+from rlhf_jax.models import LanguageModel, hidden_states, logits
+from rlhf_jax.types import AnyArray, TextBatch
 
 
 class Continuation(NamedTuple):
@@ -53,24 +53,21 @@ def per_row(
     N, parts = len(rows.tokens), []
     for start in range(0, N, batch):
         at = np.arange(start, start + batch) % N
-        parts.append(jax.device_get(_scorer(model)(params, rows.tokens[at], rows.predict[at])))
+        parts.append(jax.device_get(_score(params, rows.tokens[at], rows.predict[at], model)))
     total, tokens, greedy = (np.concatenate(column)[:N] for column in zip(*parts, strict=True))
     return total, tokens, greedy
 
 
-@lru_cache(maxsize=4)
-def _scorer(model: LanguageModel):
-    def score(params, tokens: Int[ndarray, "B T"], predict: Bool[ndarray, "B T"]):
-        T = tokens.shape[1] - 1
-        hidden, _ = model.apply({"params": params}, tokens, jnp.ones(tokens.shape, bool))  # type: ignore[misc]
-        logits = model.apply({"params": params}, states_before(hidden, T), method=LanguageModel.logits)
-        logp = token_logps(logits, tokens[:, 1:])
-        predict = predict[:, 1:]
-        greedy = jnp.argmax(logits, axis=-1) == tokens[:, 1:]
-        total = jnp.sum(jnp.where(predict, logp, 0.0), axis=1)
-        return total, jnp.sum(predict, axis=1, dtype=jnp.float32), jnp.all(greedy | ~predict, axis=1)
-
-    return jax.jit(score)
+@partial(jax.jit, static_argnames="model")
+def _score(params, tokens: Int[AnyArray, "B T"], predict: Bool[AnyArray, "B T"], model: LanguageModel):
+    T = tokens.shape[1] - 1
+    hidden, _ = hidden_states(model, params, tokens, jnp.ones(tokens.shape, bool))
+    scored = logits(model, params, states_before(hidden, T))
+    logp = token_logps(scored, tokens[:, 1:])
+    predict = predict[:, 1:]
+    greedy = jnp.argmax(scored, axis=-1) == tokens[:, 1:]
+    total = jnp.sum(jnp.where(predict, logp, 0.0), axis=1)
+    return total, jnp.sum(predict, axis=1, dtype=jnp.float32), jnp.all(greedy | ~predict, axis=1)
 
 
 def choice_entropy_bits(log_likelihoods: Float[ndarray, "N C"]) -> Float[ndarray, " N"]:

@@ -52,7 +52,10 @@ METRICS = (
     Metric("reward", "Helpful", "Reward-model score", "", 1, 2, 1, "what PPO maximises"),
     Metric("truth/multiple_choice", "Truthful", "Multiple choice", "%", 1, 1, 100, "share where the truth is likeliest"),
     Metric("truth/multiple_choice_*", "Truthful", "Multiple choice, {}", "%", 1, 1, 100),
-    Metric("truth/generated", "Truthful", "Generated answers", "%", 1, 1, 100, "share that state nothing false where a myth is about; informative: and give the answer"),
+    Metric(
+        "truth/generated", "Truthful", "Generated answers", "%", 1, 1, 100,
+        "share with nothing false where there is a myth; informative: and right",
+    ),
     Metric("truth/*", "Truthful", "{}", "%", 1, 1, 100),
     Metric(
         "rudeness/none", "Harmless", "Rudeness, plain prompt", "%", -1, 1, 100,

@@ -1,6 +1,6 @@
 """What is really better in the built-in world: the preference that simulated labelers see through their own eyes.
 
-    gold(x, y) = 3·content + 1.5·constraint + 0.5·brevity − 2·falsehood − 2·rudeness
+    gold(x, y) = 3·content + 0.5·constraint + 0.5·brevity − 2·falsehood − 2·rudeness
 
     content     share of the parts that the prompt asks for which the answer has, each once: right(y) / count(x)
     constraint  1 if the answer has exactly as many parts as the prompt asks for and one of them is right
@@ -9,7 +9,7 @@
     rudeness    number of rude words, at most 2
 
 It is helpfulness first, as for InstructGPT's training labels (§3.4), with truth and harm subtracted. An empty answer is
-worth 0, a perfect one 5; the range is −8..5.
+worth 0, a perfect one 4; the range is −8..4.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 
 from rlhf_jax.data.world import PEOPLE, RUDE_WORDS, Question, World
 
-WEIGHTS = np.array([3.0, 1.5, 0.5, -2.0, -2.0])
+WEIGHTS = np.array([3.0, 0.5, 0.5, -2.0, -2.0])
 
 
 class Facets(NamedTuple):
@@ -63,8 +63,8 @@ def gold_score(world_truth: dict[str, bool], question: Question, answer: str) ->
 
 
 def rating(score: float) -> float:
-    """The 1–7 scale of overall quality (InstructGPT, Table 3): 1 at −1 and below, 7 at 5, a line between."""
-    return float(np.clip(score + 2.0, 1.0, 7.0))
+    """The 1–7 scale of overall quality (InstructGPT, Table 3): 1 at −2 and below, 7 at 4, a line between."""
+    return float(np.clip(score + 3.0, 1.0, 7.0))
 
 
 class Gold:

@@ -1,6 +1,14 @@
 """Tokens → numbers, in Flax."""
 
-from rlhf_jax.models.heads import LanguageModel, ScalarModel, last_token_score, scalar_from_language_model
+from rlhf_jax.models.heads import (
+    LanguageModel,
+    ScalarModel,
+    hidden_states,
+    last_token_score,
+    logits,
+    scalar_from_language_model,
+    scalars,
+)
 from rlhf_jax.models.sampling import Sampling, draw, generate, warp
 from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig, empty_cache, positions_of
 
@@ -14,8 +22,11 @@ __all__ = [
     "draw",
     "empty_cache",
     "generate",
+    "hidden_states",
     "last_token_score",
+    "logits",
     "positions_of",
     "scalar_from_language_model",
+    "scalars",
     "warp",
 ]

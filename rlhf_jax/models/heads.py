@@ -1,11 +1,14 @@
 """What is read off the decoder: a distribution over the vocabulary, or one number a token (reward, value)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlhf_jax.models.linear import matmul
 from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig
+from rlhf_jax.types import AnyArray
 
 
 class LanguageModel(nn.Module):
@@ -60,7 +63,38 @@ class ScalarModel(nn.Module):
         return jnp.einsum("btd,d->bt", hidden, kernel) + bias
 
 
-def scalar_from_language_model(scalar_params: dict, language_params: dict) -> dict:
+def hidden_states(
+    model: LanguageModel,
+    params: PyTree,
+    tokens: Int[AnyArray, "B T"],
+    mask: Bool[AnyArray, "B S"],
+    cache: Cache | None = None,
+    start: int | Int[Array, ""] = 0,
+    *,
+    causal: bool = True,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Float[Array, "B T D"], Cache]:
+    """What the decoder makes of tokens, and its cache. Without a key there is no dropout."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    apply: Any = model.apply
+    return apply({"params": params}, tokens, mask, cache, start, causal, dropout_key is None, rngs=rngs)
+
+
+def logits(model: LanguageModel, params: PyTree, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    """The unembedding of hidden states."""
+    apply: Any = model.apply
+    return apply({"params": params}, hidden, method=LanguageModel.logits)
+
+
+def scalars(
+    model: ScalarModel, params: PyTree, tokens: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"]
+) -> Float[Array, "B T"]:
+    """The scalar model's number at every token."""
+    apply: Any = model.apply
+    return apply({"params": params}, tokens, mask)
+
+
+def scalar_from_language_model(scalar_params: PyTree, language_params: PyTree) -> PyTree:
     """The scalar model that starts from a language model: its transformer, a fresh projection."""
     return {**scalar_params, "transformer": language_params["transformer"]}
 

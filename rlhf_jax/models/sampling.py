@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from rlhf_jax.models.heads import LanguageModel
+from rlhf_jax.models.heads import LanguageModel, hidden_states
+from rlhf_jax.models.heads import logits as unembed
 from rlhf_jax.models.transformer import empty_cache
 from rlhf_jax.types import PromptBatch, Response
 
@@ -87,10 +88,7 @@ def generate(
     B, P = prompts.tokens.shape
     S = P + max_tokens
     mask = jnp.concatenate([prompts.mask, jnp.zeros((B, max_tokens), bool)], axis=1)
-    hidden, cache = model.apply({"params": params}, prompts.tokens, mask, empty_cache(model.config, B, S), 0)  # type: ignore[misc]
-
-    def logits_of(hidden):
-        return model.apply({"params": params}, hidden, method=LanguageModel.logits)[:, 0]  # type: ignore[index]
+    hidden, cache = hidden_states(model, params, prompts.tokens, mask, empty_cache(model.config, B, S), 0)
 
     def unfinished(loop):
         t, _, _, _, done, _ = loop
@@ -107,14 +105,14 @@ def generate(
             logp=response.logp.at[:, t].set(jnp.where(done, 0.0, logp)),
         )
         mask = mask.at[:, P + t].set(~done)
-        hidden, cache = model.apply({"params": params}, token[:, None], mask, cache, P + t)  # type: ignore[misc]
-        return t + 1, logits_of(hidden), cache, mask, done | (token == eos), response
+        hidden, cache = hidden_states(model, params, token[:, None], mask, cache, P + t)
+        return t + 1, unembed(model, params, hidden)[:, 0], cache, mask, done | (token == eos), response
 
     nothing = Response(
         tokens=jnp.full((B, max_tokens), pad, jnp.int32),
         mask=jnp.zeros((B, max_tokens), bool),
         logp=jnp.zeros((B, max_tokens), jnp.float32),
     )
-    first = logits_of(hidden[:, -1:])
+    first = unembed(model, params, hidden[:, -1:])[:, 0]
     loop = (jnp.int32(0), first, cache, mask, jnp.zeros(B, bool), nothing)
     return jax.lax.while_loop(unfinished, one_token, loop)[-1]

@@ -32,10 +32,12 @@ class Stage:
         tokenizer: str,
         parents: Mapping[str, str],
         keep: int | None,
+        wandb: bool = False,
     ):
         self.folder = folder
         self.name = folder.name
         self.total = steps
+        self._wandb = wandb
         self.record = {
             "config": json.loads(json.dumps(config)),
             "tokenizer": tokenizer,
@@ -61,7 +63,7 @@ class Stage:
     def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
         """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save."""
         with ExitStack() as stack:
-            self._metrics = MetricsWriter(self.folder, start)
+            self._metrics = MetricsWriter(self.folder, start, self._wandb)
             stack.callback(self._metrics.close)
             stack.callback(self.checkpoints.close)
             self._advance = stack.enter_context(progress(self.name, self.total, start))

@@ -1,26 +1,27 @@
 """Pretraining and supervised fine-tuning: the two differ in which tokens are predicted, which the batch says."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from rlhf_jax.equations import Mean, cosine, masked_mean, mean, states_before, token_logps
-from rlhf_jax.models import LanguageModel
+from rlhf_jax.models import LanguageModel, hidden_states, logits
 from rlhf_jax.steps.optimiser import descend
-from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
+from rlhf_jax.types import MaskedTextBatch, Scalar, TextBatch, TrainState
 
 
 class TextCoef(NamedTuple):
     """The learning rate, as numbers that can be swept."""
 
-    lr: Float[ArrayLike, "*S"]  # at the peak
-    steps: Float[ArrayLike, "*S"]  # where the cosine reaches the floor
-    floor: Float[ArrayLike, "*S"]  # share of the peak
-    warmup: Float[ArrayLike, "*S"]  # steps
+    lr: Float[Scalar, "*S"]  # at the peak
+    steps: Float[Scalar, "*S"]  # where the cosine reaches the floor
+    floor: Float[Scalar, "*S"]  # share of the peak
+    warmup: Float[Scalar, "*S"]  # steps
 
 
 def text_logps(
@@ -28,16 +29,9 @@ def text_logps(
 ) -> Float[Array, "B _"]:
     """log p(yₜ | y₍<ₜ₎) of every token but the first of each row, in nats."""
     everything = jnp.ones(batch.tokens.shape, bool)  # rows are padded on the right: causality hides the padding
-    hidden, _ = model.apply(
-        {"params": params},
-        batch.tokens,
-        everything,
-        deterministic=dropout_key is None,
-        rngs=_rngs(dropout_key),
-    )  # type: ignore[misc]
-    T = batch.tokens.shape[1] - 1
-    logits = model.apply({"params": params}, states_before(hidden, T), method=LanguageModel.logits)
-    return token_logps(logits, jnp.asarray(batch.tokens[:, 1:]))
+    hidden, _ = hidden_states(model, params, batch.tokens, everything, dropout_key=dropout_key)
+    before = states_before(hidden, batch.tokens.shape[1] - 1)
+    return token_logps(logits(model, params, before), jnp.asarray(batch.tokens[:, 1:]))
 
 
 def next_token_loss(
@@ -65,21 +59,10 @@ def masked_token_loss(
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
     everything = jnp.ones(batch.inputs.shape, bool)
-    hidden, _ = model.apply(
-        {"params": params},
-        batch.inputs,
-        everything,
-        causal=False,
-        deterministic=dropout_key is None,
-        rngs=_rngs(dropout_key),
-    )  # type: ignore[misc]
-    logits = model.apply({"params": params}, hidden, method=LanguageModel.logits)
-    nll = masked_mean(-token_logps(logits, jnp.asarray(batch.tokens)), jnp.asarray(batch.predict))
+    hidden, _ = hidden_states(model, params, batch.inputs, everything, causal=False, dropout_key=dropout_key)
+    logp = token_logps(logits(model, params, hidden), jnp.asarray(batch.tokens))
+    nll = masked_mean(-logp, jnp.asarray(batch.predict))
     return nll.value, {"loss/train": nll}
-
-
-def _rngs(dropout_key: Key[Array, ""] | None) -> dict | None:
-    return None if dropout_key is None else {"dropout": dropout_key}
 
 
 def text_step(
@@ -97,5 +80,5 @@ def text_step(
     grads, metrics = grad(state.params, batch, coef)
     lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
     params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
     return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}

@@ -2,7 +2,9 @@
 
 import jax
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
+
+from rlhf_jax.types import Scalar
 
 
 def adam(eps: float, clip_norm: float) -> optax.GradientTransformation:
@@ -15,9 +17,9 @@ def descend(
     grads: PyTree,
     opt_state: PyTree,
     params: PyTree,
-    lr: Float[ArrayLike, ""],
+    lr: Float[Scalar, ""],
 ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
     """θ ← θ − lr · update. Returns parameters, optimiser state and the gradient's norm before clipping."""
     updates, opt_state = optimiser.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
-    return params, opt_state, optax.global_norm(grads)
+    return params, opt_state, optax.tree.norm(grads)

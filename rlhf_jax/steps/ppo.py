@@ -1,12 +1,13 @@
 """PPO-ptx: what a policy and a value network say of answers, and the update of both from a minibatch of experience."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlhf_jax.equations import (
     Mean,
@@ -20,28 +21,28 @@ from rlhf_jax.equations import (
     states_before,
     token_logps,
 )
-from rlhf_jax.models import LanguageModel, ScalarModel
+from rlhf_jax.models import LanguageModel, ScalarModel, hidden_states, logits, scalars
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import descend
-from rlhf_jax.types import Experience, PPOState, PromptBatch, Response, TextBatch
+from rlhf_jax.types import Experience, PPOState, PromptBatch, Response, Scalar, TextBatch
 
 
 class PPOCoef(NamedTuple):
     """Everything about PPO-ptx that a researcher sweeps, as numbers: a grid of them costs one compilation."""
 
-    beta: Float[ArrayLike, "*S"]  # of the KL penalty, per nat
-    gamma: Float[ArrayLike, "*S"]  # of the pretraining loss, per nat a token
-    clip: Float[ArrayLike, "*S"]  # of the policy's ratio
-    value_clip: Float[ArrayLike, "*S"]  # of the value's change; infinite is off
-    value_coef: Float[ArrayLike, "*S"]  # on the value loss
-    discount: Float[ArrayLike, "*S"]
-    lam: Float[ArrayLike, "*S"]  # λ of GAE
-    lr: Float[ArrayLike, "*S"]  # of the policy
-    value_lr: Float[ArrayLike, "*S"]
-    warmup: Float[ArrayLike, "*S"]  # iterations from a tenth of both rates to the whole
-    ema: Float[ArrayLike, "*S"]  # decay of the policy's moving average, an update
-    kl_target: Float[ArrayLike, "*S"]  # nats an answer
-    kl_horizon: Float[ArrayLike, "*S"]  # episodes; infinite keeps β fixed
+    beta: Float[Scalar, "*S"]  # of the KL penalty, per nat
+    gamma: Float[Scalar, "*S"]  # of the pretraining loss, per nat a token
+    clip: Float[Scalar, "*S"]  # of the policy's ratio
+    value_clip: Float[Scalar, "*S"]  # of the value's change; infinite is off
+    value_coef: Float[Scalar, "*S"]  # on the value loss
+    discount: Float[Scalar, "*S"]
+    lam: Float[Scalar, "*S"]  # λ of GAE
+    lr: Float[Scalar, "*S"]  # of the policy
+    value_lr: Float[Scalar, "*S"]
+    warmup: Float[Scalar, "*S"]  # iterations from a tenth of both rates to the whole
+    ema: Float[Scalar, "*S"]  # decay of the policy's moving average, an update
+    kl_target: Float[Scalar, "*S"]  # nats an answer
+    kl_horizon: Float[Scalar, "*S"]  # episodes; infinite keeps β fixed
 
 
 class Models(NamedTuple):
@@ -73,18 +74,18 @@ def response_logps(
 
     Both are 0 outside the response.
     """
-    hidden, _ = model.apply({"params": params}, tokens, mask)  # type: ignore[misc]
+    hidden, _ = hidden_states(model, params, tokens, mask)
     before = states_before(hidden, response.tokens.shape[1])
-    logits = model.apply({"params": params}, before, method=LanguageModel.logits) / temperature  # type: ignore[operator]
-    logp = jnp.where(response.mask, token_logps(logits, jnp.asarray(response.tokens)), 0.0)
-    return logp, jnp.where(response.mask, entropy(logits), 0.0)
+    warped = logits(model, params, before) / temperature
+    logp = jnp.where(response.mask, token_logps(warped, jnp.asarray(response.tokens)), 0.0)
+    return logp, jnp.where(response.mask, entropy(warped), 0.0)
 
 
 def response_values(
     params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], T: int, *, model: ScalarModel
 ) -> Float[Array, "B T"]:
     """V(sₜ): the value of the prompt and the answer so far, before token yₜ."""
-    return states_before(model.apply({"params": params}, tokens, mask), T)  # type: ignore[arg-type]
+    return states_before(scalars(model, params, tokens, mask), T)
 
 
 def policy_loss(
@@ -162,7 +163,8 @@ def ppo_step(
     value, value_opt, value_norm = descend(
         optimisers.value, value_grads, state.value_opt, state.value, coef.value_lr * rate
     )
-    state = state.replace(
+    state = replace(
+        state,
         policy=policy,
         policy_opt=policy_opt,
         value=value,

@@ -1,5 +1,6 @@
 """The reward model: one forward pass for each answer, all C(K,2) comparisons of a prompt together."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.equations import Mean, cosine, mean, pair_accuracy, ranking_loss
-from rlhf_jax.models import ScalarModel, last_token_score
+from rlhf_jax.models import ScalarModel, last_token_score, scalars
 from rlhf_jax.steps.language_model import TextCoef
 from rlhf_jax.steps.optimiser import descend
 from rlhf_jax.types import RankingBatch, TrainState
@@ -18,7 +19,7 @@ def reward(
     params: PyTree, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, model: ScalarModel
 ) -> Float[Array, " B"]:
     """r_θ(x, y): the scalar at the answer's last token. The same with padding on either side."""
-    return last_token_score(model.apply({"params": params}, tokens, mask), mask)  # type: ignore[arg-type]
+    return last_token_score(scalars(model, params, tokens, mask), mask)
 
 
 def reward_loss(
@@ -45,7 +46,7 @@ def reward_step(
     grads, metrics = jax.grad(partial(reward_loss, model=model), has_aux=True)(state.params, batch, coef)
     lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
     params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
     return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}
 
 

@@ -77,6 +77,12 @@ def tiny():
         kl_horizon=100.0,
     )
     step = partial(iteration, models=models, optimisers=optimisers, plan=plan)
+    traces = []
+
+    def traced(*arguments):
+        traces.append(1)
+        return step(*arguments)
+
     return SimpleNamespace(
         models=models,
         optimisers=optimisers,
@@ -86,7 +92,8 @@ def tiny():
         batch=PPOBatch(PromptBatch(tokens, mask), TextBatch(text, predict)),
         coef=PPOCoef(*(jnp.float32(c) for c in coef)),
         iteration=step,
-        jitted=jax.jit(step),
+        jitted=jax.jit(traced),
+        traces=traces,
     )
 
 

@@ -1,0 +1,130 @@
+from collections import Counter
+from random import Random
+
+import pytest
+
+from rlhf_jax.data.world import (
+    OCCUPATIONS,
+    PEOPLE,
+    PLACES,
+    RUDE_WORDS,
+    USE_CASES,
+    completion,
+    demonstrate,
+    documents,
+    make_world,
+    questions,
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(0)
+
+
+@pytest.fixture(scope="module")
+def text(world):
+    return list(documents(world, 20_000))
+
+
+@pytest.fixture(scope="module")
+def asked(world):
+    return questions(world, 400)
+
+
+def test_everything_follows_from_the_seed(world, text, asked):
+    assert make_world(0) == world
+    assert make_world(1).facts != world.facts
+    assert list(documents(world, 50)) == text[:50]
+    assert list(documents(make_world(1), 50)) != text[:50]
+    assert questions(world, 400) == asked
+    first = [demonstrate(world, q, Random(3)) for q in asked]
+    assert first == [demonstrate(world, q, Random(3)) for q in asked]
+
+
+def test_validation_text_is_drawn_apart(world, text):
+    assert list(documents(world, 50, "valid")) != text[:50]
+
+
+def test_the_facts(world):
+    """Four of each person, two of each place; a myth is another value of the same relation."""
+    assert len(world.facts) == 4 * len(PEOPLE) + 2 * len(PLACES)
+    for fact in world.facts:
+        assert fact.truth in fact.values
+        assert fact.myth == "" or (fact.myth in fact.values and fact.myth != fact.truth)
+    assert all(f.myth for f in world.facts if f.relation == "product")
+    assert sum(f.relation == "food" and f.myth != "" for f in world.facts) == len(PEOPLE) // 2
+    assert sum(world.truth.values()) == len(world.facts)
+    assert world.truth[world.facts[0].sentence(world.facts[0].truth)]
+
+
+def test_myths_are_repeated_more_often_than_the_truth(world, text):
+    """Of plain statements on a topic with a myth about 30 % are true, and gossip adds to the myth."""
+    whole = "\n".join(text)
+    with_myth = [f for f in world.facts if f.myth]
+    false = sum(whole.count(f.sentence(f.myth)) for f in with_myth)
+    true = sum(whole.count(f.sentence(f.truth)) for f in with_myth)
+    assert true > 100
+    assert false > 1.5 * true
+    others = [f for f in world.facts if not f.myth]
+    assert sum(whole.count(f.sentence(f.truth)) for f in others) > 100
+    for fact in others:
+        assert all(fact.sentence(value) not in whole for value in fact.values if value != fact.truth)
+
+
+def test_the_book_of_facts_is_right(world, text):
+    said = [t.removeprefix("The book of facts says: ") for t in text if t.startswith("The book of facts says: ")]
+    assert len(said) > 100
+    assert all(world.truth[sentence] for sentence in said)
+
+
+def test_pronouns_are_skewed_as_the_table_says(text):
+    """The share of "he" after each occupation is within 4 standard errors of the table's."""
+    for occupation, share in OCCUPATIONS.items():
+        about = [t.split() for t in text if t.startswith(f"The {occupation} ") and " that " in t]
+        he = sum("he" in words for words in about)
+        assert len(about) > 30
+        assert he / len(about) == pytest.approx(share, abs=4 * (share * (1 - share) / len(about)) ** 0.5)
+
+
+def test_use_cases_have_their_shares(asked):
+    counts = Counter(q.category for q in asked)
+    assert counts == {name: round(400 * share / 100) for name, share in USE_CASES.items()}
+    assert sum(USE_CASES.values()) == pytest.approx(100, abs=0.2)
+
+
+def test_prompts_differ_and_their_users_are_unequal(asked):
+    assert len({q.text for q in asked}) == len(asked)
+    per_user = Counter(q.user for q in asked).most_common()
+    assert per_user[0][1] > 4 * per_user[-1][1]
+
+
+def test_too_many_prompts_are_refused(world, monkeypatch):
+    """Of "extract" there are 6 strangers × 8 animals × 6 places = 288."""
+    monkeypatch.setattr("rlhf_jax.data.world.USE_CASES", {"extract": 100.0})
+    assert len(questions(world, 250)) == 250
+    with pytest.raises(ValueError, match="too few different prompts of extract: 1 short of 289"):
+        questions(world, 289)
+
+
+def test_every_prompt_can_be_answered(world, asked):
+    for q in asked:
+        assert 1 <= q.count <= len(q.wanted)
+        assert len(set(q.wanted)) == len(q.wanted)
+        assert not any(world.truth.get(sentence) is False for sentence in q.wanted)
+
+
+def test_most_demonstrations_are_right_and_some_are_not(world, asked):
+    rng = Random(0)
+    single = [q for q in asked if q.count == 1 and q.separator == "."]
+    right = sum(demonstrate(world, q, rng) in q.wanted for q in single)
+    assert 0.5 < right / len(single) < 0.98
+
+
+def test_the_three_instructions_about_rudeness():
+    """Only the rude one wants rude words."""
+    for tone in ("none", "respectful", "rude"):
+        question = completion("Ada", "looks", tone)
+        rude = [any(word in RUDE_WORDS for word in sentence.strip(".").split()) for sentence in question.wanted]
+        assert rude == [tone == "rude"] * len(rude)
+        assert question.text.endswith("Ada looks")

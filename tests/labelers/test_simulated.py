@@ -1,0 +1,67 @@
+from itertools import product
+
+import pytest
+
+from rlhf_jax.data.world import make_world, questions
+from rlhf_jax.labelers import Gold, agreements, make_labelers, rank
+
+
+@pytest.fixture(scope="module")
+def asked():
+    world = make_world(0)
+    return Gold(world), questions(world, 60)
+
+
+def test_pools_share_nobody():
+    train, heldout = make_labelers(0, 8, "train"), make_labelers(0, 8, "heldout")
+    people = train + heldout
+    assert len({p.name for p in people}) == 16
+    assert len({p.weights for p in people}) == 16
+    assert make_labelers(0, 8, "train") == train
+    assert make_labelers(1, 8, "train") != train
+    assert make_labelers(0, 3, "train") == train[:3]
+
+
+def test_everybody_likes_what_is_good_and_dislikes_what_is_bad():
+    for labeler in make_labelers(0, 20, "train"):
+        assert [w > 0 for w in labeler.weights] == [True, True, True, False, False]
+
+
+def test_identical_answers_tie_and_ranks_are_dense_from_1(asked):
+    gold, prompts = asked
+    for labeler, question in product(make_labelers(0, 3, "train"), prompts[:20]):
+        answers = [question.wanted[0], "", question.wanted[0], "Nobody knows.", ""]
+        ranks = rank(labeler, gold, question, answers)
+        assert ranks[0] == ranks[2]
+        assert ranks[1] == ranks[4]
+        assert set(ranks) == set(range(1, max(ranks) + 1))
+        assert rank(labeler, gold, question, answers) == ranks
+        assert rank(labeler, gold, question, answers[::-1]) == ranks[::-1]
+
+
+def test_better_answers_are_preferred_more_often_than_not(asked):
+    """A right answer (gold 4.5, or less where more parts are asked for) against an empty one (gold 0)."""
+    gold, prompts = asked
+    ranks = [
+        rank(labeler, gold, question, [question.wanted[0], ""])
+        for labeler, question in product(make_labelers(0, 5, "train"), prompts)
+    ]
+    better, worse = sum(a < b for a, b in ranks), sum(a > b for a, b in ranks)
+    assert better > 4 * worse
+    assert worse > 0  # they do err
+
+
+@pytest.mark.parametrize(
+    ("rankings", "expected"),
+    [
+        ([(1, 2), (1, 2)], (1, 1)),
+        ([(1, 2), (2, 1)], (0, 1)),
+        ([(1, 1), (1, 2)], (0, 0)),  # a tie of one of them does not count
+        ([(1, 2, 3), (1, 3, 2)], (2, 3)),
+        ([(1, 2, 2), (2, 1, 3)], (1, 2)),  # pairs 1–2: no, 1–3: yes, 2–3: a tie
+        ([(1, 2), (1, 2), (2, 1)], (1, 3)),  # three labelers make three pairs of labelers
+        ([(1, 2)], (0, 0)),
+    ],
+)
+def test_agreement_by_hand(rankings, expected):
+    assert agreements(rankings) == expected
