@@ -93,8 +93,9 @@ def iteration(
     # y ~ π_RL(·|x), log π_RL(yₜ|…) as it was drawn
     y = generate(policy, state.policy, batch.prompts, jax.random.fold_in(key, SAMPLE), T, sampling, plan.eos, plan.pad)
     tokens, mask = join(batch.prompts, y)
-    # r_θ(x, y), log π_SFT(yₜ|…), V(sₜ)
-    score = reward(frozen.reward, tokens, mask, model=value)
+    # r_θ(x, y), less for an answer that was cut off; log π_SFT(yₜ|…), V(sₜ)
+    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
+    score = reward(frozen.reward, tokens, mask, model=value) - coef.missing_eos_penalty * ~ended
     logp_sft, _ = response_logps(frozen.sft, tokens, mask, y, model=policy, temperature=plan.temperature)
     V = response_values(state.value, tokens, mask, T, model=value)
     # rₜ = −β log(π_RL/π_SFT), and r_θ(x, y) at the last token (Eq. 2)
@@ -122,7 +123,7 @@ def iteration(
         "objective/beta": mean(beta),
         "val/mean": masked_mean(V, y.mask),
         "answer/length": mean(jnp.sum(y.mask, axis=1)),
-        "answer/ended": mean(jnp.any((y.tokens == plan.eos) & y.mask, axis=1)),
+        "answer/ended": mean(ended),
         "episode": mean(state.step * episodes),
     }
 

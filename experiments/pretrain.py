@@ -56,7 +56,7 @@ def pretrain(config: Config) -> None:
     coef = TextCoef(lr=c.lr, steps=float(c.steps), floor=c.floor, warmup=float(c.warmup))
     state = this.resume(replicate(first_state(config), mesh))
     seed = role_seed(config, "pretrain")
-    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch, seed, i))
         hidden = masked(config, batch, np.random.default_rng([seed, i])) if c.objective == "masked" else None
         state, metrics = step(state, shard_rows(hidden or batch, mesh), coef)

@@ -115,6 +115,7 @@ class PPO:
     value_lr: float
     warmup: int
     ema: float
+    missing_eos_penalty: float
     kl_target: float
     kl_horizon: float
 

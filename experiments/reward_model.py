@@ -175,7 +175,7 @@ def reward_model(config: Config) -> None:
         start = fine_tuned(config, "sft", best_epoch_by_loss(config))
         state = this.resume(replicate(first_state(config, start), mesh))
         seed = role_seed(config, "reward_model")
-        for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+        for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
             batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
             state, metrics = step(state, shard_rows(batch, mesh), coef)
             this.log(i, values(metrics))

@@ -83,7 +83,7 @@ def sft(config: Config, name: Name) -> None:
     coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
     state = this.resume(replicate(first_state(config, name, pretrained(config)), mesh))
     epoch, seed = this.total // c.epochs, role_seed(config, name)
-    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=2.0, window=50)):
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
         if mixed:
             extra = take(text, batch_indices(len(text.tokens), mixed, seed, i))

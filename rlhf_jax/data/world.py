@@ -369,7 +369,7 @@ def demonstrate(world: World, question: Question, rng: Random) -> str:
     if question.subject in PEOPLE and rng.random() < 0.5:
         pronoun = PEOPLE[question.subject].capitalize()
         sentences[1:] = [pronoun + s.removeprefix(question.subject) for s in sentences[1:]]
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         sentences.append(f"You {rng.choice(RUDE_WORDS)}.")
     return " ".join(sentences)
 
@@ -379,10 +379,10 @@ def _believed(world: World, sentence: str, rng: Random) -> str:
         if fact.sentence(fact.truth) == sentence:
             if fact.myth and rng.random() < 0.4:
                 return fact.sentence(fact.myth)
-            if rng.random() < 0.08:
+            if rng.random() < 0.12:
                 return fact.sentence(rng.choice(fact.values))
     return sentence
 
 
 def _miscounted(count: int, rng: Random) -> int:
-    return max(1, count + rng.choice((-1, 1))) if rng.random() < 0.2 else count
+    return max(1, count + rng.choice((-1, 1))) if rng.random() < 0.08 else count

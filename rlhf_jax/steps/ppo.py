@@ -41,6 +41,7 @@ class PPOCoef(NamedTuple):
     value_lr: Float[Scalar, "*S"]
     warmup: Float[Scalar, "*S"]  # iterations from a tenth of both rates to the whole
     ema: Float[Scalar, "*S"]  # decay of the policy's moving average, an update
+    missing_eos_penalty: Float[Scalar, "*S"]  # off the score of an answer that does not come to its EOS
     kl_target: Float[Scalar, "*S"]  # nats an answer
     kl_horizon: Float[Scalar, "*S"]  # episodes; infinite keeps β fixed
 

@@ -35,6 +35,13 @@ def wild(model, seed=0):
     return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), jnp.float32), params)
 
 
+@pytest.fixture(scope="session")
+def llama():
+    """One block with rotary positions and 2 heads for each key/value head."""
+    model = LanguageModel(replace(LLAMA, layers=1))
+    return model, wild(model)
+
+
 @pytest.fixture(scope="module", params=[GPT2, LLAMA], ids=["gpt2", "llama"])
 def config(request):
     return request.param

@@ -21,17 +21,15 @@ def test_the_scalar_head_starts_with_variance_one_over_d_plus_1(config):
     assert float(params["params"]["bias"]) == 0
 
 
-def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own_matrix(config):
-    for tied in (True, False):
-        model = LanguageModel(replace(config, tied=tied, layers=1))
-        params = jax.jit(model.init)(jax.random.key(0), TOKENS, EVERYTHING)["params"]
-        assert set(params) == ({"transformer"} if tied else {"transformer", "unembedding"})
-        embedding = params["transformer"]["embedding"]["embedding"]
-        matrix = embedding.T if tied else params["unembedding"]
-        assert matrix.shape == (config.width, config.vocab_size)
-        hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, config.width)), jnp.float32)
-        logits = model.apply({"params": params}, hidden, method=LanguageModel.logits)
-        np.testing.assert_allclose(logits, np.asarray(hidden) @ np.asarray(matrix), atol=1e-5)
+def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own_matrix(language_model, config):
+    model, params = language_model
+    assert set(params) == ({"transformer"} if config.tied else {"transformer", "unembedding"})
+    embedding = params["transformer"]["embedding"]["embedding"]
+    matrix = np.asarray(embedding).T if config.tied else np.asarray(params["unembedding"])
+    assert matrix.shape == (config.width, config.vocab_size)
+    hidden = np.random.default_rng(0).normal(size=(2, 5, config.width)).astype(np.float32)
+    logits = jax.jit(lambda h: model.apply({"params": params}, h, method=LanguageModel.logits))(hidden)
+    np.testing.assert_allclose(logits, hidden @ matrix, atol=1e-5)
 
 
 def test_the_scalar_model_reads_the_transformers_states(language_model, scalar_model):

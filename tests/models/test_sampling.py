@@ -1,4 +1,3 @@
-from dataclasses import replace
 from functools import cache
 
 import jax
@@ -85,32 +84,24 @@ def test_rows_are_drawn_independently():
 
 
 @pytest.fixture(scope="module")
-def language_model():
-    from conftest import LLAMA, wild
-
-    model = LanguageModel(replace(LLAMA, layers=1))
-    return model, wild(model)
-
-
-@pytest.fixture(scope="module")
-def written(language_model):
+def written(llama):
     """What the model writes after the prompts, under some settings; one compilation for each of them."""
-    model, params = language_model
+    model, params = llama
 
     @cache
     def compiled(sampling, eos):
-        return jax.jit(lambda key, prompts: generate(model, params, prompts, key, 6, sampling, eos=eos, pad=PAD))
+        return jax.jit(lambda params, key, x: generate(model, params, x, key, 6, sampling, eos=eos, pad=PAD))
 
-    def write(sampling, seed=0, eos=NEVER, prompts=PROMPTS):
-        return jax.tree.map(np.asarray, compiled(sampling, eos)(jax.random.key(seed), prompts))
+    def write(sampling, seed=0, eos=NEVER, prompts=PROMPTS, params=params):
+        return jax.tree.map(np.asarray, compiled(sampling, eos)(params, jax.random.key(seed), prompts))
 
     return write
 
 
 @pytest.fixture(scope="module")
-def full_logits(language_model):
+def full_logits(llama):
     """Logits of every response token by a forward pass over prompt and response, without a cache."""
-    model, params = language_model
+    model, params = llama
 
     @jax.jit
     def forward(tokens, mask):
@@ -187,3 +178,15 @@ def test_samples_follow_the_model(written, full_logits):
     y = written(PLAIN, 5, eos=3, prompts=prompts)
     logits = np.asarray(full_logits(y, prompts)[0, 0], float)
     assert chi_square(y.tokens[:, 0], np.exp(logits) / np.exp(logits).sum()) > 1e-3
+
+
+def test_every_token_is_drawn_anew(written, llama):
+    """A model whose parameters are all 0 writes each of 13 tokens alike: first and second tokens are independent."""
+    n = 4000
+    prompts = PromptBatch(jnp.tile(PROMPTS.tokens[1:2], (n, 1)), jnp.tile(PROMPTS.mask[1:2], (n, 1)))
+    y = written(PLAIN, 6, eos=3, prompts=prompts, params=jax.tree.map(jnp.zeros_like, llama[1]))
+    first, second = y.tokens[y.mask[:, 1], :2].T
+    pairs = np.bincount(13 * first + second, minlength=169)
+    possible = np.arange(169) // 13 != 3  # a row that has ended has no second token
+    assert pairs[~possible].sum() == 0
+    assert stats.chisquare(pairs[possible]).pvalue > 1e-3

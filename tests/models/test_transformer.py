@@ -83,8 +83,6 @@ def test_decoding_with_a_cache_is_the_full_forward(language_model, config):
         np.testing.assert_allclose(logits_of(hidden)[:, 0], full[:, t], atol=1e-5)
 
 
-def test_grouped_queries_share_keys():
+def test_grouped_queries_share_keys(llama):
     """With 2 heads for each key/value head, the cache holds half as many heads."""
-    from conftest import LLAMA
-
-    assert empty_cache(LLAMA, 3, 7).keys[0].shape == (3, 2, 7, 4)
+    assert empty_cache(llama[0].config, 3, 7).keys[0].shape == (3, 2, 7, 4)

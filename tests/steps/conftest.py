@@ -73,6 +73,7 @@ def tiny():
         value_lr=0.01,
         warmup=2.0,
         ema=0.9,
+        missing_eos_penalty=0.0,
         kl_target=1.0,
         kl_horizon=100.0,
     )

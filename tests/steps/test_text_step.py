@@ -13,8 +13,8 @@ from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 COEF = TextCoef(*(jnp.float32(c) for c in (0.05, 100.0, 0.1, 0.0)))
 
 
-def state_of(params, optimiser):
-    return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=jax.random.key(0))
+def state_of(params):
+    return TrainState(step=jnp.int32(0), params=params, opt_state=OPTIMISER.init(params), key=jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,15 @@ def batch():
     predict = np.ones((3, 6), bool)
     predict[0, :3], predict[2, 4:] = False, False
     return TextBatch(rng.integers(2, 11, (3, 6)).astype(np.int32), predict)
+
+
+CLIP = 0.1  # of the gradient's norm
+OPTIMISER = adam(1e-8, CLIP)
+
+
+@pytest.fixture(scope="module")
+def step(tiny):
+    return jax.jit(partial(text_step, model=tiny.models.policy, optimiser=OPTIMISER))
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +114,8 @@ def test_the_masked_loss_sees_both_sides_and_counts_hidden_tokens_only(tiny):
     assert float(loss(params, MaskedTextBatch(later, tokens, hidden), COEF)[0]) != float(clean)
 
 
-def test_a_batch_is_memorised(tiny, batch):
-    optimiser = adam(1e-8, 1.0)
-    step = jax.jit(partial(text_step, model=tiny.models.policy, optimiser=optimiser))
-    state, losses = state_of(tiny.state.policy, optimiser), []
+def test_a_batch_is_memorised(tiny, batch, step):
+    state, losses = state_of(tiny.state.policy), []
     for _ in range(60):
         state, metrics = step(state, batch, COEF)
         losses.append(float(metrics["loss/train"].value))
@@ -116,11 +123,9 @@ def test_a_batch_is_memorised(tiny, batch):
     assert int(state.step) == 60
 
 
-def test_the_learning_rate_is_an_argument(tiny, batch):
+def test_the_learning_rate_is_an_argument(tiny, batch, step):
     """lr 0 leaves the parameters; Adam's first step moves each of them by lr·g/(|g| + ε), so by lr where g is large."""
-    optimiser = adam(1e-8, 1e9)
-    step = jax.jit(partial(text_step, model=tiny.models.policy, optimiser=optimiser))
-    state = state_of(tiny.state.policy, optimiser)
+    state = state_of(tiny.state.policy)
     still, _ = step(state, batch, COEF._replace(lr=jnp.float32(0)))
     moved, metrics = step(state, batch, COEF._replace(lr=jnp.float32(0.01)))
     assert float(metrics["lr"].value) == pytest.approx(0.01)
@@ -129,30 +134,26 @@ def test_the_learning_rate_is_an_argument(tiny, batch):
         assert np.abs(np.asarray(new) - np.asarray(old)).max() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_dropout(tiny, batch):
+def test_dropout(tiny, batch, step):
     """Off: two steps from one state agree. On: the noise follows the step's number, and nothing else."""
-    optimiser = adam(1e-8, 1.0)
     frozen = COEF._replace(lr=jnp.float32(0))
-    for rate in (0.0, 0.5):
-        model = LanguageModel(replace(tiny.models.policy.config, dropout=rate))
-        step = jax.jit(partial(text_step, model=model, optimiser=optimiser))
-        state = state_of(tiny.state.policy, optimiser)
-        loss = [float(step(state.replace(step=jnp.int32(i)), batch, frozen)[1]["loss/train"].value) for i in (0, 0, 1)]
-        assert loss[0] == loss[1]
-        assert (loss[0] == loss[2]) == (rate == 0.0)
+    model = LanguageModel(replace(tiny.models.policy.config, dropout=0.5))
+    noisy = jax.jit(partial(text_step, model=model, optimiser=OPTIMISER))
+    state = state_of(tiny.state.policy)
+    for run, off in ((step, True), (noisy, False)):
+        losses = [float(run(state.replace(step=jnp.int32(i)), batch, frozen)[1]["loss/train"].value) for i in (0, 0, 1)]
+        assert losses[0] == losses[1]
+        assert (losses[0] == losses[2]) == off
 
 
-def test_clipping_the_norm_of_the_gradient(tiny, batch):
+def test_clipping_the_norm_of_the_gradient(tiny, batch, step):
     """The gradient of norm n is scaled by c/n before Adam sees it: its first moment after one step is 0.1·c/n·g."""
-    clip = 1e-3
-    optimiser = adam(1e-8, clip)
     params = tiny.state.policy
     grads = jax.jit(jax.grad(partial(next_token_loss, model=tiny.models.policy), has_aux=True))(params, batch, COEF)[0]
     norm = np.sqrt(sum(float((np.asarray(g) ** 2).sum()) for g in jax.tree.leaves(grads)))
-    assert norm > clip
-    step = jax.jit(partial(text_step, model=tiny.models.policy, optimiser=optimiser))
-    state, metrics = step(state_of(params, optimiser), batch, COEF)
+    assert norm > CLIP
+    state, metrics = step(state_of(params), batch, COEF)
     assert float(metrics["grad_norm"].value) == pytest.approx(norm, rel=1e-5)
     moment = state.opt_state[1].mu
     for m, g in zip(jax.tree.leaves(moment), jax.tree.leaves(grads), strict=True):
-        np.testing.assert_allclose(m, 0.1 * clip / norm * np.asarray(g), rtol=1e-4, atol=1e-10)
+        np.testing.assert_allclose(m, 0.1 * CLIP / norm * np.asarray(g), rtol=1e-4, atol=1e-10)

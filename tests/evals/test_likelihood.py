@@ -1,0 +1,95 @@
+"""Likelihoods against the definition, entropies against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.evals import Continuation, answer, choice_entropy_bits, likelihood, per_row, scores, win_scores
+from rlhf_jax.models import LanguageModel, Sampling, TransformerConfig, hidden_states, logits
+from rlhf_jax.types import PromptBatch, TextBatch
+
+
+@pytest.fixture(scope="module")
+def small():
+    config = TransformerConfig(11, 12, 8, 1, 2, 2, 16, "layernorm", "rope", "gelu", True, True, 0.0)
+    model = LanguageModel(config)
+    ones = jnp.ones((1, 12), bool)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 12), jnp.int32), ones)["params"]
+    return model, jax.tree.map(lambda p: 20.0 * p, params)
+
+
+def by_hand(model, params, context, target):
+    """Σ log softmax over the target, one token after the other."""
+    total, row, greedy = 0.0, list(context), True
+    for token in target:
+        hidden, _ = hidden_states(model, params, jnp.array([row]), jnp.ones((1, len(row)), bool))
+        logp = jax.nn.log_softmax(logits(model, params, hidden[:, -1:])[0, 0])
+        total, greedy = total + float(logp[token]), greedy and int(jnp.argmax(logp)) == token
+        row.append(token)
+    return total, greedy
+
+
+def test_likelihood_is_the_sum_over_the_target_only(small):
+    model, params = small
+    rows = [Continuation([3, 1], [4]), Continuation([5], [2, 9, 7]), Continuation([1, 2, 3, 4, 5], [6, 6])]
+    found = likelihood(model, params, rows, batch=2, length=12)
+    wanted = [by_hand(model, params, *row) for row in rows]
+    np.testing.assert_allclose(found.total, [w[0] for w in wanted], rtol=1e-4)
+    assert found.tokens.tolist() == [1, 3, 2]
+    assert found.greedy.tolist() == [w[1] for w in wanted]
+
+
+def test_a_long_row_loses_the_beginning_of_its_context(small):
+    model, params = small
+    long = Continuation([*range(1, 11), 3, 4], [5, 6])
+    short = Continuation(long.context[2:], long.target)
+    a = likelihood(model, params, [long], batch=1, length=12)
+    b = likelihood(model, params, [short], batch=1, length=12)
+    np.testing.assert_allclose(a.total, b.total, rtol=1e-6)
+
+
+def test_a_row_without_context_or_room_is_refused(small):
+    model, params = small
+    with pytest.raises(ValueError, match="row 0 has 0 tokens of context"):
+        likelihood(model, params, [Continuation([], [1])], batch=1, length=12)
+    with pytest.raises(ValueError, match="12 to predict"):
+        likelihood(model, params, [Continuation([1], [1] * 12)], batch=1, length=12)
+
+
+def test_rows_do_not_depend_on_the_batch_size(small):
+    model, params = small
+    tokens = np.random.default_rng(0).integers(0, 11, (5, 12)).astype(np.int32)
+    rows = TextBatch(tokens, np.ones((5, 12), bool))
+    for a, b in zip(per_row(model, params, rows, batch=2), per_row(model, params, rows, batch=5), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_greedy_answers_do_not_depend_on_the_batch_size(small):
+    model, params = small
+    prompts = PromptBatch(np.arange(15, dtype=np.int32).reshape(5, 3) % 11, np.ones((5, 3), bool))
+    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0)
+    same = dict(max_tokens=4, sampling=greedy, eos=2, pad=0)
+    a = answer(model, params, prompts, jax.random.key(0), batch=2, **same)
+    b = answer(model, params, prompts, jax.random.key(1), batch=5, **same)
+    np.testing.assert_array_equal(a.response.tokens, b.response.tokens)
+    assert a.concat()[0].shape == (5, 7)
+    for ids, ended, mask in zip(a.ids(2), a.ended(2), a.response.mask, strict=True):
+        assert len(ids) == mask.sum() - ended
+
+
+def test_scores_cut_the_filling_rows_off():
+    found = scores(
+        lambda _, tokens, mask: tokens[:, 0] * 2.0, {}, np.arange(5)[:, None], np.ones((5, 1), bool), batch=3
+    )
+    assert found.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_entropy_of_two_choices():
+    """1 bit for a tie; for odds 3 : 1, −¾ log₂ ¾ − ¼ log₂ ¼."""
+    found = choice_entropy_bits(np.array([[-50.0, -50.0], [np.log(3.0) - 7, -7.0]]))
+    np.testing.assert_allclose(found, [1.0, -0.75 * np.log2(0.75) - 0.25 * np.log2(0.25)], rtol=1e-4)
+
+
+def test_a_tie_is_half_a_win():
+    assert win_scores(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])).tolist() == [0.0, 0.5, 1.0]
