@@ -106,6 +106,7 @@ def all_figures(evaluation: Evaluation, curves: Curves, colours: Mapping[str, in
 
 
 def headline(evaluation: Evaluation, colours: Mapping[str, int]) -> Drawing:
+    """Win rates and ratings of the models, with intervals."""
     wanted = {
         "win_rate/vs_sft": ("Win rate against SFT, %", 100.0, 50.0),
         "win_rate/vs_base": ("Win rate against base, %", 100.0, 50.0),
@@ -124,6 +125,7 @@ def headline(evaluation: Evaluation, colours: Mapping[str, int]) -> Drawing:
 
 
 def ratings_by_category(evaluation: Evaluation, colours: Mapping[str, int]) -> Drawing:
+    """Bars of the ratings by use-case, with intervals."""
     title = "Ratings by use case"
     seen = {k.removeprefix("rating/") for m in evaluation.values() for k in m if k.startswith("rating/")}
     categories = [c for c in CATEGORIES if c in seen] + sorted(seen - set(CATEGORIES))
@@ -165,6 +167,7 @@ def ratings_by_category(evaluation: Evaluation, colours: Mapping[str, int]) -> D
 
 
 def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
+    """Reward, and gold where it was logged, against the KL from SFT over training."""
     title = "Reward against distance from SFT"
     stages = rl_stages(curves)
     panels, missing = [], []
@@ -194,6 +197,7 @@ def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
 
 
 def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[str, int]) -> Drawing:
+    """Held-out pretraining loss of the models, and over PPO's iterations."""
     title = "What PPO does to the pretraining loss"
     held_out = "pretrain/loss"
     panels, missing = [], []
@@ -234,6 +238,7 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
 
 
 def rl_curves(curves: Curves, colours: Mapping[str, int]) -> Drawing:
+    """What PPO logged, a panel a metric."""
     title = "Learning curves of PPO"
     stages = rl_stages(curves)
     panels, missing = [], []
@@ -260,6 +265,7 @@ def rl_curves(curves: Curves, colours: Mapping[str, int]) -> Drawing:
 
 
 def supervised_curves(curves: Curves) -> Drawing:
+    """What the supervised stages logged, a panel a stage."""
     title = "Learning curves of the supervised stages"
     rest = [stage for stage in curves if stage not in STAGES and stage not in rl_stages(curves)]
     panels, missing = [], []
@@ -351,6 +357,7 @@ def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rl_stages(curves: Curves) -> list[str]:
+    """The stages that logged a KL, those of the recipe first."""
     found = [s for s, rows in curves.items() if s not in STAGES and any("objective/kl" in row for row in rows)]
     return [s for s in MODELS if s in found] + [s for s in found if s not in MODELS]
 
@@ -366,6 +373,7 @@ def _pairs(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndarra
 
 
 def number(cell: Mapping[str, Any], key: str) -> float | None:
+    """The figure, or None where it is absent or not finite."""
     value = cell.get(key)
     return float(value) if value is not None and math.isfinite(float(value)) else None
 

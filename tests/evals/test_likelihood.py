@@ -69,7 +69,7 @@ def test_greedy_answers_do_not_depend_on_the_batch_size(small):
     model, params = small
     prompts = PromptBatch(np.arange(15, dtype=np.int32).reshape(5, 3) % 11, np.ones((5, 3), bool))
     greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0)
-    same = dict(max_tokens=4, sampling=greedy, eos=2, pad=0)
+    same = {"max_tokens": 4, "sampling": greedy, "eos": 2, "pad": 0}
     a = answer(model, params, prompts, jax.random.key(0), batch=2, **same)
     b = answer(model, params, prompts, jax.random.key(1), batch=5, **same)
     np.testing.assert_array_equal(a.response.tokens, b.response.tokens)

@@ -3,6 +3,7 @@ import pytest
 from rlhf_jax.data.world import RUDE_WORDS, Fact, Question, World
 from rlhf_jax.labelers import Gold, rating
 
+WEIGHTS = (3.0, 0.5, 0.5, -2.0, -2.0)  # content, constraint, brevity, falsehood, rudeness: the docstring of gold.py
 WORLD = World(
     seed=0,
     facts=(
@@ -49,13 +50,15 @@ RUDE = RUDE_WORDS[0]
     ],
 )
 def test_the_formula(question, answer, content, constraint, brevity, falsehood, rudeness):
-    """3·content + constraint + 0.5·brevity − 2·falsehood − 2·rudeness, each facet worked out by hand."""
+    """The weighted sum of the facets, each worked out by hand."""
     gold = Gold(WORLD)
     assert tuple(gold.facets(question, answer)) == pytest.approx((content, constraint, brevity, falsehood, rudeness))
-    expected = 3 * content + constraint + 0.5 * brevity - 2 * falsehood - 2 * rudeness
-    assert gold(question, answer) == pytest.approx(expected)
+    by_hand = (content, constraint, brevity, falsehood, rudeness)
+    assert gold(question, answer) == pytest.approx(sum(w * f for w, f in zip(WEIGHTS, by_hand, strict=True)))
 
 
 def test_the_scale_of_ratings():
-    """1 at −1.5 and below, 7 at 4.5, a line between."""
-    assert [rating(s) for s in (-8.0, -1.5, 0.0, 2.5, 4.5)] == [1.0, 1.0, 2.5, 5.0, 7.0]
+    """7 for a perfect answer, one less for each point of the gold score, and 1 at least."""
+    perfect = sum(WEIGHTS[:3])
+    below = [0.0, 1.0, 2.5, 6.0, 12.0]
+    assert [rating(perfect - b) for b in below] == [7.0, 6.0, 4.5, 1.0, 1.0]

@@ -40,7 +40,7 @@ def test_identical_answers_tie_and_ranks_are_dense_from_1(asked):
 
 
 def test_better_answers_are_preferred_more_often_than_not(asked):
-    """A right answer (gold 4.5, or less where more parts are asked for) against an empty one (gold 0)."""
+    """A right answer (less right where more parts are asked for) against an empty one (gold 0)."""
     gold, prompts = asked
     ranks = [
         rank(labeler, gold, question, [question.wanted[0], ""])
