@@ -93,6 +93,8 @@ def evaluate(config: Config) -> None:
         evaluation[name] |= alignment_tax(config, params, judge.truth)
         if judge.truth is not None:
             evaluation[name] |= truthful(config, params, judge.truth) | harmless(config, params, judge.truth)
+    start = packed_loss(config, fine_tuned(config, "rl_init"))
+    evaluation["rl_init"] = {"pretrain/loss": start}
     accuracy = json.loads((out / "reward_model" / "accuracy.json").read_text())
     evaluation["reward_model"] = {name: Estimate(**figure) for name, figure in accuracy.items()}
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
@@ -180,9 +182,7 @@ def distance(config: Config, params: PyTree, written: Written) -> Figures:
 def alignment_tax(config: Config, params: PyTree, truth: Truth | None) -> Figures:
     """Loss on held-out pretraining text, and closed tasks in the form that text has."""
     model, t, batch = language_model(config), tokenizer(config), config.evaluate.batch
-    rows = packed(config, "valid")
-    total, tokens, _ = per_row(model, params, rows, batch=batch)
-    figures = {"pretrain/loss": ratio_interval(-total, tokens)}
+    figures = {"pretrain/loss": packed_loss(config, params)}
     score = partial(likelihood, model, params, batch=batch, length=config.model.context)
 
     ends = []
@@ -202,6 +202,12 @@ def alignment_tax(config: Config, params: PyTree, truth: Truth | None) -> Figure
                 right.append(fact.values[int(np.argmax(score(choices).total))] == fact.truth)
         figures["closed/facts"] = proportion_interval(right)
     return figures
+
+
+def packed_loss(config: Config, params: PyTree) -> Estimate:
+    """Nats a token on held-out pretraining text."""
+    total, tokens, _ = per_row(language_model(config), params, packed(config, "valid"), batch=config.evaluate.batch)
+    return ratio_interval(-total, tokens)
 
 
 def truthful(config: Config, params: PyTree, truth: Truth) -> Figures:
@@ -280,7 +286,7 @@ def report(config: Config, judge: Judge, evaluation: dict, samples: list[dict]) 
         "config": json.dumps(config.of("pretrain", "sft", "rl_init", "reward", "ppo", "evaluate"), indent=1),
         "findings": findings(judge, evaluation),
     }
-    models = {name: figures for name, figures in evaluation.items() if name != "reward_model"}
+    models = {name: evaluation[name] for name in ("base", "sft", "ppo", "ppo_ptx")}
     write_report(out / "report.html", f"rlhf_jax: {out.name}", models, curves, samples, notes)
     print(table_text(models))
     print(table_text({"reward_model": evaluation["reward_model"]}))
@@ -294,12 +300,13 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
         return f"{100 * e['mean']:.0f} % ({100 * e['low']:.0f} to {100 * e['high']:.0f})"
 
     base, sft, ppo, ptx = (evaluation[m]["pretrain/loss"]["mean"] for m in ("base", "sft", "ppo", "ppo_ptx"))
-    kl = evaluation["ppo_ptx"]["kl/from_sft"]["mean"]
+    start, kl = evaluation["rl_init"]["pretrain/loss"]["mean"], evaluation["ppo_ptx"]["kl/from_sft"]["mean"]
     sentences = [
         f"PPO-ptx is preferred to SFT on {percent('ppo_ptx', 'win_rate/vs_sft')} of the held-out prompts and to base on "
         f"{percent('ppo_ptx', 'win_rate/vs_base')}; the judge is {judge.name}.",
         f"It is {kl:.1f} nats per answer away from the model that RL started from.",
-        f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}, PPO {ppo:.3f}, PPO-ptx {ptx:.3f}.",
+        f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}; RL starts at {start:.3f}, PPO ends at "
+        f"{ppo:.3f} and PPO-ptx at {ptx:.3f}.",
     ]
     for name in ("accuracy/heldout_labelers", "accuracy/test"):
         if name in evaluation["reward_model"]:

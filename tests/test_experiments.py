@@ -65,7 +65,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_a_whole_run_leaves_a_report_and_every_figure(uninterrupted):
     evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
-    assert list(evaluation) == ["base", "sft", "ppo", "ppo_ptx", "reward_model"]
+    assert list(evaluation) == ["base", "sft", "ppo", "ppo_ptx", "rl_init", "reward_model"]
     for model in ("base", "sft", "ppo", "ppo_ptx"):
         for figure in evaluation[model].values():
             assert set(figure) == {"mean", "low", "high", "n"}
