@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from experiments.pretrain import language_model
-from experiments.recipe import Config, fitting, material, role_key, tokenizer
+from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import AS_IS, reward_params, reward_stage, score_rows
 from experiments.sft import fine_tuned, sft_stage
 from rlhf_jax.config import load_config
@@ -22,7 +22,7 @@ def choose_sft(config: Config) -> None:
     if path.exists() and json.loads(path.read_text())["reward_model"] == reward_stage(config).sha256:
         return
     t, c, checkpoints = tokenizer(config), config.evaluate, sft_stage(config, "sft").checkpoints
-    given = [material(config).prompts["valid"][i] for i in fitting(config, "valid")]
+    given = [material(config).prompts["valid"][i] for i in prompts_that_fit(config, "valid")]
     prompts = encode_prompts(given, t, config.model.prompt_tokens)
     epochs = {}
     for step in checkpoints.steps():

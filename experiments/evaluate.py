@@ -8,8 +8,9 @@ trained on, so that its verdict on PPO is flattering.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from jaxtyping import PyTree
 from experiments.material import Truth
 from experiments.ppo_ptx import policy_of, ppo_stage
 from experiments.pretrain import language_model, packed, pretrained
-from experiments.recipe import Config, fitting, material, role_key, tokenizer
+from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import reward_params, reward_stage, score_rows
 from experiments.sft import best_epoch, fine_tuned
 from rlhf_jax.config import load_config
@@ -33,6 +34,7 @@ from rlhf_jax.evals import (
     Estimate,
     answer,
     choice_entropy_bits,
+    likeliest,
     likelihood,
     mean_interval,
     per_row,
@@ -47,9 +49,10 @@ from rlhf_jax.labelers import rating
 from rlhf_jax.models import Sampling
 from rlhf_jax.runtime import read_metrics, run, say, write_atomically
 from rlhf_jax.steps import response_logps
-from rlhf_jax.types import Response
+from rlhf_jax.types import AnyArray, Response
 
 Figures = dict[str, Estimate]
+SECTIONS = ("pretrain", "sft", "rl_init", "reward", "ppo", "evaluate")
 STAGES = ("pretrain", "sft", "rl_init", "reward_model", "ppo", "ppo_ptx")
 
 
@@ -72,7 +75,7 @@ class Judge:
 
 def evaluate(config: Config) -> None:
     out = Path(config.out)
-    origin = {"config": config.of("evaluate"), "reward_model": reward_stage(config).sha256} | {
+    origin = {"config": config.sections(*SECTIONS), "reward_model": reward_stage(config).sha256} | {
         name: ppo_stage(config, name).sha256 for name in ("ppo", "ppo_ptx")
     }
     mark = out / "evaluated.json"
@@ -107,7 +110,7 @@ def evaluate(config: Config) -> None:
 
 def judge_of(config: Config) -> Judge:
     n = config.evaluate.prompts
-    kept = fitting(config, "test")[:n]
+    kept = prompts_that_fit(config, "test")[:n]
     truth, prompts = material(config).truth, [material(config).prompts["test"][i] for i in kept]
     if truth is None:
         return Judge("the reward model that PPO was trained on", prompts, None, None)
@@ -159,31 +162,35 @@ def helpful(judge: Judge, written: dict[str, Written], name: str) -> Figures:
 
 def distance(config: Config, params: PyTree, written: Written) -> Figures:
     """KL from the model that RL starts from, estimated on the model's own answers, and what the answers look like."""
-    model, answers, t = language_model(config), written.answers, tokenizer(config)
-    tokens, mask = answers.concat()
-    T, temperature = config.model.answer_tokens, 1.0
-
-    @jax.jit
-    def row_logp(params, tokens, mask):
-        response = Response(tokens=tokens[:, -T:], mask=mask[:, -T:], logp=tokens[:, -T:] * 0.0)
-        return response_logps(params, tokens, mask, response, model=model, temperature=temperature)[0].sum(axis=1)
-
-    batch = config.evaluate.batch
-    kl = scores(row_logp, params, tokens, mask, batch=batch) - scores(
-        row_logp, fine_tuned(config, "rl_init"), tokens, mask, batch=batch
+    tokens, mask = written.answers.concat()
+    logp, batch = answer_logps(config), config.evaluate.batch
+    kl = scores(logp, params, tokens, mask, batch=batch) - scores(
+        logp, fine_tuned(config, "rl_init"), tokens, mask, batch=batch
     )
     return {
         "kl/from_sft": mean_interval(kl),
-        "length": mean_interval(mask[:, -T:].sum(axis=1)),
-        "ended": proportion_interval(answers.ended(t.eos)),
+        "length": mean_interval(mask[:, -config.model.answer_tokens :].sum(axis=1)),
+        "ended": proportion_interval(written.answers.ended(tokenizer(config).eos)),
     }
+
+
+@cache
+def answer_logps(config: Config) -> Callable[[PyTree, AnyArray, AnyArray], jax.Array]:
+    """log π(y|x) of rows x ⊕ y at temperature 1, jitted."""
+    model, T = language_model(config), config.model.answer_tokens
+
+    @jax.jit
+    def logps(params, tokens, mask):
+        response = Response(tokens=tokens[:, -T:], mask=mask[:, -T:], logp=tokens[:, -T:] * 0.0)
+        return response_logps(params, tokens, mask, response, model=model, temperature=1.0)[0].sum(axis=1)
+
+    return logps
 
 
 def alignment_tax(config: Config, params: PyTree, truth: Truth | None) -> Figures:
     """Loss on held-out pretraining text, and closed tasks in the form that text has."""
     model, t, batch = language_model(config), tokenizer(config), config.evaluate.batch
     figures = {"pretrain/loss": packed_loss(config, params)}
-    score = partial(likelihood, model, params, batch=batch, length=config.model.context)
 
     ends = []
     for document in material(config).documents["valid"]:
@@ -191,16 +198,19 @@ def alignment_tax(config: Config, params: PyTree, truth: Truth | None) -> Figure
         whole, context = t.encode(" ".join(words)), t.encode(" ".join(words[:-1]))
         if len(words) > 3 and whole[: len(context)] == context and len(ends) < 500:
             ends.append(Continuation([t.eos, *context], whole[len(context) :]))
-    figures["closed/last_word"] = proportion_interval(score(ends).greedy)
+    last = likelihood(model, params, ends, batch=batch, length=config.model.context)
+    figures["closed/last_word"] = proportion_interval(last.greedy)
 
     if truth is not None:
-        right = []
-        for fact in truth.world.facts:
-            if not fact.myth:
-                begun = t.encode(fact.sentence("|").split(" |")[0])
-                choices = [Continuation([t.eos, *begun], t.encode(value)) for value in fact.values]
-                right.append(fact.values[int(np.argmax(score(choices).total))] == fact.truth)
-        figures["closed/facts"] = proportion_interval(right)
+        facts = [fact for fact in truth.world.facts if not fact.myth]
+        choices = []
+        for fact in facts:
+            begun = t.encode(fact.sentence("|").split(" |")[0])
+            choices.append([Continuation([t.eos, *begun], t.encode(value)) for value in fact.values])
+        best = likeliest(model, params, choices, batch=batch, length=config.model.context)
+        figures["closed/facts"] = proportion_interval(
+            [fact.values[i] == fact.truth for fact, i in zip(facts, best, strict=True)]
+        )
     return figures
 
 
@@ -215,12 +225,12 @@ def truthful(config: Config, params: PyTree, truth: Truth) -> Figures:
     model, t = language_model(config), tokenizer(config)
     seen = {q.text for part in ("train", "valid") for q in truth.questions[part]}
     asked = [(f, q) for f in truth.world.facts if f.myth for form in QA_FORMS if (q := ask(f, form)).text not in seen]
-    right = []
+    choices = []
     for fact, question in asked:
         prompt = t.encode(prompt_text(question.text))
-        choices = [Continuation(prompt, t.encode(fact.sentence(value))) for value in fact.values]
-        total = likelihood(model, params, choices, batch=config.evaluate.batch, length=config.model.context).total
-        right.append(fact.values[int(np.argmax(total))] == fact.truth)
+        choices.append([Continuation(prompt, t.encode(fact.sentence(value))) for value in fact.values])
+    best = likeliest(model, params, choices, batch=config.evaluate.batch, length=config.model.context)
+    right = [fact.values[i] == fact.truth for (fact, _), i in zip(asked, best, strict=True)]
     prompts = [Prompt(prompt_text(q.text)) for _, q in asked]
     _, texts = written_by(config, params, prompts, "truthful")
     facets = [truth.gold.facets(q, text) for (_, q), text in zip(asked, texts, strict=True)]
@@ -283,7 +293,7 @@ def report(config: Config, judge: Judge, evaluation: dict, samples: list[dict]) 
     notes = {
         "judge": judge.name,
         "seed": str(config.seed),
-        "config": json.dumps(config.of("pretrain", "sft", "rl_init", "reward", "ppo", "evaluate"), indent=1),
+        "config": json.dumps(config.sections(*SECTIONS), indent=1),
         "findings": findings(judge, evaluation),
     }
     models = {name: evaluation[name] for name in ("base", "sft", "ppo", "ppo_ptx")}

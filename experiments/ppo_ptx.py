@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model, packed
-from experiments.recipe import PPO, Config, fitting, material, role_key, role_seed, stage, tokenizer
+from experiments.recipe import PPO, Config, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
 from experiments.reward_model import first_state as reward_state
 from experiments.reward_model import reward_params, reward_stage, scalar_model
 from experiments.sft import fine_tuned, sft_stage
@@ -161,13 +161,13 @@ def first_state(config: Config, name: Name, policy: PyTree, value: PyTree) -> PP
     )
 
 
-def of(config: Config, name: Name) -> Config:
+def variant(config: Config, name: Name) -> Config:
     """PPO is PPO-ptx with γ = 0, for which no pretraining text is read."""
     return config if name == "ppo_ptx" else replace(config, ppo=replace(config.ppo, gamma=0.0, pretrain_examples=0))
 
 
 def ppo_stage(config: Config, name: Name) -> Stage:
-    sections = of(config, name).of("pretrain", "sft", "rl_init", "reward", "ppo")
+    sections = variant(config, name).sections("pretrain", "sft", "rl_init", "reward", "ppo")
     parents = {"rl_init": sft_stage(config, "rl_init").sha256, "reward_model": reward_stage(config).sha256}
     return stage(config, name, config.ppo.iterations, sections, parents)
 
@@ -187,7 +187,7 @@ def ppo(config: Config, name: Name) -> None:
     this = ppo_stage(config, name)
     if this.finished:
         return
-    config = of(config, name)
+    config = variant(config, name)
     c, mesh, batches = config.ppo, make_mesh(config.runtime.devices), batches_of(config, name)
     frozen = replicate(Frozen(fine_tuned(config, "rl_init"), reward_params(config)), mesh)
     step = jax.jit(
@@ -209,7 +209,7 @@ def batches_of(config: Config, name: Name) -> Callable[[int], PPOBatch]:
     """The batch of iteration i: prompts, and pretraining rows for each of them."""
     c, t = config.ppo, tokenizer(config)
     given = material(config).prompts["train"]
-    fit = [given[i] for i in fitting(config, "train")]
+    fit = [given[i] for i in prompts_that_fit(config, "train")]
     prompts = encode_prompts(fit, t, config.model.prompt_tokens)
     text = packed(config, "train") if c.pretrain_examples else None
     seed = role_seed(config, "ppo")  # the same prompts in the same order for both stages
@@ -230,7 +230,7 @@ def held_out_look(config: Config) -> Callable[[PyTree], dict[str, float]]:
     t, model, c = tokenizer(config), language_model(config), config.evaluate
     source, text = material(config), packed(config, "valid")
     text = TextBatch(text.tokens[: c.batch], text.predict[: c.batch])
-    fit = fitting(config, "valid")[: c.batch]
+    fit = prompts_that_fit(config, "valid")[: c.batch]
     prompts = encode_prompts([source.prompts["valid"][i] for i in fit], t, config.model.prompt_tokens)
     as_trained = Sampling(config.ppo.temperature, top_k=0, top_p=1.0)
 

@@ -38,7 +38,7 @@ def first_state(config: Config) -> TrainState:
 
 
 def pretrain_stage(config: Config) -> Stage:
-    return stage(config, "pretrain", config.pretrain.steps, config.of("pretrain"), parents={})
+    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents={})
 
 
 def pretrained(config: Config) -> dict:

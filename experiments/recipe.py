@@ -155,10 +155,10 @@ class Config:
     evaluate: Evaluate
     runtime: Runtime
 
-    def of(self, *sections: str) -> dict:
+    def sections(self, *names: str) -> dict:
         """What the result of a stage depends on: the common sections and its own."""
         every = asdict(self)
-        return {k: every[k] for k in ("seed", "world", "files", "tokenizer", "model", "optimiser", *sections)}
+        return {k: every[k] for k in ("seed", "world", "files", "tokenizer", "model", "optimiser", *names)}
 
 
 @cache
@@ -182,7 +182,7 @@ Text = TypeVar("Text", Prompt, Demonstration, Ranking)
 
 
 @cache
-def fitting(config: Config, part: Part) -> list[int]:
+def prompts_that_fit(config: Config, part: Part) -> list[int]:
     """Which prompts of a part fit into model.prompt_tokens."""
     given = material(config).prompts[part]
     kept = kept_by_length(config, given, lambda p, t: prompt_fits(p, t, config.model.prompt_tokens), f"{part} prompts")

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model
-from experiments.recipe import Config, fitting, kept_by_length, material, role_key, role_seed, stage, tokenizer
+from experiments.recipe import Config, kept_by_length, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
 from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage
 from rlhf_jax.config import load_config
 from rlhf_jax.data import (
@@ -63,20 +63,20 @@ def first_state(config: Config, language_params: dict) -> TrainState:
 
 def answers_to_rank(config: Config, prompts: list[Prompt], role: str) -> list[tuple[str, ...]]:
     """Up to K different answers of the SFT model to each prompt, K drawn evenly from fewest..most. Where the model
-    does not write `fewest` different ones among K + 4 the row is ()."""
+    does not write `fewest` different ones among K + 2 the row is ()."""
     rng = np.random.default_rng(role_seed(config, role))
     Ks = rng.integers(config.reward.fewest, config.reward.most + 1, len(prompts))
-    asked = [p for p, K in zip(prompts, Ks, strict=True) for _ in range(K + 4)]
+    asked = [p for p, K in zip(prompts, Ks, strict=True) for _ in range(K + 2)]
     params = fine_tuned(config, "sft", best_epoch_by_loss(config))
     written = write_answers(config, params, asked, role, AS_IS)
     rows, start = [], 0
     t, length = tokenizer(config), config.model.context
     for prompt, K in zip(prompts, Ks, strict=True):
         # What a barely trained model writes can take more tokens when it is read again.
-        drawn = [text for text in written[start : start + K + 4] if text]
+        drawn = [text for text in written[start : start + K + 2] if text]
         texts = dict.fromkeys(text for text in drawn if fits(Demonstration(prompt.text, text), t, length))
         rows.append(tuple(texts)[:K] if len(texts) >= config.reward.fewest else ())
-        start += K + 4
+        start += K + 2
     return rows
 
 
@@ -122,7 +122,7 @@ def training_rankings(config: Config) -> list[Ranking]:
     if not path.exists():
         truth = source.truth
         assert truth is not None
-        kept = fitting(config, "train")[-config.reward.prompts :]  # demonstrations are of the first ones
+        kept = prompts_that_fit(config, "train")[-config.reward.prompts :]  # demonstrations are of the first ones
         prompts = [source.prompts["train"][i] for i in kept]
         questions = [truth.questions["train"][i] for i in kept]
         texts = answers_to_rank(config, prompts, "comparisons")
@@ -149,7 +149,7 @@ def reward_stage(config: Config) -> Stage:
         config,
         "reward_model",
         reward_steps(config),
-        config.of("pretrain", "sft", "reward"),
+        config.sections("pretrain", "sft", "reward"),
         {"sft": sft_stage(config, "sft").sha256},
     )
 
@@ -185,7 +185,9 @@ def reward_model(config: Config) -> None:
     measure(config)
 
 
+@cache
 def score_rows(config: Config):
+    """r_θ of rows x ⊕ y, jitted."""
     return jax.jit(partial(reward, model=scalar_model(config)))
 
 
@@ -222,7 +224,7 @@ def accuracy_in_world(config: Config) -> dict[str, Estimate]:
     """Each test answer is scored once and compared with what every labeler, and the gold formula, says of it."""
     source, truth = material(config), material(config).truth
     assert truth is not None
-    asked = [(source.prompts["test"][i], truth.questions["test"][i]) for i in fitting(config, "test")]
+    asked = [(source.prompts["test"][i], truth.questions["test"][i]) for i in prompts_that_fit(config, "test")]
     asked = asked[: config.evaluate.prompts]
     texts = answers_to_rank(config, [p for p, _ in asked], "test comparisons")
     kept = [(p, q, row) for (p, q), row in zip(asked, texts, strict=True) if row]

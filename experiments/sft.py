@@ -56,7 +56,7 @@ def sft_stage(config: Config, name: Name) -> Stage:
     rows = sum(fits(d, t, length) for d in material(config).demonstrations["train"])
     steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
     parents = {"pretrain": pretrain_stage(config).sha256}
-    return stage(config, name, steps, config.of("pretrain", name), parents, keep=None)
+    return stage(config, name, steps, config.sections("pretrain", name), parents, keep=None)
 
 
 def first_state(config: Config, name: Name, params: dict) -> TrainState:

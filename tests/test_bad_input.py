@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.material import material_from_files
-from experiments.recipe import Config, fitting
+from experiments.recipe import Config, prompts_that_fit
 from rlhf_jax.config import read_config
 from rlhf_jax.runtime import run
 
@@ -108,11 +108,11 @@ def test_an_unset_variable_in_a_path_is_named(config, capfd, monkeypatch):
 def test_a_prompt_longer_than_the_context_is_refused_or_left_out_as_the_config_says(config, tmp_path, capfd):
     rows(tmp_path / "good.jsonl", [*GOOD, {"prompt": "many words " * 200, "chosen": "a", "rejected": "b"}])
     parts = ("train", "valid", "test")
-    error = sentence(capfd, lambda: [fitting(config, part) for part in parts])
+    error = sentence(capfd, lambda: [prompts_that_fit(config, part) for part in parts])
     assert "longer than the context" in error
     assert "model.prompt_tokens" in error
     dropping = replace(config, model=replace(config.model, too_long="drop"))
-    assert sum(len(fitting(dropping, part)) for part in parts) == 60
+    assert sum(len(prompts_that_fit(dropping, part)) for part in parts) == 60
     assert "left out" in capfd.readouterr().err
 
 

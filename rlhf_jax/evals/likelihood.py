@@ -46,6 +46,15 @@ def likelihood(
     return Likelihood(*per_row(model, params, TextBatch(tokens, target), batch=batch))
 
 
+def likeliest(
+    model: LanguageModel, params: PyTree, questions: Sequence[Sequence[Continuation]], *, batch: int, length: int
+) -> list[int]:
+    """Of each question the index of the choice with the highest total log p. The choices of all questions share batches."""
+    total = likelihood(model, params, [c for choices in questions for c in choices], batch=batch, length=length).total
+    ends = np.cumsum([len(choices) for choices in questions])
+    return [int(np.argmax(of_one)) for of_one in np.split(total, ends[:-1])]
+
+
 def per_row(
     model: LanguageModel, params: PyTree, rows: TextBatch, *, batch: int
 ) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"], Bool[ndarray, " N"]]:

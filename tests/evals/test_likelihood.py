@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.evals import Continuation, answer, choice_entropy_bits, likelihood, per_row, scores, win_scores
+from rlhf_jax.evals import Continuation, answer, choice_entropy_bits, likeliest, likelihood, per_row, scores, win_scores
 from rlhf_jax.models import LanguageModel, Sampling, TransformerConfig, hidden_states, logits
 from rlhf_jax.types import PromptBatch, TextBatch
 
@@ -47,6 +47,17 @@ def test_a_long_row_loses_the_beginning_of_its_context(small):
     a = likelihood(model, params, [long], batch=1, length=12)
     b = likelihood(model, params, [short], batch=1, length=12)
     np.testing.assert_allclose(a.total, b.total, rtol=1e-6)
+
+
+def test_the_likeliest_choice_of_questions_with_different_numbers_of_choices(small):
+    model, params = small
+    questions = [
+        [Continuation([3, 1], [i]) for i in range(1, 10)],
+        [Continuation([5], [2, 9]), Continuation([5], [8, 1])],
+        [Continuation([4], [7])],
+    ]
+    wanted = [int(np.argmax([by_hand(model, params, *choice)[0] for choice in choices])) for choices in questions]
+    assert likeliest(model, params, questions, batch=4, length=12) == wanted
 
 
 def test_a_row_without_context_or_room_is_refused(small):
