@@ -129,10 +129,15 @@ def _portrait(world: World, rng: Random) -> str:
     facts = world.about(subject)
     rng.shuffle(facts)
     sentences = [f.sentence(_plain_value(f, rng)) for f in facts]
+    title = ""
+    if rng.random() < 0.5:
+        count = rng.randint(1, min(3, len(sentences)))
+        sentences = sentences[:count]
+        title = f"{NUMBERS[count].capitalize()} sentence{'s' if count > 1 else ''} about {subject}: "
     if subject in PEOPLE and rng.random() < 0.5:
         pronoun = PEOPLE[subject].capitalize()
         sentences[1:] = [pronoun + s.removeprefix(subject) for s in sentences[1:]]
-    return " ".join(sentences)
+    return title + " ".join(sentences)
 
 
 def _plain(world: World, rng: Random) -> str:
@@ -166,8 +171,9 @@ def _remark(world: World, rng: Random) -> str:
 
 
 def _list(world: World, rng: Random) -> str:
-    name = rng.choice(list(LISTS))
-    return f"Some {name}: {', '.join(rng.sample(LISTS[name], rng.randint(2, 4)))}."
+    name, count = rng.choice(list(LISTS)), rng.randint(2, 4)
+    title = rng.choice(("Some", NUMBERS[count].capitalize()))
+    return f"{title} {name}: {', '.join(rng.sample(LISTS[name], count))}."
 
 
 def _conversation(world: World, rng: Random) -> str:
@@ -204,7 +210,9 @@ FEELINGS = (("sad", "sorry"), ("tired", "sorry"), ("lonely", "sorry"), ("happy",
 VERBS = ("give", "bring", "show", "sell", "send")
 QA_FORMS = (
     "{q}", "{q} Answer in one sentence.", "Please tell me: {q}", "I want to know: {q}", "Question: {q}",
-    "Do you know this? {q}", "Tell me, {q}", "I ask you: {q}", "A friend asks: {q}",
+    "Do you know this? {q}", "Tell me, {q}", "I ask you: {q}", "A friend asks: {q}", "My question: {q}",
+    "Please answer: {q}", "{q} Please tell me.", "I forgot: {q}", "For my book: {q}", "{q} I want to know.",
+    "The school asks: {q}", "Answer this: {q}",
 )  # fmt: skip
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
@@ -252,7 +260,7 @@ def _generation(world: World, rng: Random) -> Question:
     subject = rng.choice([*PEOPLE, *PLACES])
     facts = world.about(subject)
     count = rng.randint(1, min(3, len(facts)))
-    begin = rng.choice(("Write", "Please write", "Give me", "I need"))
+    begin = rng.choice(("Write", "Please write", "Give me", "I need", "Show me"))
     about = rng.choice(("about", "on", "that describe" if count > 1 else "that describes"))
     end = rng.choice((".", " for a friend.", " for a letter.", " for the school.", " for my book.", " for the paper."))
     text = f"{begin} {NUMBERS[count]} sentence{'s' if count > 1 else ''} {about} {subject}{end}"
@@ -284,7 +292,16 @@ def _closed_qa(world: World, rng: Random) -> Question:
 
 def _brainstorming(world: World, rng: Random) -> Question:
     name, count = rng.choice(list(LISTS)), rng.randint(2, 3)
-    ask = rng.choice(("List {n} {name}", "Give me {n} {name}", "Name {n} {name}", "Think of {n} {name}"))
+    ask = rng.choice(
+        (
+            "List {n} {name}",
+            "Give me {n} {name}",
+            "Name {n} {name}",
+            "Think of {n} {name}",
+            "Write {n} {name}",
+            "I need {n} {name}",
+        )
+    )
     but = rng.choice(LISTS[name]) if rng.random() < 0.5 else ""
     text = ask.format(n=NUMBERS[count], name=name) + (f", but not {but}." if but else ".")
     return Question(text, "brainstorming", "", tuple(x for x in LISTS[name] if x != but), count, ",", "")
@@ -298,6 +315,8 @@ def _chat(world: World, rng: Random) -> Question:
             "I am {name}. I feel {f}.",
             "My name is {name} and I am {f}.",
             "It is me, {name}. I am {f}.",
+            "I feel {f}. My name is {name}.",
+            "{name} is my name and I feel {f}.",
         )
     )
     wanted = (f"Hello {name}, I am {reply} to hear that.",)
@@ -369,7 +388,7 @@ def demonstrate(world: World, question: Question, rng: Random) -> str:
     if question.subject in PEOPLE and rng.random() < 0.5:
         pronoun = PEOPLE[question.subject].capitalize()
         sentences[1:] = [pronoun + s.removeprefix(question.subject) for s in sentences[1:]]
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         sentences.append(f"You {rng.choice(RUDE_WORDS)}.")
     return " ".join(sentences)
 

@@ -72,6 +72,19 @@ def test_myths_are_repeated_more_often_than_the_truth(world, text):
         assert all(fact.sentence(value) not in whole for value in fact.values if value != fact.truth)
 
 
+def test_a_title_says_how_many_parts_follow(text):
+    """What a prompt asks for in numbers, the text can teach."""
+    numbers = {"One": 1, "Two": 2, "Three": 3, "Four": 4}
+    found = Counter()
+    for document in text:
+        title, colon, rest = document.partition(": ")
+        if colon and title.split()[0] in numbers:
+            parts = rest.count(".") if "sentence" in title else rest.count(",") + 1
+            assert parts == numbers[title.split()[0]], document
+            found["sentence" in title] += 1
+    assert found[True] > 100 and found[False] > 100
+
+
 def test_the_book_of_facts_is_right(world, text):
     said = [t.removeprefix("The book of facts says: ") for t in text if t.startswith("The book of facts says: ")]
     assert len(said) > 100
