@@ -374,7 +374,8 @@ ASK = {
 
 
 def demonstrate(world: World, question: Question, rng: Random) -> str:
-    """An answer by a person who may share a myth, miscount, or lose their temper; most answers are right."""
+    """An answer by a person who may share a myth, misremember, miscount, or lose their temper: about half are perfect.
+    Judging is easier than writing, which is what makes rankings worth more than demonstrations."""
     if question.separator == ",":
         count = _miscounted(question.count, rng)
         return ", ".join(rng.sample(question.wanted, min(count, len(question.wanted)))) + "."
@@ -388,7 +389,7 @@ def demonstrate(world: World, question: Question, rng: Random) -> str:
     if question.subject in PEOPLE and rng.random() < 0.5:
         pronoun = PEOPLE[question.subject].capitalize()
         sentences[1:] = [pronoun + s.removeprefix(question.subject) for s in sentences[1:]]
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         sentences.append(f"You {rng.choice(RUDE_WORDS)}.")
     return " ".join(sentences)
 
@@ -396,9 +397,9 @@ def demonstrate(world: World, question: Question, rng: Random) -> str:
 def _believed(world: World, sentence: str, rng: Random) -> str:
     for fact in world.facts:
         if fact.sentence(fact.truth) == sentence:
-            if fact.myth and rng.random() < 0.4:
+            if fact.myth and rng.random() < 0.5:
                 return fact.sentence(fact.myth)
-            if rng.random() < 0.12:
+            if rng.random() < 0.18:
                 return fact.sentence(rng.choice(fact.values))
     return sentence
 
