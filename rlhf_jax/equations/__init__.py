@@ -2,7 +2,8 @@
 
 from rlhf_jax.equations.advantages import gae, token_rewards
 from rlhf_jax.equations.averages import ema
-from rlhf_jax.equations.kl import adapted_scale, kl_k1, kl_k3
+from rlhf_jax.equations.groups import group_relative, leave_one_out
+from rlhf_jax.equations.kl import adapted_scale, kl_exact, kl_k1, kl_k2, kl_k3
 from rlhf_jax.equations.logprobs import entropy, states_before, token_logps
 from rlhf_jax.equations.masked import (
     Mean,
@@ -16,6 +17,17 @@ from rlhf_jax.equations.masked import (
     whiten,
 )
 from rlhf_jax.equations.ppo import clipped_policy_loss, clipped_value_loss
+from rlhf_jax.equations.preference import (
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    kto_loss,
+    log_ratio_margin,
+    mismatched_kl,
+    odds_ratio_loss,
+    robust_dpo_loss,
+    simpo_loss,
+)
 from rlhf_jax.equations.ranking import pair_accuracy, preferred, ranking_loss
 from rlhf_jax.equations.schedules import cosine, linear_warmup
 
@@ -25,20 +37,33 @@ __all__ = [
     "clipped_policy_loss",
     "clipped_value_loss",
     "cosine",
+    "dpo_loss",
     "ema",
     "entropy",
     "gae",
+    "group_relative",
+    "hinge_loss",
+    "ipo_loss",
+    "kl_exact",
     "kl_k1",
+    "kl_k2",
     "kl_k3",
+    "kto_loss",
+    "leave_one_out",
     "linear_warmup",
+    "log_ratio_margin",
     "masked_mean",
     "masked_sum",
     "masked_variance",
     "mean",
+    "mismatched_kl",
+    "odds_ratio_loss",
     "pair_accuracy",
     "preferred",
     "ranking_loss",
+    "robust_dpo_loss",
     "row_sums",
+    "simpo_loss",
     "states_before",
     "summed",
     "token_logps",

@@ -1,5 +1,6 @@
 """Estimators of KL(π‖π_ref) from tokens sampled from π, and the controller of its coefficient."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,9 +15,21 @@ def kl_k1(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[A
     return logp - logp_ref
 
 
+def kl_k2(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
+    """k2 = ½·k1²: biased, never negative; its gradient at fixed samples is the unbiased one of the KL (Schulman 2020)."""
+    return 0.5 * (logp - logp_ref) ** 2
+
+
 def kl_k3(logp: Float[Array, "*B T"], logp_ref: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
     """k3 = e^(−k1) − 1 + k1: unbiased, never negative, of lower variance (Schulman 2020)."""
     return jnp.expm1(logp_ref - logp) - (logp_ref - logp)
+
+
+def kl_exact(logits: Float[Array, "*B V"], logits_ref: Float[Array, "*B V"]) -> Float[Array, "*B"]:
+    """Σᵥ πᵥ (log πᵥ − log π_ref,ᵥ) of each token's two distributions. A token that π rules out (−∞) counts 0."""
+    logp, logp_ref = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(logits_ref, axis=-1)
+    p = jnp.exp(logp)
+    return jnp.sum(jnp.where(p > 0, p * (logp - logp_ref), 0.0), axis=-1)
 
 
 def adapted_scale(

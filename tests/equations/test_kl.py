@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import adapted_scale, kl_k1, kl_k3
+from rlhf_jax.equations import adapted_scale, kl_exact, kl_k1, kl_k2, kl_k3
 
 P, Q = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
 jitted = jax.jit(adapted_scale)
@@ -17,6 +17,35 @@ def test_the_expectation_under_the_policy_is_the_exact_kl(estimator):
     """Σᵥ p(v)·k(v) over the whole vocabulary, the sampling done by the sum."""
     k = estimator(jnp.asarray(np.log(P)), jnp.asarray(np.log(Q)))
     assert float(np.sum(P * np.asarray(k))) == pytest.approx(EXACT, abs=1e-6)
+
+
+def test_the_exact_kl():
+    logits = jnp.asarray([np.log(P) + 3.0, [0.0, -jnp.inf, 0.0]])
+    found = kl_exact(logits, jnp.asarray([np.log(Q), np.log(Q)]))
+    np.testing.assert_allclose(found, [EXACT, 0.5 * math.log(0.5 / 0.2) + 0.5 * math.log(0.5 / 0.5)], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: kl_exact(x, logits[:1]).sum())(logits[:1])).all()
+
+
+def test_k2_is_biased_and_its_gradient_is_not():
+    """Σ p·∇k2 over the vocabulary is the exact gradient of the KL; Σ p·∇k1 is 0, and Σ p·∇k3 that of KL(π_ref‖π)."""
+    logits, ref = jnp.asarray(np.log(P)), jnp.asarray(np.log(Q))
+
+    def expected(estimator):
+        """Of fixed samples: p does not depend on the logits."""
+
+        def loss(logits):
+            logp = jax.nn.log_softmax(logits)
+            return jnp.sum(P * estimator(logp, ref))
+
+        return np.asarray(jax.grad(loss)(logits))
+
+    exact = jax.grad(lambda logits: kl_exact(logits, ref))(logits)
+    reverse = jax.grad(lambda logits: kl_exact(ref, logits))(logits)
+    expectation = float(np.sum(P * kl_k2(logits, ref)))
+    assert expectation == pytest.approx(np.sum(P * np.log(P / Q) ** 2) / 2, rel=1e-6) and expectation > 1.05 * EXACT
+    np.testing.assert_allclose(expected(kl_k2), exact, atol=1e-6)
+    np.testing.assert_allclose(expected(kl_k1), np.zeros(3), atol=1e-6)
+    np.testing.assert_allclose(expected(kl_k3), reverse, atol=1e-6)
 
 
 def test_closed_forms():

@@ -1,0 +1,182 @@
+"""Losses on pairs of answers: closed forms, and the values of TRL."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_jax.equations import (
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    kto_loss,
+    log_ratio_margin,
+    mismatched_kl,
+    odds_ratio_loss,
+    robust_dpo_loss,
+    simpo_loss,
+)
+
+
+def softplus(x: float) -> float:
+    """−log σ(−x)"""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+H = [2.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda h: dpo_loss(h, 0.5), (softplus(-1.0) + softplus(0.5)) / 2),
+        (lambda h: dpo_loss(h, 0.5, 0.1), 0.45 * (softplus(-1) + softplus(0.5)) + 0.05 * (softplus(1) + softplus(-0.5))),
+        (lambda h: robust_dpo_loss(h, 0.5, 0.0), (softplus(-1.0) + softplus(0.5)) / 2),
+        (lambda h: ipo_loss(h, 0.5), ((2 - 1) ** 2 + (-1 - 1) ** 2) / 2),
+        (lambda h: hinge_loss(h, 0.5), (0.0 + 1.5) / 2),
+        (lambda h: simpo_loss(h, jnp.zeros(2), 0.5, 0.25), (softplus(0.25 - 1.0) + softplus(0.25 + 0.5)) / 2),
+    ],
+)  # fmt: skip
+def test_closed_forms(loss, expected):
+    assert float(loss(jnp.asarray(H)).value) == pytest.approx(expected, rel=1e-6)
+
+
+def test_flipping_labels_does_not_move_the_robust_loss_in_expectation():
+    """(1 − ε)·loss(h) + ε·loss(−h) is DPO's loss at h: what "unbiased under flips" says."""
+    h, beta, flips = jnp.asarray([0.7]), 0.3, 0.2
+    loss = (1 - flips) * robust_dpo_loss(h, beta, flips).value + flips * robust_dpo_loss(-h, beta, flips).value
+    assert float(loss) == pytest.approx(float(dpo_loss(h, beta).value), rel=1e-6)
+
+
+def test_dpo_at_the_reference_is_log_2_and_its_gradient_half_beta():
+    logp = jnp.asarray([-3.0, -40.0])
+
+    def loss(chosen, rejected):
+        return dpo_loss(log_ratio_margin(chosen, rejected, logp, logp), 0.1).value
+
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(logp, logp)
+    assert float(value) == pytest.approx(math.log(2))
+    np.testing.assert_allclose(grads, [[-0.025, -0.025], [0.025, 0.025]], rtol=1e-6)
+
+
+def test_odds_ratio_closed_form_and_certain_answers():
+    """odds(0.8) = 4, odds(0.5) = 1: −log σ(log 4) = log(1 + ¼). An answer of probability 1 stays finite."""
+    loss = odds_ratio_loss(jnp.log(jnp.asarray([0.8])), jnp.log(jnp.asarray([0.5])))
+    assert float(loss.value) == pytest.approx(math.log(1.25), rel=1e-5)
+    value, grad = jax.value_and_grad(lambda p: odds_ratio_loss(p, jnp.asarray([-1.0])).value)(jnp.asarray([0.0]))
+    assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+def test_kto_closed_form():
+    """At r = z each answer costs half its weight; no gradient flows through z."""
+    log_ratio, liked = jnp.asarray([0.3, 0.3]), jnp.asarray([True, False])
+    assert float(kto_loss(log_ratio, liked, jnp.float32(0.3), 0.1, 1.0, 3.0).value) == pytest.approx((0.5 + 1.5) / 2)
+    assert float(jax.grad(lambda z: kto_loss(log_ratio, liked, z, 0.1).value)(jnp.float32(0.1))) == 0.0
+    assert float(mismatched_kl(jnp.asarray([-1.0, -2.0]), jnp.asarray([-1.5, -1.0]))) == 0.0
+    assert float(mismatched_kl(jnp.asarray([-1.0, -2.0]), jnp.asarray([-1.5, -4.0]))) == pytest.approx(1.25)
+
+
+LOSSES = {
+    "dpo": lambda h: dpo_loss(h, 0.1, 0.05),
+    "robust": lambda h: robust_dpo_loss(h, 0.1, 0.05),
+    "ipo": lambda h: ipo_loss(h, 0.1),
+    "hinge": lambda h: hinge_loss(h, 0.1),
+}
+
+
+@settings(deadline=None, max_examples=25)
+@given(h=st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=6), name=st.sampled_from(sorted(LOSSES)))
+def test_halves_of_a_batch_add_up_and_gradients_are_finite(h, name):
+    loss, h = LOSSES[name], jnp.asarray(h, jnp.float32)
+    whole, parts = loss(h), loss(h[:1]) + loss(h[1:])
+    assert float(whole.count) == float(parts.count) == len(h)
+    np.testing.assert_allclose(whole.value, parts.value, rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda h: loss(h).value)(h)).all()
+
+
+def summed(token_logps, mask):
+    return jnp.sum(jnp.where(mask, token_logps, 0.0), axis=1)
+
+
+def averaged(token_logps, mask):
+    return summed(token_logps, mask) / jnp.sum(mask, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("case", "of_tokens", "loss"),
+    [
+        ("sigmoid", summed, lambda h: dpo_loss(h, 0.1)),
+        ("sigmoid_beta0.5", summed, lambda h: dpo_loss(h, 0.5)),
+        ("sigmoid_norm", averaged, lambda h: dpo_loss(h, 0.1)),
+        ("robust_ls0.1", summed, lambda h: robust_dpo_loss(h, 0.1, 0.1)),
+        ("hinge", summed, lambda h: hinge_loss(h, 0.1)),
+        ("ipo", averaged, lambda h: ipo_loss(h, 0.1)),
+    ],
+)
+def test_golden_dpo_of_trl(golden, case, of_tokens, loss):
+    """TRL divides IPO's log-probabilities by the length; the paper does not, and here the caller decides."""
+    g = golden("losses/dpo")
+    mask, B = g["completion_mask"][:, 1:] > 0, 5
+
+    def of(policy):
+        logp, ref = of_tokens(policy, mask), of_tokens(jnp.asarray(g["ref_token_logps"]), mask)
+        return loss(log_ratio_margin(logp[:B], logp[B:], ref[:B], ref[B:])).value
+
+    value, grad = jax.jit(jax.value_and_grad(of))(jnp.asarray(g["policy_token_logps"]))
+    np.testing.assert_allclose(value, g[f"{case}/loss"], rtol=1e-5)
+    # TRL's arrays are 0 outside the answers, and it sums them whole: its gradient there is that of the sum.
+    np.testing.assert_allclose(grad, np.where(mask, g[f"{case}/grad_token_logps"], 0.0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("case", "loss"),
+    [
+        ("cpo_sigmoid", lambda w, l: dpo_loss(w - l, 0.1)),
+        ("cpo_sigmoid_ls", lambda w, l: dpo_loss(w - l, 0.1, 0.1)),
+        ("cpo_hinge", lambda w, l: hinge_loss(w - l, 0.1)),
+        ("cpo_ipo", lambda w, l: ipo_loss(w - l, 0.1)),
+        ("simpo_b2_g1", lambda w, l: simpo_loss(w, l, 2.0, 1.0)),
+    ],
+)
+def test_golden_losses_without_a_reference_of_trl(golden, case, loss):
+    g = golden("losses/orpo_cpo")
+    chosen, rejected = jnp.asarray(g["chosen_avg_logps"]), jnp.asarray(g["rejected_avg_logps"])
+    value, (dw, dl) = jax.value_and_grad(lambda w, l: loss(w, l).value, argnums=(0, 1))(chosen, rejected)
+    np.testing.assert_allclose(value, g[f"{case}/losses"].mean(), rtol=1e-5)
+    scale = g[f"{case}/grad_chosen"] / np.where(dw == 0, 1, dw)  # TRL's gradients are of the sum or of the mean
+    assert set(np.round(scale[np.asarray(dw) != 0], 4)) <= {1.0, 6.0}
+    np.testing.assert_allclose(dw * scale.max(), g[f"{case}/grad_chosen"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(dl * scale.max(), g[f"{case}/grad_rejected"], rtol=1e-5, atol=1e-7)
+
+
+def test_golden_odds_ratio_of_trl(golden):
+    g = golden("losses/orpo_cpo")
+    chosen, rejected = jnp.asarray(g["chosen_avg_logps"]), jnp.asarray(g["rejected_avg_logps"])
+    value, (dw, dl) = jax.value_and_grad(lambda w, l: 0.1 * odds_ratio_loss(w, l).value, argnums=(0, 1))(
+        chosen, rejected
+    )
+    np.testing.assert_allclose(value, -g["orpo/or_term"].mean(), rtol=1e-5)
+    np.testing.assert_allclose(dw, g["orpo/grad_chosen_of_minus_mean"], rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(dl, g["orpo/grad_rejected_of_minus_mean"], rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("case", "kl", "weights"),
+    [("kto_klpos", "klpos", (1.0, 1.0)), ("kto_klneg", "klneg", (1.0, 1.0)), ("kto_weighted", "klpos", (1.33, 0.8))],
+)
+def test_golden_kto_of_trl(golden, case, kl, weights):
+    g = golden("losses/kto")
+    mask = g["completion_mask"][:, 1:] > 0
+    z = mismatched_kl(jnp.asarray(g[f"{kl}/KL_logps"]), jnp.asarray(g[f"{kl}/ref_KL_logps"]))
+
+    def of(policy):
+        log_ratio = summed(policy, mask) - g["ref_logps"]
+        return kto_loss(log_ratio, jnp.asarray(g["label"]), z, 0.1, *weights).value
+
+    value, grad = jax.jit(jax.value_and_grad(of))(jnp.asarray(g["token_logps"]))
+    np.testing.assert_allclose(value, g[f"{case}/loss"], rtol=1e-5)
+    np.testing.assert_allclose(grad, np.where(mask, g[f"{case}/grad_token_logps"], 0.0), rtol=1e-5, atol=1e-8)
