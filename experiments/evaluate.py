@@ -318,9 +318,16 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
         f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}; RL starts at {start:.3f}, PPO ends at "
         f"{ppo:.3f} and PPO-ptx at {ptx:.3f}.",
     ]
-    for name in ("accuracy/heldout_labelers", "accuracy/test"):
-        if name in evaluation["reward_model"]:
-            sentences.append(f"The reward model's {name.replace('_', ' ')} is {percent('reward_model', name)}.")
+    accuracy, agreement = (f"{what}/heldout_labelers" for what in ("accuracy", "agreement"))
+    if agreement in evaluation["reward_model"]:
+        sentences.append(
+            f"The reward model orders {percent('reward_model', accuracy)} of the pairs as labelers do who ranked nothing for "
+            f"training; they agree among themselves on {percent('reward_model', agreement)}."
+        )
+    else:
+        sentences.append(
+            f"The reward model orders {percent('reward_model', 'accuracy/test')} of the held-out pairs right."
+        )
     return sentences
 
 
