@@ -28,7 +28,15 @@ from rlhf_jax.equations.preference import (
     robust_dpo_loss,
     simpo_loss,
 )
-from rlhf_jax.equations.ranking import pair_accuracy, preferred, ranking_loss
+from rlhf_jax.equations.ranking import (
+    hinge,
+    logistic,
+    pair_accuracy,
+    plackett_luce_loss,
+    preferred,
+    ranking_loss,
+    rating_loss,
+)
 from rlhf_jax.equations.schedules import cosine, linear_warmup
 
 __all__ = [
@@ -42,6 +50,7 @@ __all__ = [
     "entropy",
     "gae",
     "group_relative",
+    "hinge",
     "hinge_loss",
     "ipo_loss",
     "kl_exact",
@@ -52,6 +61,7 @@ __all__ = [
     "leave_one_out",
     "linear_warmup",
     "log_ratio_margin",
+    "logistic",
     "masked_mean",
     "masked_sum",
     "masked_variance",
@@ -59,8 +69,10 @@ __all__ = [
     "mismatched_kl",
     "odds_ratio_loss",
     "pair_accuracy",
+    "plackett_luce_loss",
     "preferred",
     "ranking_loss",
+    "rating_loss",
     "robust_dpo_loss",
     "row_sums",
     "simpo_loss",

@@ -1,5 +1,6 @@
 import math
-from itertools import combinations
+from functools import partial
+from itertools import combinations, permutations
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,15 @@ from rlhf_jax import equations
 
 # Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
 ranking_loss, pair_accuracy = jax.jit(equations.ranking_loss), jax.jit(equations.pair_accuracy)
+plackett_luce = jax.jit(equations.plackett_luce_loss)
+plackett_luce_and_grad = jax.jit(
+    jax.value_and_grad(lambda scores, ranks: equations.plackett_luce_loss(scores, ranks).value)
+)
 loss_and_grad = jax.jit(jax.value_and_grad(lambda scores, ranks: equations.ranking_loss(scores, ranks).value))
+
+loss_and_grad_with_margins = jax.jit(
+    jax.value_and_grad(lambda scores, ranks, wanted: equations.ranking_loss(scores, ranks, wanted=wanted).value)
+)
 
 
 def softplus(x: float) -> float:
@@ -120,6 +129,69 @@ def test_any_ranking(scores, ranks, order):
     assert not (pairs & pairs.swapaxes(1, 2)).any()
 
 
+def test_smoothing_hinge_and_wanted_margins_by_hand():
+    scores, ranks = jnp.asarray([[2.0, 0.5]]), jnp.asarray([[1, 2]])
+    smoothed = equations.ranking_loss(scores, ranks, partial(equations.logistic, smoothing=0.1))
+    assert float(smoothed.value) == pytest.approx(0.9 * softplus(-1.5) + 0.1 * softplus(1.5), rel=1e-6)
+    assert float(equations.ranking_loss(scores, ranks, equations.hinge).value) == 0.0
+    assert float(equations.ranking_loss(scores, 3 - ranks, equations.hinge).value) == 2.5
+    wanted = jnp.asarray([[[0.0, 1.0], [0.0, 0.0]]])
+    assert float(equations.ranking_loss(scores, ranks, wanted=wanted).value) == pytest.approx(softplus(-0.5), rel=1e-6)
+
+
+def test_with_smoothing_the_best_margin_is_the_log_odds_of_the_labels():
+    """d/dm = 0 at σ(m) = 1 − ε."""
+    at = math.log(0.9 / 0.1)
+    assert float(jax.grad(lambda m: equations.logistic(m, 0.1))(jnp.float32(at))) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_plackett_luce_is_a_distribution_over_rankings(order):
+    """−log of drawing the answers in their order without replacement, in proportion to e^r."""
+    r = np.array([0.3, -1.0, 2.0])
+    drawn, left = 1.0, [0, 1, 2]
+    for place in (1, 2, 3):
+        answer = order.index(place)
+        drawn *= math.exp(r[answer]) / sum(math.exp(r[i]) for i in left)
+        left.remove(answer)
+    loss = plackett_luce(r[None], np.array([order]))
+    assert float(loss.value) == pytest.approx(-math.log(drawn), rel=1e-5)
+
+
+def test_plackett_luce_of_two_is_bradley_terry_and_of_a_tie_nothing():
+    scores = np.array([[1.0, 2.5]])
+    assert float(plackett_luce(scores, np.array([[1, 2]])).value) == pytest.approx(softplus(1.5), rel=1e-6)
+    both = plackett_luce(np.repeat(scores, 2, 0), np.array([[1, 2], [1, 1]]))
+    assert float(both.value) == pytest.approx(softplus(1.5), rel=1e-6)
+    tied = plackett_luce(np.array([[1.0, 1.0, 0.0]]), np.array([[1, 1, 2]]))  # each of the two against the third
+    assert float(tied.value) == pytest.approx(2 * softplus(-1.0), rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scores=SCORES, ranks=RANKS, order=st.permutations(range(4)), shift=st.floats(-5, 5, width=32))
+def test_plackett_luce_of_any_ranking(scores, ranks, order, shift):
+    """Blind to the order of the answers, to empty slots, to rubbish in them and to a constant on all scores."""
+    loss, grad = plackett_luce_and_grad(scores, ranks)
+    for s, k in (
+        (scores[:, order], ranks[:, order]),
+        (scores + shift, ranks),
+        (np.pad(scores, ((0, 0), (0, 2)), constant_values=np.nan), np.pad(ranks, ((0, 0), (0, 2)))),
+    ):
+        np.testing.assert_allclose(plackett_luce(s, k).value, loss, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(grad).all()
+    np.testing.assert_allclose(grad.sum(axis=1), np.zeros(3), atol=1e-5)
+    split = plackett_luce(scores[:1], ranks[:1]) + plackett_luce(scores[1:], ranks[1:])
+    np.testing.assert_allclose(split.value, loss, rtol=1e-5, atol=1e-6)
+
+
+def test_regression_to_ratings_is_over_the_answers_there_are():
+    scores = np.array([[1.0, 3.0, np.nan]])
+    loss = equations.rating_loss(
+        jnp.asarray(scores), jnp.asarray([[2.0, 5.0, 0.0]]), jnp.asarray([[True, True, False]])
+    )
+    assert float(loss.value) == pytest.approx((1 + 4) / 2)
+
+
 def test_jit():
     scores, ranks = np.array([[0.1, 0.2, 0.3]]), np.array([[3, 1, 2]])
     for compiled, eager in ((ranking_loss, equations.ranking_loss), (pair_accuracy, equations.pair_accuracy)):
@@ -134,6 +206,11 @@ def test_golden_reward_loss_of_trl(golden):
     value, grad = loss_and_grad(pairs, ranks)
     np.testing.assert_allclose(value, g["plain/loss"], rtol=1e-6)
     np.testing.assert_allclose(grad, np.stack([g["plain/grad_chosen"], g["plain/grad_rejected"]], 1), atol=1e-7)
+    wanted = np.zeros((len(pairs), 2, 2), np.float32)
+    wanted[:, 0, 1] = g["margin"]
+    value, grad = loss_and_grad_with_margins(pairs, ranks, wanted)
+    np.testing.assert_allclose(value, g["margin/loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad, np.stack([g["margin/grad_chosen"], g["margin/grad_rejected"]], 1), atol=1e-7)
     scores = g["kwise/scores"]
     ranks = np.broadcast_to(np.arange(1, 5), scores.shape)
     value, grad = loss_and_grad(scores, ranks)
