@@ -50,6 +50,16 @@ class RankingBatch:
 
 
 @struct.dataclass
+class PairBatch:
+    """Two answers to each prompt, the preferred one first, and what the reference model makes of them."""
+
+    chosen: TextBatch  # prompt ⊕ answer; the answer's tokens are those to predict
+    rejected: TextBatch
+    ref_chosen: Float[AnyArray, "*B"]  # log π_ref(y_w|x), nats; from the same `answer_logps` as the policy's
+    ref_rejected: Float[AnyArray, "*B"]
+
+
+@struct.dataclass
 class Response:
     """What a policy wrote after a batch of prompts, up to and with its EOS."""
 
