@@ -207,7 +207,8 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
         panels.append(_points(evaluation, measured, held_out, label, 1.0, None, colours))
     else:
         missing.append(f"No held-out pretraining loss ({held_out}) was evaluated.")
-    levels = [(m, number(evaluation[m].get(held_out, {}), "mean")) for m in ("base", "sft") if m in evaluation]
+    # Of the base model alone: SFT stands so far above that the curves would be flat.
+    level = number(evaluation.get("base", {}).get(held_out, {}), "mean")
     stages = [s for s in rl_stages(curves) if any(_series(curves[s], k)[0].size for k in (held_out, "loss/pretrain"))]
     for name, label in (
         (held_out, "Held-out, during PPO, nats per token"),
@@ -218,12 +219,10 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
 
         def draw(ax: Axes, name: str = name) -> None:
             _curves(ax, {stage: _series(curves[stage], name) for stage in stages}, colours)
-            for model, level in levels:
-                if level is None:
-                    continue
-                ax.axhline(level, color=PALETTE[colours[model]], linewidth=1.2, linestyle=(0, (4, 2)))
+            if level is not None:
+                ax.axhline(level, color=PALETTE[colours["base"]], linewidth=1.2, linestyle=(0, (4, 2)))
                 side = ax.get_yaxis_transform()
-                ax.text(1, level, MODELS[model], ha="right", va="bottom", color=MUTED, transform=side)
+                ax.text(1, level, MODELS["base"], ha="right", va="bottom", color=MUTED, transform=side)
             ax.set_xlabel("PPO step")
 
         panels.append(_panel(draw, label, (WIDTH, 230), f"pretraining {name}"))
@@ -231,7 +230,7 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
         missing.append(f"No PPO curve logs loss/pretrain or {held_out}.")
     caption = (
         "The alignment tax on language modelling, and what the pretraining mix (ptx) gives back. "
-        "Dashed: where the base model and SFT stand on held-out text."
+        "Dashed: where the base model stands on held-out text."
     )
     key = tuple(stages) if len(panels) > 0 and stages else ()
     return Drawing(title, caption if panels else "", key, tuple(panels), tuple(missing))
