@@ -10,12 +10,14 @@ episode where the paper has 8; 3. labelers and, in the built-in world, their gol
 """
 
 from pathlib import Path
+from typing import get_args
 
 from experiments.choose_sft import choose_sft
 from experiments.evaluate import evaluate
+from experiments.material import Part
 from experiments.ppo_ptx import ppo
 from experiments.pretrain import pretrain
-from experiments.recipe import Config
+from experiments.recipe import Config, prompts_that_fit
 from experiments.reward_model import reward_model
 from experiments.sft import sft
 from rlhf_jax.config import load_config
@@ -25,6 +27,8 @@ from rlhf_jax.runtime import require_writable, run
 def main() -> None:
     config = load_config(Config)
     require_writable(Path(config.out))
+    for part in get_args(Part):
+        prompts_that_fit(config, part)  # what does not fit is said now, not after the stages that do not read it
     pretrain(config)
     sft(config, "sft")
     reward_model(config)

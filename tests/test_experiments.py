@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "sft", "reward_model", "rl_init", "ppo", "ppo_ptx")
 SMALL = """
 --world.documents 600 --world.prompts 400 --world.demonstrations 100 --world.labelers 3 --world.heldout-labelers 2
---tokenizer.vocab-size 700 --model.prompt-tokens 26 --model.answer-tokens 20 --model.width 32 --model.layers 2 --model.heads 2 --model.kv-heads 2 --model.hidden 64
+--tokenizer.vocab-size 700 --model.prompt-tokens 26 --model.answer-tokens 20
+--model.width 32 --model.layers 2 --model.heads 2 --model.kv-heads 2 --model.hidden 64
 --pretrain.steps 60 --pretrain.batch 16 --pretrain.warmup 2 --sft.epochs 10 --sft.batch 8 --sft.lr 5e-3
 --rl-init.epochs 1 --rl-init.batch 10 --reward.prompts 80 --reward.batch 4
 --ppo.iterations 6 --ppo.batch 16 --ppo.minibatches 2 --ppo.warmup 2
@@ -207,3 +208,11 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     done = run(tmp_path / "file")
     assert done.returncode == 2
     assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_prompt_longer_than_the_context_is_said_before_anything_is_trained(tmp_path):
+    done = run(tmp_path / "run", "--model.prompt-tokens", "8")
+    assert done.returncode == 2
+    assert "longer than the context" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "pretrain").exists()
