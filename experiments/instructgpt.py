@@ -16,7 +16,7 @@ from experiments.choose_sft import choose_sft
 from experiments.evaluate import evaluate
 from experiments.material import Part
 from experiments.ppo_ptx import ppo
-from experiments.pretrain import pretrain
+from experiments.pretrain import pretrain, pretrain_stage
 from experiments.recipe import Config, prompts_that_fit
 from experiments.reward_model import reward_model
 from experiments.sft import sft
@@ -27,6 +27,7 @@ from rlhf_jax.runtime import require_writable, run
 def main() -> None:
     config = load_config(Config)
     require_writable(Path(config.out))
+    pretrain_stage(config)  # refuses a folder that was made with another config or tokenizer
     for part in get_args(Part):
         prompts_that_fit(config, part)  # what does not fit is said now, not after the stages that do not read it
     pretrain(config)
