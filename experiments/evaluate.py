@@ -163,7 +163,7 @@ def helpful(judge: Judge, written: dict[str, Written], name: str) -> Figures:
 def distance(config: Config, params: PyTree, written: Written) -> Figures:
     """KL from the model that RL starts from, estimated on the model's own answers, and what the answers look like."""
     tokens, mask = written.answers.concat()
-    logp, batch = answer_logps(config), config.evaluate.batch
+    logp, batch = logp_rows(config), config.evaluate.batch
     kl = scores(logp, params, tokens, mask, batch=batch) - scores(
         logp, fine_tuned(config, "rl_init"), tokens, mask, batch=batch
     )
@@ -175,7 +175,7 @@ def distance(config: Config, params: PyTree, written: Written) -> Figures:
 
 
 @cache
-def answer_logps(config: Config) -> Callable[[PyTree, AnyArray, AnyArray], jax.Array]:
+def logp_rows(config: Config) -> Callable[[PyTree, AnyArray, AnyArray], jax.Array]:
     """log π(y|x) of rows x ⊕ y at temperature 1, jitted."""
     model, T = language_model(config), config.model.answer_tokens
 

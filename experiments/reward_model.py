@@ -122,7 +122,7 @@ def training_rankings(config: Config) -> list[Ranking]:
     if not path.exists():
         truth = source.truth
         assert truth is not None
-        kept = prompts_that_fit(config, "train")[-config.reward.prompts :]  # demonstrations are of the first ones
+        kept = prompts_that_fit(config, "train")[-config.reward.prompts :]  # the last: demonstrations are of the first
         prompts = [source.prompts["train"][i] for i in kept]
         questions = [truth.questions["train"][i] for i in kept]
         texts = answers_to_rank(config, prompts, "comparisons")

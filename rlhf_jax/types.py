@@ -55,7 +55,7 @@ class PairBatch:
 
     chosen: TextBatch  # prompt ⊕ answer; the answer's tokens are those to predict
     rejected: TextBatch
-    ref_chosen: Float[AnyArray, "*B"]  # log π_ref(y_w|x), nats; from the same `answer_logps` as the policy's
+    ref_chosen: Float[AnyArray, "*B"]  # log π_ref(y_w|x), nats; 0 where there is no reference
     ref_rejected: Float[AnyArray, "*B"]
 
 

@@ -25,7 +25,6 @@ from rlhf_jax.equations.preference import (
     log_ratio_margin,
     mismatched_kl,
     odds_ratio_loss,
-    robust_dpo_loss,
     simpo_loss,
 )
 from rlhf_jax.equations.ranking import (
@@ -73,7 +72,6 @@ __all__ = [
     "preferred",
     "ranking_loss",
     "rating_loss",
-    "robust_dpo_loss",
     "row_sums",
     "simpo_loss",
     "states_before",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.equations.masked import Mean, mean
+from rlhf_jax.equations.ranking import hinge, logistic
 from rlhf_jax.types import Scalar
 
 
@@ -29,14 +30,7 @@ def dpo_loss(h: Float[Array, " B"], beta: Float[Scalar, ""], smoothing: Float[Sc
 
     With ε, the share of labels thought to be flipped, it is conservative DPO (Mitchell 2023).
     """
-    return mean(-(1.0 - smoothing) * jax.nn.log_sigmoid(beta * h) - smoothing * jax.nn.log_sigmoid(-beta * h))
-
-
-def robust_dpo_loss(h: Float[Array, " B"], beta: Float[Scalar, ""], smoothing: Float[Scalar, ""]) -> Mean:
-    """[−(1 − ε) log σ(β·h) + ε log σ(−β·h)] / (1 − 2ε): the clean loss, unbiased under labels that are flipped with
-    probability ε < ½ (Chowdhury et al. 2024, arXiv:2403.00409)."""
-    loss = -(1.0 - smoothing) * jax.nn.log_sigmoid(beta * h) + smoothing * jax.nn.log_sigmoid(-beta * h)
-    return mean(loss / (1.0 - 2.0 * smoothing))
+    return mean(logistic(beta * h, smoothing))
 
 
 def ipo_loss(h: Float[Array, " B"], beta: Float[Scalar, ""]) -> Mean:
@@ -47,7 +41,7 @@ def ipo_loss(h: Float[Array, " B"], beta: Float[Scalar, ""]) -> Mean:
 def hinge_loss(h: Float[Array, " B"], beta: Float[Scalar, ""]) -> Mean:
     """max(0, 1 − β·h): SLiC's hinge (Zhao et al. 2023, arXiv:2305.10425) on log-ratios, as Liu et al. 2023
     (arXiv:2309.06657) have it."""
-    return mean(jnp.maximum(1.0 - beta * h, 0.0))
+    return mean(hinge(beta * h))
 
 
 def simpo_loss(
@@ -55,13 +49,13 @@ def simpo_loss(
 ) -> Mean:
     """−log σ(β·(p̄_w − p̄_l) − margin), p̄ the mean log-probability of a token, no reference (Meng et al. 2024,
     arXiv:2405.14734, Eq. 6; margin is their γ)."""
-    return mean(-jax.nn.log_sigmoid(beta * (chosen - rejected) - margin))
+    return mean(logistic(beta * (chosen - rejected) - margin))
 
 
 def odds_ratio_loss(chosen: Float[Array, " B"], rejected: Float[Array, " B"]) -> Mean:
     """−log σ(log odds(y_w) − log odds(y_l)), odds = p/(1 − p) with log p the mean log-probability of a token: the second
     term of ORPO, whose first is the loss of fine-tuning on y_w (Hong et al. 2024, arXiv:2403.07691, Eq. 6 and 7)."""
-    return mean(-jax.nn.log_sigmoid(_log_odds(chosen) - _log_odds(rejected)))
+    return mean(logistic(_log_odds(chosen) - _log_odds(rejected)))
 
 
 def _log_odds(logp: Float[Array, " B"]) -> Float[Array, " B"]:

@@ -1,7 +1,7 @@
 """Equations ∘ models → loss(params, batch, coef) and step(state, batch, coef)."""
 
-from rlhf_jax.steps.language_model import TextCoef, masked_token_loss, next_token_loss, text_logps, text_step
-from rlhf_jax.steps.optimiser import adam, descend
+from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
+from rlhf_jax.steps.optimiser import TextCoef, adam, descend, update
 from rlhf_jax.steps.ppo import (
     Models,
     Optimisers,
@@ -20,12 +20,12 @@ from rlhf_jax.steps.preference import (
     PreferenceCoef,
     answer_logps,
     dpo,
-    hinge,
     ipo,
     orpo,
     preference_loss,
     preference_step,
     simpo,
+    slic,
 )
 from rlhf_jax.steps.reward_model import centred, reward, reward_loss, reward_step
 
@@ -41,7 +41,6 @@ __all__ = [
     "centred",
     "descend",
     "dpo",
-    "hinge",
     "ipo",
     "join",
     "masked_token_loss",
@@ -59,7 +58,9 @@ __all__ = [
     "reward_loss",
     "reward_step",
     "simpo",
+    "slic",
     "text_logps",
     "text_step",
+    "update",
     "value_loss",
 ]

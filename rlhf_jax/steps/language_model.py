@@ -1,27 +1,16 @@
 """Pretraining and supervised fine-tuning: the two differ in which tokens are predicted, which the batch says."""
 
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from rlhf_jax.equations import Mean, cosine, masked_mean, mean, states_before, token_logps
+from rlhf_jax.equations import Mean, masked_mean, states_before, token_logps
 from rlhf_jax.models import LanguageModel, hidden_states, logits
-from rlhf_jax.steps.optimiser import descend
-from rlhf_jax.types import MaskedTextBatch, Scalar, TextBatch, TrainState
-
-
-class TextCoef(NamedTuple):
-    """The learning rate, as numbers that can be swept."""
-
-    lr: Float[Scalar, "*S"]  # at the peak
-    steps: Float[Scalar, "*S"]  # where the cosine reaches the floor
-    floor: Float[Scalar, "*S"]  # share of the peak
-    warmup: Float[Scalar, "*S"]  # steps
+from rlhf_jax.steps.optimiser import TextCoef, update
+from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
 
 def text_logps(
@@ -78,7 +67,5 @@ def text_step(
     dropout_key = jax.random.fold_in(state.key, state.step) if model.config.dropout else None
     grad = jax.grad(partial(loss, model=model, dropout_key=dropout_key), has_aux=True)
     grads, metrics = grad(state.params, batch, coef)
-    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
-    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
-    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-    return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}
+    state, rate = update(state, grads, coef, optimiser)
+    return state, metrics | rate

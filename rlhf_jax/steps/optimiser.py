@@ -1,10 +1,23 @@
 """Adam with InstructGPT's constants; the learning rate stays outside, so that it is an argument of the step."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import jax
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from rlhf_jax.types import Scalar
+from rlhf_jax.equations import Mean, cosine, mean
+from rlhf_jax.types import Scalar, TrainState
+
+
+class TextCoef(NamedTuple):
+    """The learning rate of supervised training, as numbers that can be swept."""
+
+    lr: Float[Scalar, "*S"]  # at the peak
+    steps: Float[Scalar, "*S"]  # where the cosine reaches the floor
+    floor: Float[Scalar, "*S"]  # share of the peak
+    warmup: Float[Scalar, "*S"]  # steps
 
 
 def adam(eps: float, clip_norm: float) -> optax.GradientTransformation:
@@ -23,3 +36,13 @@ def descend(
     updates, opt_state = optimiser.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
     return params, opt_state, optax.tree.norm(grads)
+
+
+def update(
+    state: TrainState, grads: PyTree, coef: TextCoef, optimiser: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update of all parameters at the rate that the schedule has for this step, and its metrics."""
+    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
+    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
+    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    return state, {"lr": mean(lr), "grad_norm": mean(norm)}

@@ -1,7 +1,6 @@
 """Direct preference optimisation and its relatives: a policy learns from pairs of answers, without a reward model."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from jaxtyping import Array, Float, PyTree
 
 from rlhf_jax.equations import (
     Mean,
-    cosine,
     dpo_loss,
     hinge_loss,
     ipo_loss,
@@ -24,7 +22,7 @@ from rlhf_jax.equations import (
 )
 from rlhf_jax.models import LanguageModel
 from rlhf_jax.steps.language_model import text_logps
-from rlhf_jax.steps.optimiser import descend
+from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import PairBatch, Scalar, TextBatch, TrainState
 
 
@@ -35,10 +33,7 @@ class PreferenceCoef(NamedTuple):
     smoothing: Float[Scalar, "*S"]  # share of labels thought to be flipped (dpo)
     margin: Float[Scalar, "*S"]  # that the pairs should keep (simpo)
     sft: Float[Scalar, "*S"]  # on −log π(y_w|x) per token, beside the preference; ORPO has 1
-    lr: Float[Scalar, "*S"]  # at the peak
-    steps: Float[Scalar, "*S"]  # where the cosine reaches the floor
-    floor: Float[Scalar, "*S"]  # share of the peak
-    warmup: Float[Scalar, "*S"]  # steps
+    rate: TextCoef
 
 
 class PairLogps(NamedTuple):
@@ -63,7 +58,7 @@ def ipo(logps: PairLogps, coef: PreferenceCoef) -> Mean:
     return ipo_loss(log_ratio_margin(*logps), coef.beta)
 
 
-def hinge(logps: PairLogps, coef: PreferenceCoef) -> Mean:
+def slic(logps: PairLogps, coef: PreferenceCoef) -> Mean:
     """SLiC's hinge on log-ratios, over summed log-probabilities."""
     return hinge_loss(log_ratio_margin(*logps), coef.beta)
 
@@ -98,7 +93,7 @@ def preference_loss(
     objective: Objective,
     per_token: bool,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """objective (dpo, ipo, hinge, simpo, orpo or one's own) + coef.sft · −log π(y_w|x) a token.
+    """objective (dpo, ipo, slic, simpo, orpo or one's own) + coef.sft · −log π(y_w|x) a token.
 
     Metrics under TRL's names: rewards/… are β·log(π/π_ref), the reward that the policy stands for (Rafailov et al. 2023,
     Eq. 5 up to a constant of the prompt).
@@ -134,7 +129,5 @@ def preference_step(
     """One update of all parameters."""
     loss = partial(preference_loss, model=model, objective=objective, per_token=per_token)
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, coef)
-    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
-    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
-    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-    return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}
+    state, rate = update(state, grads, coef.rate, optimiser)
+    return state, metrics | rate

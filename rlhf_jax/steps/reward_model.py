@@ -1,6 +1,5 @@
 """The reward model: one forward pass for each answer, all C(K,2) comparisons of a prompt together."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,10 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from rlhf_jax.equations import Mean, cosine, mean, pair_accuracy, ranking_loss
+from rlhf_jax.equations import Mean, pair_accuracy, ranking_loss
 from rlhf_jax.models import ScalarModel, last_token_score, scalars
-from rlhf_jax.steps.language_model import TextCoef
-from rlhf_jax.steps.optimiser import descend
+from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import RankingBatch, TrainState
 
 
@@ -44,10 +42,8 @@ def reward_step(
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of the transformer and its scalar head."""
     grads, metrics = jax.grad(partial(reward_loss, model=model), has_aux=True)(state.params, batch, coef)
-    lr = coef.lr * cosine(state.step, coef.steps, coef.floor, coef.warmup)
-    params, opt_state, norm = descend(optimiser, grads, state.opt_state, state.params, lr)
-    state = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-    return state, metrics | {"lr": mean(lr), "grad_norm": mean(norm)}
+    state, rate = update(state, grads, coef, optimiser)
+    return state, metrics | rate
 
 
 def centred(params: dict, scores: Float[Array, " B"]) -> dict:

@@ -12,28 +12,27 @@ import pytest
 from rlhf_jax.equations import values
 from rlhf_jax.steps import (
     PreferenceCoef,
+    TextCoef,
     adam,
     answer_logps,
     dpo,
-    hinge,
     ipo,
     orpo,
     preference_loss,
     preference_step,
     simpo,
+    slic,
 )
 from rlhf_jax.types import PairBatch, TextBatch, TrainState
 
-COEF = PreferenceCoef(
-    *(
-        jnp.float32(c)
-        for c in PreferenceCoef(beta=0.3, smoothing=0, margin=0.1, sft=0, lr=0.02, steps=50, floor=1, warmup=0)
-    )
+COEF = jax.tree.map(
+    jnp.float32,
+    PreferenceCoef(beta=0.3, smoothing=0, margin=0.1, sft=0, rate=TextCoef(lr=0.02, steps=50, floor=1, warmup=0)),
 )
 OBJECTIVES = {
     "dpo": (dpo, False),
     "ipo": (ipo, False),
-    "hinge": (hinge, False),
+    "slic": (slic, False),
     "simpo": (simpo, True),
     "orpo": (orpo, True),
 }
