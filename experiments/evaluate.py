@@ -48,7 +48,7 @@ from rlhf_jax.evals import (
 from rlhf_jax.labelers import rating
 from rlhf_jax.models import Sampling
 from rlhf_jax.runtime import read_metrics, run, say, write_atomically
-from rlhf_jax.steps import response_logps
+from rlhf_jax.steps import response_logits, response_logps
 from rlhf_jax.types import AnyArray, Response
 
 Figures = dict[str, Estimate]
@@ -181,8 +181,9 @@ def logp_rows(config: Config) -> Callable[[PyTree, AnyArray, AnyArray], jax.Arra
 
     @jax.jit
     def logps(params, tokens, mask):
-        response = Response(tokens=tokens[:, -T:], mask=mask[:, -T:], logp=tokens[:, -T:] * 0.0)
-        return response_logps(params, tokens, mask, response, model=model, temperature=1.0)[0].sum(axis=1)
+        given = tokens[:, -T:]
+        response = Response(given, mask[:, -T:], logp=given * 0.0, temperature=given[:, 0] * 0.0 + 1.0, support=None)
+        return response_logps(response_logits(params, tokens, mask, response, model=model), response).sum(axis=1)
 
     return logps
 

@@ -18,7 +18,7 @@ from experiments.material import Part
 from experiments.ppo_ptx import ppo
 from experiments.pretrain import pretrain, pretrain_stage
 from experiments.recipe import Config, prompts_that_fit
-from experiments.reward_model import reward_model
+from experiments.reward_model import reward_models
 from experiments.sft import sft
 from rlhf_jax.config import load_config
 from rlhf_jax.runtime import require_writable, run
@@ -32,7 +32,7 @@ def main() -> None:
         prompts_that_fit(config, part)  # what does not fit is said now, not after the stages that do not read it
     pretrain(config)
     sft(config, "sft")
-    reward_model(config)
+    reward_models(config)
     choose_sft(config)
     sft(config, "rl_init")
     ppo(config, "ppo")

@@ -13,62 +13,70 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model, packed
 from experiments.recipe import PPO, Config, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
 from experiments.reward_model import first_state as reward_state
-from experiments.reward_model import reward_params, reward_stage, scalar_model
+from experiments.reward_model import member_name, reward_params, reward_stage, scalar_model, score_rows
 from experiments.sft import fine_tuned, sft_stage
 from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_prompts, take
 from rlhf_jax.equations import (
     Mean,
     adapted_scale,
+    ensemble_score,
+    explained_variance,
     gae,
-    kl_k1,
+    linear,
     masked_mean,
     mean,
     row_sums,
+    seen,
     summed,
     token_rewards,
     values,
     whiten,
 )
-from rlhf_jax.evals import answer, per_row
+from rlhf_jax.errors import InputError
+from rlhf_jax.evals import Answers, answer, per_row, scores
 from rlhf_jax.models import Sampling, generate
 from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
 from rlhf_jax.steps import (
+    Form,
     Models,
     Optimisers,
     PPOCoef,
     adam,
+    divergences,
     join,
     minibatches,
     ppo_step,
+    response_logits,
     response_logps,
     response_values,
     reward,
+    training_score,
 )
-from rlhf_jax.types import Experience, PPOBatch, PPOState, TextBatch
+from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState, PromptBatch, TextBatch
 
 Name = Literal["ppo", "ppo_ptx"]
 SAMPLE, SHUFFLE = 0, 1  # what a key is for
 
 
 class Frozen(NamedTuple):
-    """Models that do not learn: the reference π_SFT and the reward model r_θ."""
+    """Models that do not learn: the reference π_SFT and the reward models r_θ, one or an ensemble."""
 
     sft: PyTree
-    reward: PyTree
+    reward: tuple[PyTree, ...]
 
 
 class Plan(NamedTuple):
-    """What fixes the shapes of an iteration; everything that is a number is in PPOCoef."""
+    """What fixes the shapes of an iteration; everything that is a number is in PPOCoef, every formula in Form."""
 
     max_tokens: int
-    temperature: float
+    sampling: Sampling
     epochs: int
     minibatches: int
     eos: int
@@ -84,44 +92,57 @@ def iteration(
     models: Models,
     optimisers: Optimisers,
     plan: Plan,
+    form: Form,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """Answers from the policy, a reward for each token, advantages, and the clipped updates with the pretraining mix."""
     policy, value, T = models.policy, models.value, plan.max_tokens
     key = jax.random.fold_in(state.key, state.step)
-    sampling = Sampling(plan.temperature, top_k=0, top_p=1.0)
 
     # y ~ π_RL(·|x), log π_RL(yₜ|…) as it was drawn
-    y = generate(policy, state.policy, batch.prompts, jax.random.fold_in(key, SAMPLE), T, sampling, plan.eos, plan.pad)
+    sample_key = jax.random.fold_in(key, SAMPLE)
+    y = generate(policy, state.policy, batch.prompts, sample_key, T, plan.sampling, plan.eos, plan.pad)
     tokens, mask = join(batch.prompts, y)
-    # r_θ(x, y), less for an answer that was cut off; log π_SFT(yₜ|…), V(sₜ)
+    # r_θ(x, y); KL(π_RL‖π_SFT) of each token; V(sₜ)
+    raw = jnp.stack([reward(r, tokens, mask, model=value) for r in frozen.reward])
     ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
-    score = reward(frozen.reward, tokens, mask, model=value) - coef.missing_eos_penalty * ~ended
-    logp_sft, _ = response_logps(frozen.sft, tokens, mask, y, model=policy, temperature=plan.temperature)
+    score, moments = training_score(raw, ended, state.scores, coef, form)
+    logits, logits_sft = (response_logits(p, tokens, mask, y, model=policy) for p in (state.policy, frozen.sft))
+    kl = divergences(logits, logits_sft, y)
     V = response_values(state.value, tokens, mask, T, model=value)
-    # rₜ = −β log(π_RL/π_SFT), and r_θ(x, y) at the last token (Eq. 2)
-    kl = kl_k1(y.logp, logp_sft)
-    beta = coef.beta * state.kl_scale
-    r = token_rewards(score, kl, beta, y.mask)
+    # rₜ = −β·KLₜ, and r_θ(x, y) at the last token (Eq. 2)
+    scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
+    r = token_rewards(score, kl[form.kl_reward], coef.beta * scale, y.mask)
+    if form.whiten_rewards:
+        r = whiten(r, y.mask, shift_mean=False)
     # Âₜ by GAE, whitened over the batch; returns for the value
     adv, returns = gae(r, V, y.mask, coef.discount, coef.lam)
-    experience = Experience(tokens, mask, y, V, whiten(adv, y.mask), returns, batch.pretrain)
+    if form.whiten != "off":
+        adv = whiten(adv, y.mask, unbiased=form.whiten == "unbiased")
+    experience = Experience(tokens, mask, y, response_logps(logits_sft, y), V, adv, returns, batch.pretrain)
     # Minibatches: max(−Âρ, −Â clip(ρ)) + γ·(−log π_RL(x_pretrain)); value ½(V − R)²; EMA
-    step = partial(ppo_step, coef=coef, models=models, optimisers=optimisers, temperature=plan.temperature)
+    now = coef._replace(beta_loss=coef.beta_loss * scale)
+    step = partial(ppo_step, coef=now, models=models, optimisers=optimisers, form=form, reference=frozen.sft)
     parts = minibatches(jax.random.fold_in(key, SHUFFLE), experience, plan.epochs, plan.minibatches)
-    state, losses = jax.lax.scan(step, state, parts)
+    state, losses = jax.lax.scan(step, replace(state, scores=moments, stopped=jnp.bool_(False)), parts)
 
     episodes = score.shape[0]
-    kl_sum, entropy_sum = row_sums(kl, y.mask), row_sums(-y.logp, y.mask)
-    scale = adapted_scale(state.kl_scale, jnp.mean(kl_sum), coef.kl_target, episodes, coef.kl_horizon)
-    state = replace(state, step=state.step + 1, kl_scale=scale)
+    nats = {name: row_sums(each, y.mask) for name, each in kl.items()}
+    penalty = coef.beta * scale * nats[form.kl_reward]
+    kl_scale = adapted_scale(state.kl_scale, jnp.mean(nats["k1"]), coef.kl_target, episodes, coef.kl_horizon)
+    state = replace(state, step=state.step + 1, kl_scale=kl_scale)
     return state, summed(losses) | {
-        "objective/kl": mean(kl_sum),
-        "objective/entropy": mean(entropy_sum),
+        "objective/kl": mean(nats["k1"]),
+        "objective/kl_k2": mean(nats["k2"]),
+        "objective/kl_k3": mean(nats["k3"]),
+        "objective/kl_exact": mean(nats["exact"]),
+        "objective/entropy": mean(row_sums(-y.logp, y.mask)),
+        "objective/reward_model": mean(raw),
         "objective/scores": mean(score),
-        "objective/non_score_reward": mean(-beta * kl_sum),
-        "objective/rlhf_reward": mean(score - beta * kl_sum),
-        "objective/beta": mean(beta),
+        "objective/non_score_reward": mean(-penalty),
+        "objective/rlhf_reward": mean(score - penalty),
+        "objective/beta": mean(coef.beta * scale),
         "val/mean": masked_mean(V, y.mask),
+        "val/explained_variance": mean(explained_variance(V, returns, y.mask)),
         "answer/length": mean(jnp.sum(y.mask, axis=1)),
         "answer/ended": mean(ended),
         "episode": mean(state.step * episodes),
@@ -134,11 +155,13 @@ def coefficients(c: PPO) -> PPOCoef:
 
 def plan_of(config: Config) -> Plan:
     c, t = config.ppo, tokenizer(config)
-    return Plan(config.model.answer_tokens, c.temperature, c.epochs, c.minibatches, t.eos, t.pad)
+    return Plan(config.model.answer_tokens, sampling_of(config), c.epochs, c.minibatches, t.eos, t.pad)
 
 
-def models_of(config: Config) -> Models:
-    return Models(language_model(config), scalar_model(config))
+def sampling_of(config: Config) -> Sampling:
+    if config.ppo.temperature == 0:
+        raise InputError("ppo.temperature is 0: greedy answers have no other ones to be compared with; set it above 0")
+    return Sampling(config.ppo.temperature, config.ppo.top_k, config.ppo.top_p)
 
 
 def optimisers_of(config: Config) -> Optimisers:
@@ -146,9 +169,25 @@ def optimisers_of(config: Config) -> Optimisers:
     return Optimisers(adam(o.eps, o.clip_norm), adam(o.eps, o.clip_norm))
 
 
-def first_state(config: Config, name: Name, policy: PyTree, value: PyTree) -> PPOState:
-    """The policy starts as the RL initialisation, the value network as the reward model."""
-    optimisers = optimisers_of(config)
+def frozen_of(config: Config) -> Frozen:
+    rewards = tuple(reward_params(config, i) for i in range(config.ppo.reward_models))
+    return Frozen(fine_tuned(config, "rl_init"), rewards)
+
+
+def iteration_of(config: Config) -> Callable[..., tuple[PPOState, dict[str, Mean]]]:
+    models = Models(language_model(config), scalar_model(config))
+    return partial(
+        iteration,
+        models=models,
+        optimisers=optimisers_of(config),
+        plan=plan_of(config),
+        form=Form(*(getattr(config.ppo, name) for name in Form._fields)),
+    )
+
+
+def first_state(config: Config, name: Name, frozen: Frozen) -> PPOState:
+    """The policy starts as the RL initialisation, the value network as the (first) reward model."""
+    policy, value, optimisers = frozen.sft, frozen.reward[0], optimisers_of(config)
     return PPOState(
         step=jnp.int32(0),
         policy=policy,
@@ -157,8 +196,14 @@ def first_state(config: Config, name: Name, policy: PyTree, value: PyTree) -> PP
         value_opt=optimisers.value.init(value),
         ema=policy,
         kl_scale=jnp.float32(1.0),
+        scores=no_moments(),
+        stopped=jnp.bool_(False),
         key=role_key(config, name),
     )
+
+
+def no_moments() -> Moments:
+    return Moments(*(jnp.float32(0.0) for _ in range(3)))
 
 
 def variant(config: Config, name: Name) -> Config:
@@ -168,7 +213,9 @@ def variant(config: Config, name: Name) -> Config:
 
 def ppo_stage(config: Config, name: Name) -> Stage:
     sections = variant(config, name).sections("pretrain", "sft", "rl_init", "reward", "ppo")
-    parents = {"rl_init": sft_stage(config, "rl_init").sha256, "reward_model": reward_stage(config).sha256}
+    parents = {"rl_init": sft_stage(config, "rl_init").sha256} | {
+        member_name(i): reward_stage(config, i).sha256 for i in range(config.ppo.reward_models)
+    }
     return stage(config, name, config.ppo.iterations, sections, parents)
 
 
@@ -177,7 +224,7 @@ def policy_of(config: Config, name: Name) -> PyTree:
 
     def fresh() -> PPOState:
         language_params = pretraining_state(config).params
-        return first_state(config, name, language_params, reward_state(config, language_params).params)
+        return first_state(config, name, Frozen(language_params, (reward_state(config, language_params).params,)))
 
     shapes = jax.eval_shape(fresh)
     return ppo_stage(config, name).load(shapes)[0].ema
@@ -189,13 +236,11 @@ def ppo(config: Config, name: Name) -> None:
         return
     config = variant(config, name)
     c, mesh, batches = config.ppo, make_mesh(config.runtime.devices), batches_of(config, name)
-    frozen = replicate(Frozen(fine_tuned(config, "rl_init"), reward_params(config)), mesh)
-    step = jax.jit(
-        partial(iteration, models=models_of(config), optimisers=optimisers_of(config), plan=plan_of(config)),
-        donate_argnums=0,
-    )
-    look = held_out_look(config)
-    state = this.resume(replicate(first_state(config, name, frozen.sft, frozen.reward), mesh))
+    frozen, step, look = frozen_of(config), jax.jit(iteration_of(config), donate_argnums=0), held_out_look(config)
+    start = first_state(config, name, frozen)
+    if c.score_norm == "fixed":
+        start = replace(start, scores=reference_moments(config, frozen))
+    state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(c), frozen)
         metrics = values(metrics)
@@ -232,30 +277,45 @@ def held_out_look(config: Config) -> Callable[[PyTree], dict[str, float]]:
     text = TextBatch(text.tokens[: c.batch], text.predict[: c.batch])
     fit = prompts_that_fit(config, "valid")[: c.batch]
     prompts = encode_prompts([source.prompts["valid"][i] for i in fit], t, config.model.prompt_tokens)
-    as_trained = Sampling(config.ppo.temperature, top_k=0, top_p=1.0)
 
     def look(params: PyTree) -> dict[str, float]:
         total, tokens, _ = per_row(model, params, text, batch=c.batch)
-        seen = {"pretrain/loss": float(-total.sum() / tokens.sum())}
+        figures = {"pretrain/loss": float(-total.sum() / tokens.sum())}
         if source.truth is not None:
             truth, questions = source.truth, source.truth.questions["valid"]
-            written = answer(
-                model,
-                params,
-                prompts,
-                role_key(config, "look"),
-                batch=c.batch,
-                max_tokens=config.model.answer_tokens,
-                sampling=as_trained,
-                eos=t.eos,
-                pad=t.pad,
-            )
+            written = answers_of(config, params, prompts, role_key(config, "look"))
             texts = [t.decode(ids).strip() for ids in written.ids(t.eos)]
             gold = [truth.gold(questions[i], text) for i, text in zip(fit, texts, strict=True)]
-            seen["gold/mean"] = float(np.mean(gold))
-        return seen
+            figures["gold/mean"] = float(np.mean(gold))
+        return figures
 
     return look
+
+
+def answers_of(config: Config, params: PyTree, prompts: PromptBatch, key: Key[Array, ""]) -> Answers:
+    """Drawn as in training."""
+    t = tokenizer(config)
+    return answer(
+        language_model(config),
+        params,
+        prompts,
+        key,
+        batch=config.evaluate.batch,
+        max_tokens=config.model.answer_tokens,
+        sampling=sampling_of(config),
+        eos=t.eos,
+        pad=t.pad,
+    )
+
+
+def reference_moments(config: Config, frozen: Frozen, count: int = 256) -> Moments:
+    """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples)."""
+    fit = [material(config).prompts["train"][i] for i in prompts_that_fit(config, "train")[:count]]
+    prompts = encode_prompts(fit, tokenizer(config), config.model.prompt_tokens)
+    rows = answers_of(config, frozen.sft, prompts, role_key(config, "reference scores")).concat()
+    each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in frozen.reward]
+    score = ensemble_score(jnp.asarray(np.stack(each)), config.ppo.ensemble, config.ppo.uncertainty)
+    return seen(no_moments(), score)
 
 
 def main() -> None:

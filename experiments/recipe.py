@@ -26,6 +26,7 @@ from rlhf_jax.data import (
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import TransformerConfig
 from rlhf_jax.runtime import Stage, require_writable, say
+from rlhf_jax.steps import Estimator
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,42 @@ class PPO:
     minibatches: int
     epochs: int
     temperature: float
+    top_k: int
+    top_p: float
     beta: float
+    kl_reward: Estimator
+    beta_loss: float
+    kl_loss: Estimator
+    beta_end: float
+    beta_steps: int
+    kl_target: float
+    kl_horizon: float
     gamma: float
     pretrain_examples: int
-    clip: float
+    pretrain_mean: Literal["token", "example"]
+    policy_mean: Literal["token", "answer", "constant"]
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    entropy: float
+    stop_kl: float
     value_clip: float
     value_coef: float
+    value_warmup: int
     discount: float
     lam: float
+    whiten: Literal["biased", "unbiased", "off"]
+    whiten_rewards: bool
     lr: float
     value_lr: float
     warmup: int
     ema: float
     missing_eos_penalty: float
-    kl_target: float
-    kl_horizon: float
+    score_norm: Literal["running", "fixed", "off"]
+    score_clip: float
+    reward_models: int
+    ensemble: Literal["mean", "minimum"]
+    uncertainty: float
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,13 @@ def scalar_model(config: Config) -> ScalarModel:
     return ScalarModel(config.model.transformer(tokenizer(config).size))
 
 
-def first_state(config: Config, language_params: dict) -> TrainState:
-    model, key = scalar_model(config), role_key(config, "reward_model")
+def member_name(member: int) -> str:
+    """Of an ensemble, whose models differ in their first head and in the order of their data."""
+    return "reward_model" if member == 0 else f"reward_model_{member + 1}"
+
+
+def first_state(config: Config, language_params: dict, member: int = 0) -> TrainState:
+    model, key = scalar_model(config), role_key(config, member_name(member))
     row = jnp.zeros((1, config.model.context), jnp.int32)
     params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
     params = scalar_from_language_model(params, language_params)
@@ -144,10 +149,10 @@ def encoded(config: Config, rankings: list[Ranking]) -> RankingBatch:
     return encode_rankings(kept, tokenizer(config), length, max(len(r.answers) for r in kept))
 
 
-def reward_stage(config: Config) -> Stage:
+def reward_stage(config: Config, member: int = 0) -> Stage:
     return stage(
         config,
-        "reward_model",
+        member_name(member),
         reward_steps(config),
         config.sections("pretrain", "sft", "reward"),
         {"sft": sft_stage(config, "sft").sha256},
@@ -158,14 +163,19 @@ def reward_steps(config: Config) -> int:
     return max(config.reward.epochs * len(training_rankings(config)) // config.reward.batch, 1)
 
 
-def reward_params(config: Config) -> dict:
+def reward_params(config: Config, member: int = 0) -> dict:
     """The trained reward model's parameters, with its bias set."""
     shapes = jax.eval_shape(lambda: first_state(config, pretraining_state(config).params))
-    return reward_stage(config).load(shapes)[0].params
+    return reward_stage(config, member).load(shapes)[0].params
 
 
-def reward_model(config: Config) -> None:
-    c, this = config.reward, reward_stage(config)
+def reward_models(config: Config) -> None:
+    for member in range(config.ppo.reward_models):
+        reward_model(config, member)
+
+
+def reward_model(config: Config, member: int) -> None:
+    c, this = config.reward, reward_stage(config, member)
     if not this.finished:
         mesh, rows = make_mesh(config.runtime.devices), encoded(config, training_rankings(config))
         model = scalar_model(config)
@@ -173,8 +183,8 @@ def reward_model(config: Config) -> None:
         step = jax.jit(partial(reward_step, model=model, optimiser=optimiser), donate_argnums=0)
         coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
         start = fine_tuned(config, "sft", best_epoch_by_loss(config))
-        state = this.resume(replicate(first_state(config, start), mesh))
-        seed = role_seed(config, "reward_model")
+        state = this.resume(replicate(first_state(config, start, member), mesh))
+        seed = role_seed(config, member_name(member))
         for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
             batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
             state, metrics = step(state, shard_rows(batch, mesh), coef)
@@ -182,7 +192,7 @@ def reward_model(config: Config) -> None:
             if i + 1 == this.total:
                 state = replace(state, params=centred(state.params, demonstration_scores(config, state.params)))
             this.save(i, state, config.runtime.save_every)
-    measure(config)
+    measure(config, member)
 
 
 @cache
@@ -199,28 +209,29 @@ def demonstration_scores(config: Config, params: dict) -> jax.Array:
     )
 
 
-def measure(config: Config) -> None:
+def measure(config: Config, member: int) -> None:
     """accuracy.json: how often the reward model agrees with labelers, and labelers with each other, on test prompts."""
-    path = Path(config.out) / "reward_model" / "accuracy.json"
+    path = Path(config.out) / member_name(member) / "accuracy.json"
     if path.exists():
         return
-    figures = accuracy_on_files(config) if material(config).truth is None else accuracy_in_world(config)
+    params = reward_params(config, member)
+    figures = (accuracy_on_files if material(config).truth is None else accuracy_in_world)(config, params)
     write_atomically(path, json.dumps({name: e._asdict() for name, e in figures.items()}, indent=1))
     for name, e in figures.items():
-        say(f"reward_model {name}: {e}")
+        say(f"{member_name(member)} {name}: {e}")
 
 
-def accuracy_on_files(config: Config) -> dict[str, Estimate]:
+def accuracy_on_files(config: Config, params: dict) -> dict[str, Estimate]:
     rankings = material(config).rankings
     assert rankings is not None
     figures = {}
     for part in ("valid", "test"):
         rows = encoded(config, rankings[part])
-        figures[f"accuracy/{part}"] = accuracy(reward_of(config, rows), [rows.ranks])
+        figures[f"accuracy/{part}"] = accuracy(reward_of(config, params, rows), [rows.ranks])
     return figures
 
 
-def accuracy_in_world(config: Config) -> dict[str, Estimate]:
+def accuracy_in_world(config: Config, params: dict) -> dict[str, Estimate]:
     """Each test answer is scored once and compared with what every labeler, and the gold formula, says of it."""
     source, truth = material(config), material(config).truth
     assert truth is not None
@@ -229,7 +240,7 @@ def accuracy_in_world(config: Config) -> dict[str, Estimate]:
     texts = answers_to_rank(config, [p for p, _ in asked], "test comparisons")
     kept = [(p, q, row) for (p, q), row in zip(asked, texts, strict=True) if row]
     rows = encoded(config, [Ranking(p.text, row, tuple(range(1, len(row) + 1))) for p, _, row in kept])
-    score, slots = reward_of(config, rows), rows.ranks.shape[1]
+    score, slots = reward_of(config, params, rows), rows.ranks.shape[1]
 
     def ranks_by(judge: Callable[[Question, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:
         return np.array([[*judge(q, row), *[0] * (slots - len(row))] for _, q, row in kept], np.int32)
@@ -248,11 +259,11 @@ def best_first(gold: list[float]) -> tuple[int, ...]:
     return tuple(order.index(g) + 1 for g in gold)
 
 
-def reward_of(config: Config, rows: RankingBatch) -> np.ndarray:
+def reward_of(config: Config, params: dict, rows: RankingBatch) -> np.ndarray:
     """[N, K] scores; those of empty slots mean nothing."""
     N, K, T = rows.tokens.shape
     flat = rows.tokens.reshape(-1, T), rows.mask.reshape(-1, T)
-    return scores(score_rows(config), reward_params(config), *flat, batch=config.evaluate.batch).reshape(N, K)
+    return scores(score_rows(config), params, *flat, batch=config.evaluate.batch).reshape(N, K)
 
 
 def accuracy(score: np.ndarray, rankings: list[np.ndarray]) -> Estimate:
@@ -268,4 +279,4 @@ def agreement(rankings: list[np.ndarray]) -> Estimate:
 
 
 if __name__ == "__main__":
-    run(lambda: reward_model(load_config(Config)))
+    run(lambda: reward_models(load_config(Config)))

@@ -61,11 +61,14 @@ class PairBatch:
 
 @struct.dataclass
 class Response:
-    """What a policy wrote after a batch of prompts, up to and with its EOS."""
+    """What a policy wrote after a batch of prompts, up to and with its EOS, and the transform of the logits that it was
+    drawn through, which every later log-probability of it goes through as well."""
 
     tokens: Int[AnyArray, "*B T"]
     mask: Bool[AnyArray, "*B T"]
     logp: Float[AnyArray, "*B T"]  # nats, under the distribution that was sampled from
+    temperature: Float[AnyArray, "*B"]
+    support: Bool[AnyArray, "*B T V"] | None  # the tokens that top-k and top-p had left; None: all of them
 
 
 @struct.dataclass
@@ -88,8 +91,17 @@ class TrainState:
 
 
 @struct.dataclass
+class Moments:
+    """What is kept of a stream of numbers, for its mean and variance."""
+
+    count: Float[AnyArray, "*S"]
+    mean: Float[AnyArray, "*S"]
+    squares: Float[AnyArray, "*S"]  # Σ (x − mean)²
+
+
+@struct.dataclass
 class PPOState:
-    """Everything that PPO carries from iteration to iteration."""
+    """Everything that PPO carries from iteration to iteration. Without a value network, its two are None."""
 
     step: Int[AnyArray, "*S"]  # iterations
     policy: PyTree
@@ -98,6 +110,8 @@ class PPOState:
     value_opt: PyTree
     ema: PyTree  # moving average of the policy
     kl_scale: Float[AnyArray, "*S"]  # factor on β, moved by the adaptive controller
+    scores: Moments  # of the reward model's scores, by which they are normalised
+    stopped: Bool[AnyArray, "*S"]  # this iteration's updates went too far: the policy learns no more in it
     key: Key[Array, "*S"]
 
 
@@ -111,12 +125,14 @@ class PPOBatch:
 
 @struct.dataclass
 class Experience:
-    """Finished answers with everything that the clipped losses need of them. Rows are answers."""
+    """Finished answers with everything that the losses need of them. Rows are answers. Without a value network, values
+    and returns are None."""
 
     tokens: Int[AnyArray, "*B L"]  # prompt ⊕ response
     mask: Bool[AnyArray, "*B L"]
     response: Response
-    values: Float[AnyArray, "*B T"]  # V(sₜ) when the answer was written
+    logp_sft: Float[AnyArray, "*B T"]
+    values: Float[AnyArray, "*B T"] | None  # V(sₜ) when the answer was written
     advantages: Float[AnyArray, "*B T"]
-    returns: Float[AnyArray, "*B T"]
+    returns: Float[AnyArray, "*B T"] | None
     pretrain: TextBatch | None

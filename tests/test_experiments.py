@@ -129,6 +129,30 @@ def _copy_stages_before(stage: str, source: Path, out: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_reward_models_normalised_scores_and_top_p(uninterrupted, tmp_path):
+    """The options of PPO that reach outside its iteration."""
+    out = tmp_path / "options"
+    _copy_stages_before("ppo", uninterrupted, out)
+    done = run(
+        out, *["--ppo.reward-models", "2", "--ppo.score-norm", "fixed", "--ppo.top-p", "0.9", "--ppo.kl-loss", "exact"]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (out / "reward_model_2" / "accuracy.json").exists()
+    first = json.loads((out / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["objective/kl"] == pytest.approx(0, abs=1e-4)  # the policy is still the reference, under top-p as well
+    assert abs(first["objective/reward_model"] - first["objective/scores"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_greedy_sampling_is_refused(uninterrupted, tmp_path):
+    out = tmp_path / "greedy"
+    _copy_stages_before("ppo", uninterrupted, out)
+    done = run(out, "--ppo.temperature", "0")
+    assert done.returncode == 2
+    assert "ppo.temperature" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_another_config_in_the_same_folder_is_refused_by_its_key(uninterrupted):
     done = run(uninterrupted, "--pretrain.lr", "0.5")
     assert done.returncode == 2

@@ -75,8 +75,8 @@ def sections() -> list[tuple[str, str]]:
 
 # Sections that a function takes as a whole, by name: it reads every field of the named tuple, or the dataclass, it makes.
 WHOLE = {
-    "Model": ("transformer", "TransformerConfig"),  # asdict(self) less two fields, checked below
-    "PPO": ("coefficients", "PPOCoef"),  # getattr(c, name) for name in PPOCoef._fields
+    "Model": {"transformer": "TransformerConfig"},  # asdict(self) less two fields, checked below
+    "PPO": {"coefficients": "PPOCoef", "iteration_of": "Form"},  # getattr(c, name) for name in PPOCoef._fields
 }
 
 
@@ -84,15 +84,18 @@ def fields_read_as_a_whole(section: str) -> set[str]:
     import dataclasses
 
     from rlhf_jax.models import TransformerConfig
-    from rlhf_jax.steps import PPOCoef
+    from rlhf_jax.steps import Form, PPOCoef
 
-    maker, made = WHOLE[section]
+    fields = {
+        "TransformerConfig": {f.name for f in dataclasses.fields(TransformerConfig)},
+        "PPOCoef": set(PPOCoef._fields),
+        "Form": set(Form._fields),
+    }
     source = "".join(path.read_text() for path in (ROOT / "experiments").glob("*.py"))
-    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == maker]
-    assert any(made in ast.unparse(f) for f in functions), f"{maker} no longer makes {made}"
-    if made == "PPOCoef":
-        return set(PPOCoef._fields)
-    return {f.name for f in dataclasses.fields(TransformerConfig)}
+    for maker, made in WHOLE[section].items():
+        functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == maker]
+        assert any(made in ast.unparse(f) for f in functions), f"{maker} no longer makes {made}"
+    return set().union(*(fields[made] for made in WHOLE[section].values()))
 
 
 @pytest.mark.parametrize(("section", "field"), sections(), ids=".".join)

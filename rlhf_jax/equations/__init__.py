@@ -7,6 +7,7 @@ from rlhf_jax.equations.kl import adapted_scale, kl_exact, kl_k1, kl_k2, kl_k3
 from rlhf_jax.equations.logprobs import entropy, states_before, token_logps
 from rlhf_jax.equations.masked import (
     Mean,
+    averaged,
     masked_mean,
     masked_sum,
     masked_variance,
@@ -16,7 +17,7 @@ from rlhf_jax.equations.masked import (
     values,
     whiten,
 )
-from rlhf_jax.equations.ppo import clipped_policy_loss, clipped_value_loss
+from rlhf_jax.equations.ppo import clipped_policy_loss, clipped_value_loss, explained_variance, reinforce_loss
 from rlhf_jax.equations.preference import (
     dpo_loss,
     hinge_loss,
@@ -36,17 +37,21 @@ from rlhf_jax.equations.ranking import (
     ranking_loss,
     rating_loss,
 )
-from rlhf_jax.equations.schedules import cosine, linear_warmup
+from rlhf_jax.equations.schedules import cosine, linear, linear_warmup
+from rlhf_jax.equations.scores import ensemble_score, normalised, seen
 
 __all__ = [
     "Mean",
     "adapted_scale",
+    "averaged",
     "clipped_policy_loss",
     "clipped_value_loss",
     "cosine",
     "dpo_loss",
     "ema",
+    "ensemble_score",
     "entropy",
+    "explained_variance",
     "gae",
     "group_relative",
     "hinge",
@@ -58,6 +63,7 @@ __all__ = [
     "kl_k3",
     "kto_loss",
     "leave_one_out",
+    "linear",
     "linear_warmup",
     "log_ratio_margin",
     "logistic",
@@ -66,13 +72,16 @@ __all__ = [
     "masked_variance",
     "mean",
     "mismatched_kl",
+    "normalised",
     "odds_ratio_loss",
     "pair_accuracy",
     "plackett_luce_loss",
     "preferred",
     "ranking_loss",
     "rating_loss",
+    "reinforce_loss",
     "row_sums",
+    "seen",
     "simpo_loss",
     "states_before",
     "summed",

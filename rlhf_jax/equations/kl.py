@@ -29,7 +29,7 @@ def kl_exact(logits: Float[Array, "*B V"], logits_ref: Float[Array, "*B V"]) -> 
     """Σᵥ πᵥ (log πᵥ − log π_ref,ᵥ) of each token's two distributions. A token that π rules out (−∞) counts 0."""
     logp, logp_ref = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(logits_ref, axis=-1)
     p = jnp.exp(logp)
-    return jnp.sum(jnp.where(p > 0, p * (logp - logp_ref), 0.0), axis=-1)
+    return jnp.sum(p * jnp.where(p > 0, logp - logp_ref, 0.0), axis=-1)
 
 
 def adapted_scale(

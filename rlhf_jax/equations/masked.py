@@ -1,5 +1,7 @@
 """Every masked reduction of the library. An empty mask gives 0 with zero gradients, never NaN."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Shaped
@@ -29,6 +31,22 @@ def masked_mean(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Mean:
 def masked_sum(x: Float[Array, "*S"], mask: Bool[Array, "*S"]) -> Float[Array, ""]:
     """Sum over the entries where the mask is True; what stands elsewhere, NaN included, has no influence."""
     return jnp.sum(jnp.where(mask, x, 0.0))
+
+
+def averaged(x: Float[Array, "*B T"], mask: Bool[Array, "*B T"], over: Literal["token", "answer", "constant"]) -> Mean:
+    """What the mean of a loss over ragged rows is taken over.
+
+    token: all tokens alike (PPO in TRL; DAPO, Yu et al. 2025, arXiv:2503.14476, Eq. 12). answer: each row's mean over its
+    tokens, all rows alike, so that a token of a long answer weighs less (GRPO, Shao et al. 2024, arXiv:2402.03300, Eq. 3).
+    constant: the rows' sums, divided by B·T, the same for every mask (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783): of the
+    three the only one whose policy gradient is that of the expected reward, up to the factor 1/T.
+    """
+    if over == "token":
+        return masked_mean(x, mask)
+    sums, lengths = row_sums(x, mask), jnp.sum(mask, axis=-1)
+    if over == "answer":
+        return masked_mean(sums / jnp.maximum(lengths, 1), lengths > 0)
+    return Mean(jnp.sum(sums), jnp.asarray(mask.size, jnp.float32))
 
 
 def mean(x: Shaped[Array, "*S"]) -> Mean:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rlhf_jax.equations.masked import Mean, masked_mean
+from rlhf_jax.equations.masked import Mean, masked_mean, masked_variance
 from rlhf_jax.types import Scalar
 
 
@@ -12,22 +12,36 @@ def clipped_policy_loss(
     logp_old: Float[Array, "*B T"],
     advantages: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
-    clip: Float[Scalar, ""],
-) -> tuple[Mean, dict[str, Mean]]:
-    """mean over tokens of max(−A·ρ, −A·clip(ρ, 1 ± clip)), ρ = π(yₜ)/π_old(yₜ) (Eq. 7).
+    clip_low: Float[Scalar, ""],
+    clip_high: Float[Scalar, ""],
+    dual_clip: Float[Scalar, ""] = jnp.inf,
+) -> tuple[Float[Array, "*B T"], dict[str, Mean]]:
+    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) of each token, ρ = π(yₜ)/π_old(yₜ) (Eq. 7); 0 outside the mask.
+
+    A higher clip_high than clip_low is DAPO's clip-higher (Yu et al. 2025, arXiv:2503.14476, Eq. 10). dual_clip c > 1
+    bounds the loss of a token with A < 0 by −A·c (Ye et al. 2020, arXiv:1912.09729, Eq. 4); infinite is off.
 
     Metrics: val/ratio = mean ρ, policy/clipfrac_avg = share of tokens where the clipped branch is the larger,
     policy/approxkl_avg = ½ mean (log ρ)² in nats (Schulman's k2 of the update).
     """
     log_ratio = jnp.where(mask, logp - logp_old, 0.0)
+    advantages = jnp.where(mask, advantages, 0.0)
     ratio = jnp.exp(log_ratio)
-    unclipped = -advantages * ratio
-    clipped = -advantages * jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-    return masked_mean(jnp.maximum(unclipped, clipped), mask), {
+    near = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    worst = jnp.where(advantages < 0, jnp.minimum(jnp.maximum(ratio, near), dual_clip), jnp.minimum(ratio, near))
+    clipped = -advantages * near > -advantages * ratio
+    return -advantages * worst, {
         "val/ratio": masked_mean(ratio, mask),
-        "policy/clipfrac_avg": masked_mean((clipped > unclipped).astype(jnp.float32), mask),
+        "policy/clipfrac_avg": masked_mean(clipped.astype(jnp.float32), mask),
         "policy/approxkl_avg": masked_mean(0.5 * log_ratio**2, mask),
     }
+
+
+def reinforce_loss(
+    logp: Float[Array, "*B T"], advantages: Float[Array, "*B T"], mask: Bool[Array, "*B T"]
+) -> Float[Array, "*B T"]:
+    """−A·log π(yₜ) of each token (Williams 1992); 0 outside the mask."""
+    return jnp.where(mask, -advantages * logp, 0.0)
 
 
 def clipped_value_loss(
@@ -49,3 +63,11 @@ def clipped_value_loss(
     return masked_mean(0.5 * jnp.maximum(error, error_near), mask), {
         "val/clipfrac_avg": masked_mean((error_near > error).astype(jnp.float32), mask)
     }
+
+
+def explained_variance(
+    values: Float[Array, "*B T"], returns: Float[Array, "*B T"], mask: Bool[Array, "*B T"]
+) -> Float[Array, ""]:
+    """1 − Var(R − V)/Var(R) over the tokens: 1 is a perfect value, 0 is no better than a constant."""
+    residual = masked_variance(jnp.where(mask, returns - values, 0.0), mask, unbiased=False)
+    return 1.0 - residual / jnp.maximum(masked_variance(returns, mask, unbiased=False), 1e-8)

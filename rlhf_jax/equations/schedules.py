@@ -21,6 +21,11 @@ def cosine(
     return ramp * (floor + (1.0 - floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
 
 
+def linear(step: Int[Scalar, ""], steps: Float[Scalar, ""], end: Float[Scalar, ""]) -> Float[Array, ""]:
+    """From 1, linearly, to `end` after so many steps, then constant. An end of 1 is no schedule."""
+    return 1.0 + (end - 1.0) * jnp.minimum(step / jnp.maximum(steps, 1.0), 1.0)
+
+
 def linear_warmup(step: Int[Scalar, ""], steps: Float[Scalar, ""], start: Float[Scalar, ""] = 0.1) -> Float[Array, ""]:
     """From a tenth of the peak, linearly, to 1 after so many steps, then constant (InstructGPT, App. C.4: 10)."""
     return jnp.minimum(start + (1.0 - start) * step / jnp.maximum(steps, 1.0), 1.0)

@@ -1,5 +1,6 @@
 """What a model writes after each of a list of prompts."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ def answer(
 
 @partial(jax.jit, static_argnames=("model", "max_tokens", "sampling", "eos", "pad"))
 def _write(params, prompts, key, model, max_tokens, sampling, eos, pad):
-    return generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
+    written = generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
+    return replace(written, support=None)  # [B, T, V] of all prompts together would be large, and nothing here reads it
 
 
 def scores(

@@ -9,7 +9,7 @@ from rlhf_jax.models.heads import (
     scalar_from_language_model,
     scalars,
 )
-from rlhf_jax.models.sampling import Sampling, draw, generate, warp
+from rlhf_jax.models.sampling import Sampling, draw, generate, rewarp, warp
 from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig, empty_cache, positions_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "last_token_score",
     "logits",
     "positions_of",
+    "rewarp",
     "scalar_from_language_model",
     "scalars",
     "warp",

@@ -1,6 +1,6 @@
 """y ~ π(·|x): sampling with a key/value cache, left-padded prompts, and an early end when every row has ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,16 @@ def warp(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V
     return logits
 
 
+def rewarp(logits: Float[Array, "B T V"], response: Response) -> Float[Array, "B T V"]:
+    """Any model's logits of a response's tokens under the transform that the response was drawn through.
+
+    What top-k and top-p keep is the sampler's choice, the same tokens for every model: each then is a distribution over
+    the same set, so that ratios and KLs are finite, and KL(π‖π) is 0.
+    """
+    logits = logits / jnp.asarray(response.temperature)[:, None, None]
+    return logits if response.support is None else jnp.where(response.support, logits, -jnp.inf)
+
+
 def draw(key: Key[Array, ""], logits: Float[Array, "B V"]) -> Int[Array, " B"]:
     """One token a row by inverting the distribution function, first over blocks of the vocabulary, then inside one.
 
@@ -86,7 +96,9 @@ def generate(
 ) -> Response:
     """Up to max_tokens tokens after each prompt; a row ends with its EOS, which belongs to the response."""
     B, P = prompts.tokens.shape
-    S = P + max_tokens
+    V, S = model.config.vocab_size, P + max_tokens
+    greedy = sampling.temperature == 0
+    truncated = greedy or 0 < sampling.top_k < V or sampling.top_p < 1
     mask = jnp.concatenate([prompts.mask, jnp.zeros((B, max_tokens), bool)], axis=1)
     hidden, cache = hidden_states(model, params, prompts.tokens, mask, empty_cache(model.config, B, S), 0)
 
@@ -99,11 +111,15 @@ def generate(
         logits = warp(logits, sampling)
         token = jnp.where(done, pad, draw(jax.random.fold_in(key, t), logits))
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
-        response = Response(
+        response = replace(
+            response,
             tokens=response.tokens.at[:, t].set(token),
             mask=response.mask.at[:, t].set(~done),
             logp=response.logp.at[:, t].set(jnp.where(done, 0.0, logp)),
         )
+        if truncated:
+            kept = jnp.isfinite(logits) | done[:, None]
+            response = replace(response, support=response.support.at[:, t].set(kept))
         mask = mask.at[:, P + t].set(~done)
         hidden, cache = hidden_states(model, params, token[:, None], mask, cache, P + t)
         return t + 1, unembed(model, params, hidden)[:, 0], cache, mask, done | (token == eos), response
@@ -112,6 +128,8 @@ def generate(
         tokens=jnp.full((B, max_tokens), pad, jnp.int32),
         mask=jnp.zeros((B, max_tokens), bool),
         logp=jnp.zeros((B, max_tokens), jnp.float32),
+        temperature=jnp.full(B, 1.0 if greedy else sampling.temperature, jnp.float32),
+        support=jnp.ones((B, max_tokens, V), bool) if truncated else None,
     )
     first = unembed(model, params, hidden[:, -1:])[:, 0]
     loop = (jnp.int32(0), first, cache, mask, jnp.zeros(B, bool), nothing)

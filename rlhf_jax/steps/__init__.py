@@ -3,17 +3,24 @@
 from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
 from rlhf_jax.steps.optimiser import TextCoef, adam, descend, update
 from rlhf_jax.steps.ppo import (
+    Estimator,
+    Form,
     Models,
     Optimisers,
     PPOCoef,
+    divergences,
     join,
     minibatches,
     policy_loss,
+    policy_step,
     ppo_step,
     pretrain_loss,
+    response_logits,
     response_logps,
     response_values,
+    training_score,
     value_loss,
+    value_step,
 )
 from rlhf_jax.steps.preference import (
     PairLogps,
@@ -30,6 +37,8 @@ from rlhf_jax.steps.preference import (
 from rlhf_jax.steps.reward_model import centred, reward, reward_loss, reward_step
 
 __all__ = [
+    "Estimator",
+    "Form",
     "Models",
     "Optimisers",
     "PPOCoef",
@@ -40,6 +49,7 @@ __all__ = [
     "answer_logps",
     "centred",
     "descend",
+    "divergences",
     "dpo",
     "ipo",
     "join",
@@ -48,10 +58,12 @@ __all__ = [
     "next_token_loss",
     "orpo",
     "policy_loss",
+    "policy_step",
     "ppo_step",
     "preference_loss",
     "preference_step",
     "pretrain_loss",
+    "response_logits",
     "response_logps",
     "response_values",
     "reward",
@@ -61,6 +73,8 @@ __all__ = [
     "slic",
     "text_logps",
     "text_step",
+    "training_score",
     "update",
     "value_loss",
+    "value_step",
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +11,50 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlhf_jax.equations import (
     Mean,
+    averaged,
     clipped_policy_loss,
     clipped_value_loss,
     ema,
+    ensemble_score,
     entropy,
+    kl_exact,
+    kl_k1,
+    kl_k2,
+    kl_k3,
     linear_warmup,
     masked_mean,
     mean,
+    normalised,
+    seen,
     states_before,
     token_logps,
 )
-from rlhf_jax.models import LanguageModel, ScalarModel, hidden_states, logits, scalars
+from rlhf_jax.models import LanguageModel, ScalarModel, hidden_states, logits, rewarp, scalars
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import descend
-from rlhf_jax.types import Experience, PPOState, PromptBatch, Response, Scalar, TextBatch
+from rlhf_jax.types import Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
+
+Estimator = Literal["k1", "k2", "k3", "exact"]
 
 
 class PPOCoef(NamedTuple):
-    """Everything about PPO-ptx that a researcher sweeps, as numbers: a grid of them costs one compilation."""
+    """Everything about PPO-ptx that is a number and that a researcher sweeps: a grid of them costs one compilation."""
 
-    beta: Float[Scalar, "*S"]  # of the KL penalty, per nat
-    gamma: Float[Scalar, "*S"]  # of the pretraining loss, per nat a token
-    clip: Float[Scalar, "*S"]  # of the policy's ratio
+    beta: Float[Scalar, "*S"]  # of the KL in the reward, per nat
+    beta_loss: Float[Scalar, "*S"]  # of the KL in the loss, per nat
+    beta_end: Float[Scalar, "*S"]  # factor on both that a linear schedule ends at; 1 is no schedule
+    beta_steps: Float[Scalar, "*S"]  # iterations until then
+    kl_target: Float[Scalar, "*S"]  # nats an answer
+    kl_horizon: Float[Scalar, "*S"]  # episodes; infinite keeps β from adapting
+    gamma: Float[Scalar, "*S"]  # of the pretraining loss, per nat
+    clip_low: Float[Scalar, "*S"]  # of the policy's ratio, below 1
+    clip_high: Float[Scalar, "*S"]  # and above
+    dual_clip: Float[Scalar, "*S"]  # of the ratio where the advantage is negative; infinite is off
+    entropy: Float[Scalar, "*S"]  # bonus, per nat a token
+    stop_kl: Float[Scalar, "*S"]  # nats a token from the sampler at which an iteration's updates end; infinite is off
     value_clip: Float[Scalar, "*S"]  # of the value's change; infinite is off
     value_coef: Float[Scalar, "*S"]  # on the value loss
+    value_warmup: Float[Scalar, "*S"]  # iterations in which the value learns alone
     discount: Float[Scalar, "*S"]
     lam: Float[Scalar, "*S"]  # λ of GAE
     lr: Float[Scalar, "*S"]  # of the policy
@@ -42,8 +62,29 @@ class PPOCoef(NamedTuple):
     warmup: Float[Scalar, "*S"]  # iterations from a tenth of both rates to the whole
     ema: Float[Scalar, "*S"]  # decay of the policy's moving average, an update
     missing_eos_penalty: Float[Scalar, "*S"]  # off the score of an answer that does not come to its EOS
-    kl_target: Float[Scalar, "*S"]  # nats an answer
-    kl_horizon: Float[Scalar, "*S"]  # episodes; infinite keeps β fixed
+    score_clip: Float[Scalar, "*S"]  # of the score's absolute value; infinite is off
+    uncertainty: Float[Scalar, "*S"]  # of the variance over an ensemble of reward models
+
+
+class Form(NamedTuple):
+    """What of PPO-ptx is a formula and not a number: another choice is another program.
+
+    The policy gradient is that of E[r] − β·KL(π‖π_SFT) over whole answers, up to the factor 1/T, with k1 in the reward, or
+    with "exact" in the reward and, at the same β, in the loss; policy_mean "constant", λ = 1, no whitening, and a ratio of
+    1. Everything else is biased (tests/steps/test_optimum.py has the figures): another estimator in the reward leaves out
+    how the KL itself moves with π; the KL in the loss alone, what a token does to the KL of those after it, and there k1
+    has no gradient on average and k3 has that of KL(π_SFT‖π); a mean over tokens or answers weighs answers by their
+    length; λ < 1 trusts the value network; whitening rescales and recentres by the batch itself.
+    """
+
+    kl_reward: Estimator  # of the KL in the reward
+    kl_loss: Estimator  # of the KL in the loss
+    policy_mean: Literal["token", "answer", "constant"]  # `averaged`
+    pretrain_mean: Literal["token", "example"]  # `pretrain_loss`
+    whiten: Literal["biased", "unbiased", "off"]  # the advantages, by that variance
+    whiten_rewards: bool  # their mean stays, as in Ziegler et al. 2019
+    score_norm: Literal["running", "fixed", "off"]  # by the moments of all scores so far, or of those in the state
+    ensemble: Literal["mean", "minimum"]  # of several reward models
 
 
 class Models(NamedTuple):
@@ -62,24 +103,18 @@ def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], B
     return tokens, jnp.concatenate([jnp.asarray(prompts.mask), jnp.asarray(response.mask)], axis=1)
 
 
-def response_logps(
-    params: PyTree,
-    tokens: Int[Array, "B L"],
-    mask: Bool[Array, "B L"],
-    response: Response,
-    *,
-    model: LanguageModel,
-    temperature: float,
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """log π(yₜ|x, y₍<ₜ₎) and the entropy of π(·|x, y₍<ₜ₎), in nats, under the temperature that answers are drawn at.
-
-    Both are 0 outside the response.
-    """
+def response_logits(
+    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response, *, model: LanguageModel
+) -> Float[Array, "B T V"]:
+    """Logits of π(·|x, y₍<ₜ₎) under the transform (temperature, top-k, top-p) that the response was drawn through."""
     hidden, _ = hidden_states(model, params, tokens, mask)
     before = states_before(hidden, response.tokens.shape[1])
-    warped = logits(model, params, before) / temperature
-    logp = jnp.where(response.mask, token_logps(warped, jnp.asarray(response.tokens)), 0.0)
-    return logp, jnp.where(response.mask, entropy(warped), 0.0)
+    return rewarp(logits(model, params, before), response)
+
+
+def response_logps(warped: Float[Array, "B T V"], response: Response) -> Float[Array, "B T"]:
+    """log π(yₜ|x, y₍<ₜ₎) in nats, 0 outside the response."""
+    return jnp.where(response.mask, token_logps(warped, jnp.asarray(response.tokens)), 0.0)
 
 
 def response_values(
@@ -89,36 +124,87 @@ def response_values(
     return states_before(scalars(model, params, tokens, mask), T)
 
 
+def divergences(
+    warped: Float[Array, "B T V"], warped_ref: Float[Array, "B T V"], response: Response
+) -> dict[Estimator, Float[Array, "B T"]]:
+    """KL(π‖π_ref) of each token by every estimator, in nats, 0 outside the response."""
+    logp, logp_ref = response_logps(warped, response), response_logps(warped_ref, response)
+    exact = jnp.where(response.mask, kl_exact(warped, warped_ref), 0.0)
+    return {
+        "k1": kl_k1(logp, logp_ref),
+        "k2": kl_k2(logp, logp_ref),
+        "k3": kl_k3(logp, logp_ref),
+        "exact": exact,
+    }
+
+
+def training_score(
+    scores: Float[Array, "E B"], ended: Bool[Array, " B"], moments: Moments, coef: PPOCoef, form: Form
+) -> tuple[Float[Array, " B"], Moments]:
+    """The score that an answer is trained on, from what E reward models say of it: put together, normalised, clipped,
+    and less for an answer that was cut off. The moments are those of all scores so far where form.score_norm is
+    "running", else the ones given."""
+    score = ensemble_score(scores, form.ensemble, coef.uncertainty)
+    if form.score_norm == "running":
+        moments = seen(moments, score)
+    if form.score_norm != "off":
+        score = normalised(score, moments)
+    return jnp.clip(score, -coef.score_clip, coef.score_clip) - coef.missing_eos_penalty * ~ended, moments
+
+
 def policy_loss(
-    params: PyTree, batch: Experience, coef: PPOCoef, *, model: LanguageModel, temperature: float
+    params: PyTree,
+    batch: Experience,
+    coef: PPOCoef,
+    *,
+    model: LanguageModel,
+    form: Form,
+    reference: PyTree = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """The clipped loss over the tokens of the answers."""
-    logp, entropies = response_logps(
-        params,
-        jnp.asarray(batch.tokens),
-        jnp.asarray(batch.mask),
-        batch.response,
-        model=model,
-        temperature=temperature,
+    """The clipped loss over the tokens of the answers + beta_loss·KL(π‖π_SFT) − entropy·H(π).
+
+    reference: the parameters of π_SFT, read only where form.kl_loss is "exact".
+    """
+    y = jax.tree.map(jnp.asarray, batch.response)
+    tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
+    warped = response_logits(params, tokens, mask, y, model=model)
+    logp = response_logps(warped, y)
+    losses, metrics = clipped_policy_loss(
+        logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef.clip_low, coef.clip_high, coef.dual_clip
     )
-    mask = jnp.asarray(batch.response.mask)
-    loss, metrics = clipped_policy_loss(
-        logp, jnp.asarray(batch.response.logp), jnp.asarray(batch.advantages), mask, coef.clip
-    )
-    return loss.value, metrics | {"loss/policy_avg": loss, "policy/entropy_avg": masked_mean(entropies, mask)}
+    if form.kl_loss == "exact":
+        kl = kl_exact(warped, response_logits(reference, tokens, mask, y, model=model))
+    else:
+        kl = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[form.kl_loss](logp, jnp.asarray(batch.logp_sft))
+    entropies = entropy(warped)
+    policy, penalty, bonus = (averaged(x, y.mask, form.policy_mean) for x in (losses, kl, entropies))
+    loss = policy.value + coef.beta_loss * penalty.value - coef.entropy * bonus.value
+    return loss, metrics | {
+        "loss/policy_avg": policy,
+        "loss/kl_avg": penalty,
+        "policy/entropy_avg": masked_mean(entropies, y.mask),
+    }
 
 
 def pretrain_loss(
-    params: PyTree, batch: TextBatch, coef: PPOCoef, *, model: LanguageModel
+    params: PyTree, batch: TextBatch, coef: PPOCoef, *, model: LanguageModel, form: Form
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """γ · −mean over tokens of log π(x), the second expectation of InstructGPT's Eq. 2.
+    """γ · −E log π(x), the second expectation of InstructGPT's Eq. 2, as a mean over tokens or over examples (rows).
 
-    γ is per nat a token: both terms of the update are means over tokens, so that γ means the same at every batch size
-    and every number of pretraining examples an episode.
+    What γ is worth depends on both terms' means, whose ratio is all that Adam sees. Beside a policy loss that is a mean
+    over tokens, γ per token means the same at every length of answers and rows. Let T̄ be the mean length of an answer
+    and L that of a row. A policy loss summed over each answer is T̄ times the mean over tokens, a pretraining loss
+    summed over each row L times. The paper prints γ = 27.8 and not which means it has (App. C.4); as γ per token beside
+    a mean over tokens, 27.8 is
+        27.8          if both of theirs are means over tokens,
+        27.8 / T̄      if the policy's is per answer and the pretraining per token,
+        27.8 · L / T̄  if both are per example, which is Eq. 2 to the letter.
     """
     rows = jax.tree.map(lambda x: jnp.asarray(x).reshape(-1, x.shape[-1]), batch)
     nll = masked_mean(-text_logps(params, rows, model=model), rows.predict[:, 1:])
-    return coef.gamma * nll.value, {"loss/pretrain": nll}
+    per_example = Mean(nll.total, jnp.asarray(rows.tokens.shape[0], jnp.float32))
+    loss = nll if form.pretrain_mean == "token" else per_example
+    return coef.gamma * loss.value, {"loss/pretrain": nll}
 
 
 def value_loss(
@@ -144,39 +230,81 @@ def ppo_step(
     *,
     models: Models,
     optimisers: Optimisers,
-    temperature: float,
+    form: Form,
+    reference: PyTree = None,
 ) -> tuple[PPOState, dict[str, Mean]]:
-    """One update of policy, value and moving average. The pretraining gradient joins PPO's in the same update
-    (InstructGPT, App. C.4). state.step counts iterations and stays."""
-    grads, metrics = jax.grad(partial(policy_loss, model=models.policy, temperature=temperature), has_aux=True)(
-        state.policy, batch, coef
+    """One update of the policy and, where there is one, the value network. state.step counts iterations and stays."""
+    state, metrics = policy_step(
+        state, batch, coef, model=models.policy, optimiser=optimisers.policy, form=form, reference=reference
     )
+    if batch.returns is None:
+        return state, metrics
+    state, value_metrics = value_step(state, batch, coef, model=models.value, optimiser=optimisers.value)
+    return state, metrics | value_metrics
+
+
+def policy_step(
+    state: PPOState,
+    batch: Experience,
+    coef: PPOCoef,
+    *,
+    model: LanguageModel,
+    optimiser: optax.GradientTransformation,
+    form: Form,
+    reference: PyTree = None,
+) -> tuple[PPOState, dict[str, Mean]]:
+    """One update of the policy and its moving average. The pretraining gradient joins PPO's in the same update
+    (InstructGPT, App. C.4).
+
+    Nothing is updated while the value network warms up, nor once the policy is coef.stop_kl nats a token away from the
+    one that wrote the answers, until the iteration ends.
+    """
+    loss = partial(policy_loss, model=model, form=form, reference=reference)
+    grads, metrics = jax.grad(loss, has_aux=True)(state.policy, batch, coef)
     if batch.pretrain is not None:
-        ptx_grads, ptx_metrics = jax.grad(partial(pretrain_loss, model=models.policy), has_aux=True)(
-            state.policy, batch.pretrain, coef
-        )
-        grads, metrics = jax.tree.map(jnp.add, grads, ptx_grads), metrics | ptx_metrics
-    value_grads, value_metrics = jax.grad(partial(value_loss, model=models.value), has_aux=True)(
-        state.value, batch, coef
-    )
-    rate = linear_warmup(state.step, coef.warmup)
-    policy, policy_opt, norm = descend(optimisers.policy, grads, state.policy_opt, state.policy, coef.lr * rate)
-    value, value_opt, value_norm = descend(
-        optimisers.value, value_grads, state.value_opt, state.value, coef.value_lr * rate
-    )
-    state = replace(
-        state,
-        policy=policy,
-        policy_opt=policy_opt,
-        value=value,
-        value_opt=value_opt,
-        ema=ema(state.ema, policy, coef.ema),
-    )
-    return state, metrics | value_metrics | {
-        "lr": mean(coef.lr * rate),
+        ptx = partial(pretrain_loss, model=model, form=form)
+        ptx_grads, ptx_metrics = jax.grad(ptx, has_aux=True)(state.policy, batch.pretrain, coef)
+        metrics |= ptx_metrics | _compared(grads, ptx_grads)
+        grads = jax.tree.map(jnp.add, grads, ptx_grads)
+    lr = coef.lr * linear_warmup(state.step, coef.warmup)
+    policy, policy_opt, norm = descend(optimiser, grads, state.policy_opt, state.policy, lr)
+    stopped = state.stopped | (metrics["policy/approxkl_avg"].value > coef.stop_kl)
+    learns = jnp.logical_and(~stopped, state.step >= coef.value_warmup)
+    updated = policy, policy_opt, ema(state.ema, policy, coef.ema)
+    before = state.policy, state.policy_opt, state.ema
+    policy, policy_opt, average = jax.tree.map(partial(jnp.where, learns), updated, before)
+    state = replace(state, policy=policy, policy_opt=policy_opt, ema=average, stopped=stopped)
+    return state, metrics | {
+        "lr": mean(lr),
         "policy/grad_norm": mean(norm),
-        "val/grad_norm": mean(value_norm),
+        "policy/updated": mean(learns),
     }
+
+
+def _compared(grads: PyTree, ptx_grads: PyTree) -> dict[str, Mean]:
+    """How long PPO's and the pretraining gradient are, and whether they pull the same way."""
+    ppo, ptx = optax.tree.norm(grads), optax.tree.norm(ptx_grads)
+    cosine = jnp.asarray(optax.tree.vdot(grads, ptx_grads)) / jnp.maximum(ppo * ptx, 1e-12)
+    return {
+        "policy/grad_norm_ppo": mean(ppo),
+        "policy/grad_norm_ptx": mean(ptx),
+        "policy/grad_cosine": mean(cosine),
+    }
+
+
+def value_step(
+    state: PPOState,
+    batch: Experience,
+    coef: PPOCoef,
+    *,
+    model: ScalarModel,
+    optimiser: optax.GradientTransformation,
+) -> tuple[PPOState, dict[str, Mean]]:
+    """One update of the value network."""
+    grads, metrics = jax.grad(partial(value_loss, model=model), has_aux=True)(state.value, batch, coef)
+    lr = coef.value_lr * linear_warmup(state.step, coef.warmup)
+    value, value_opt, norm = descend(optimiser, grads, state.value_opt, state.value, lr)
+    return replace(state, value=value, value_opt=value_opt), metrics | {"val/grad_norm": mean(norm)}
 
 
 def minibatches(key: Key[Array, ""], experience: Experience, epochs: int, count: int) -> Experience:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -6,9 +7,20 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def golden():
-    """Arrays written down by TRL and Transformers, by the name of their file (see the README beside them)."""
+def golden_folder():
     folder = os.environ.get("RLHF_JAX_GOLDEN")
     if not folder or not Path(folder).is_dir():
         pytest.skip("RLHF_JAX_GOLDEN names no folder of golden values")
-    return lambda name: dict(np.load(Path(folder) / f"{name}.npz"))
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden(golden_folder):
+    """Arrays written down by TRL and Transformers, by the name of their file (see the README beside them)."""
+    return lambda name: dict(np.load(golden_folder / f"{name}.npz"))
+
+
+@pytest.fixture(scope="session")
+def golden_meta(golden_folder):
+    """The settings that they were made with, by the name of their folder."""
+    return lambda name: json.loads((golden_folder / name / "meta.json").read_text())

@@ -1,7 +1,3 @@
-import json
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +6,15 @@ import pytest
 from rlhf_jax import equations
 from rlhf_jax.equations import entropy, states_before, token_logps
 
+
+def policy_loss(logp, logp_old, advantages, mask, clip, dual_clip=np.inf):
+    """The mean over tokens."""
+    losses, metrics = equations.clipped_policy_loss(logp, logp_old, advantages, mask, clip, clip, dual_clip)
+    return equations.averaged(losses, mask, "token"), metrics
+
+
 # Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
-clipped_policy_loss = jax.jit(equations.clipped_policy_loss)
+clipped_policy_loss = jax.jit(policy_loss)
 clipped_value_loss = jax.jit(equations.clipped_value_loss)
 
 ONE = np.ones((1, 1), bool)
@@ -27,7 +30,7 @@ def loss_and_grad(loss):
     return jax.jit(jax.value_and_grad(scalar, has_aux=True))
 
 
-policy_loss_and_grad = loss_and_grad(equations.clipped_policy_loss)
+policy_loss_and_grad = loss_and_grad(policy_loss)
 value_loss_and_grad = loss_and_grad(equations.clipped_value_loss)
 
 
@@ -51,6 +54,36 @@ def test_policy_loss_in_each_of_its_regions(ratio, advantage, loss, clipped):
     assert float(metrics["policy/approxkl_avg"]) == pytest.approx(0.5 * np.log(ratio) ** 2, abs=1e-6)
     # d(−Aρ)/d log π = −Aρ where the ratio acts, 0 where it is clipped
     assert slope.item() == pytest.approx(0.0 if clipped else -advantage * ratio, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [(1.25, 1.0, -1.25), (1.5, 1.0, -1.3), (0.95, -1.0, 0.95), (0.8, -1.0, 0.9), (2.5, -1.0, 2.5), (4.0, -1.0, 3.0)],
+)
+def test_an_asymmetric_clip_and_a_dual_clip(ratio, advantage, loss):
+    """0.1 below, 0.3 above; the loss of a token with a negative advantage is bounded by 3·|A|."""
+    one = np.ones((1, 1))
+    run = jax.jit(equations.clipped_policy_loss)
+    losses, _ = run(one * np.log(ratio), 0 * one, advantage * one, ONE, 0.1, 0.3, 3.0)
+    assert losses.item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_reinforce_has_the_gradient_of_a_ratio_of_1():
+    x, _, a, mask = map(jnp.asarray, random_batch())
+
+    def grad(loss):
+        return jax.jit(jax.grad(lambda logp: jnp.sum(loss(logp))))(x)
+
+    clipped = grad(lambda logp: equations.clipped_policy_loss(logp, x, a, mask, 0.2, 0.2)[0])
+    np.testing.assert_allclose(grad(lambda logp: equations.reinforce_loss(logp, a, mask)), clipped, rtol=1e-5)
+
+
+def test_explained_variance():
+    returns = jnp.asarray([[1.0, 2.0, 3.0, 99.0]])
+    mask = jnp.asarray([[True, True, True, False]])
+    assert float(equations.explained_variance(returns, returns, mask)) == pytest.approx(1.0)
+    assert float(equations.explained_variance(returns * 0 + 7, returns, mask)) == pytest.approx(0.0, abs=1e-6)
+    assert float(equations.explained_variance(-returns, returns, mask)) == pytest.approx(-3.0)  # Var(2R) = 4 Var(R)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +117,7 @@ def random_batch():
     return -abs(x), -abs(y), a, np.arange(6) < np.array([6, 4, 1, 0])[:, None]
 
 
-@pytest.mark.parametrize("loss", [equations.clipped_policy_loss, equations.clipped_value_loss])
+@pytest.mark.parametrize("loss", [policy_loss, equations.clipped_value_loss])
 class TestBoth:
     def test_masked_is_dropped(self, loss):
         x, y, a, mask = random_batch()
@@ -123,12 +156,12 @@ class TestBoth:
 
 
 @pytest.mark.parametrize("case", ["default", "wide_ratio", "temp07_vf05"])
-def test_golden_losses_of_trl(golden, case):
+def test_golden_losses_of_trl(golden, golden_meta, case):
     """TRL 1.12's PPOTrainer, loss and gradient. Its value loss counts one step after the last token as well, so it
     gets that mask; its approximate KL averages over padding, where its log-ratio is 0, so it is ours times the share
     of real tokens; its temperature is 1e-7 higher."""
     g = golden(f"ppo/loss_{case}")
-    meta = json.loads((Path(os.environ["RLHF_JAX_GOLDEN"]) / "ppo" / "meta.json").read_text())["loss_cases"][case]
+    meta = golden_meta("ppo")["loss_cases"][case]
     answer, with_next = jnp.asarray(~g["padding_mask"]), jnp.asarray(~g["padding_mask_p1"])
     responses = jnp.asarray(g["in_responses"], jnp.int32)
     T = responses.shape[1]

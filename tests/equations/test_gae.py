@@ -1,7 +1,3 @@
-import json
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,13 +103,13 @@ def test_jit():
 
 
 @pytest.mark.parametrize("case", ["full_k1", "ragged_k1", "ragged_k3", "ragged_gamma99", "ragged_whiten_rewards"])
-def test_golden_rollouts_of_trl(golden, case):
+def test_golden_rollouts_of_trl(golden, golden_meta, case):
     """TRL 1.12's PPOTrainer gives the score one step after the last token (where the row has room) and keeps a value
     there. That is our episode with one step more, whose KL is 0, so our functions get its mask of L + 1 steps; in
     "full_k1" no row has room and the two conventions are one. TRL's whitening divides by n − 1, over the answer's own
     tokens."""
     g = golden(f"ppo/rollout_{case}")
-    meta = json.loads((Path(os.environ["RLHF_JAX_GOLDEN"]) / "ppo" / "meta.json").read_text())["rollout_cases"][case]
+    meta = golden_meta("ppo")["rollout_cases"][case]
     answer, episode = ~g["padding_mask"], ~g["padding_mask_p1"]
     if case == "full_k1":
         assert (answer == episode).all()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import group_relative, leave_one_out
+from rlhf_jax.equations import averaged, clipped_policy_loss, group_relative, kl_k3, leave_one_out, row_sums
 
 LOGITS, REWARDS = jnp.asarray([0.3, -0.5, 1.0]), np.array([1.0, -2.0, 0.5])
 
@@ -68,3 +68,55 @@ def test_golden_leave_one_out_of_trl(golden):
     kl = np.where(mask, g["adv_old_per_token_logps"] - g["adv_ref_per_token_logps"], 0.0).sum(axis=1).reshape(3, 4)
     found = leave_one_out(jnp.asarray(scores - 0.05 * kl, jnp.float32)).reshape(-1)
     np.testing.assert_allclose(found, g["adv/beta0.05"], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("case", "over"),
+    [
+        ("grpo", "answer"),
+        ("grpo_beta0", "answer"),
+        ("bnpo", "token"),
+        ("dapo", "token"),
+        ("dr_grpo", "constant"),
+        ("grpo_clip_higher", "answer"),
+        ("grpo_onpolicy", "answer"),
+        ("grpo_entropy_bonus", "answer"),
+    ],
+)
+def test_golden_losses_of_trl_s_grpo(golden, golden_meta, case, over):
+    """TRL 1.16's GRPOTrainer: clipped loss + β·k3 in the loss − an entropy bonus, loss and gradient. Its bonus is a mean
+    over tokens whatever the loss is a mean over. Out of reach: its delta, which bounds the ratio before the clip and at
+    positive advantages as well (dual_clip acts at negative ones, after the clip), and its sequence-level losses."""
+    g, meta = golden("losses/grpo"), golden_meta("losses")["grpo"][case]
+    mask = jnp.asarray(g["completion_mask"] > 0)
+    ref, advantages = jnp.asarray(g["ref_per_token_logps"]), jnp.asarray(g["advantages"])[:, None]
+    advantages = jnp.broadcast_to(advantages, mask.shape)
+    low, high = meta["epsilon_low"], meta["epsilon_high"]
+    assert (low == high) == (case != "grpo_clip_higher")
+
+    def loss(logp):
+        old = jax.lax.stop_gradient(logp) if case == "grpo_onpolicy" else jnp.asarray(g["old_per_token_logps"])
+        losses, _ = clipped_policy_loss(logp, old, advantages, mask, low, high)
+        bonus = averaged(jnp.asarray(g["entropies"]), mask, "token")
+        penalised = averaged(losses + meta["beta"] * kl_k3(logp, ref), mask, over)
+        return penalised.value - meta["entropy_coef"] * bonus.value
+
+    value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(g["per_token_logps"]))
+    np.testing.assert_allclose(value, g[f"{case}/loss"], rtol=1e-5)
+    np.testing.assert_allclose(grad, g[f"{case}/grad"], rtol=1e-5, atol=1e-7)
+
+
+def test_golden_loss_of_trl_s_rloo(golden):
+    """TRL's ratio is of the whole answer: log-probabilities are summed over it first, an answer is one "token"."""
+    g = golden("losses/rloo")
+    mask = jnp.asarray(g["completion_mask"] > 0)
+    one = jnp.ones((8, 1), bool)
+
+    def loss(logp):
+        whole, old = (row_sums(x, mask)[:, None] for x in (logp, jnp.asarray(g["old_per_token_logps"])))
+        losses, _ = clipped_policy_loss(whole, old, jnp.asarray(g["advantages"])[:, None], one, 0.2, 0.2)
+        return averaged(losses, one, "token").value
+
+    value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(g["per_token_logps"]))
+    np.testing.assert_allclose(value, g["loss"], rtol=1e-5)
+    np.testing.assert_allclose(grad, g["grad"], rtol=1e-5, atol=1e-7)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rlhf_jax import equations
-from rlhf_jax.equations import Mean, summed, values
+from rlhf_jax.equations import Mean, averaged, summed, values
 
 # Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
 masked_mean, masked_sum, mean = jax.jit(equations.masked_mean), jax.jit(equations.masked_sum), jax.jit(equations.mean)
@@ -124,3 +124,22 @@ def test_golden_helpers_of_trl(golden):
     for shift_mean, name in ((True, "masked_whiten"), (False, "masked_whiten_noshift")):
         ours = whiten(x, mask, shift_mean=shift_mean, unbiased=True)
         np.testing.assert_allclose(ours, np.where(g["mask"], g[name], 0.0), atol=2e-6)
+
+
+def test_what_a_mean_is_taken_over():
+    """Rows of 3, 1 and 0 tokens: sums 6 and 10 over 4 tokens, means 2 and 10 over 2 answers, 9 places in all."""
+    x = jnp.asarray([[1.0, 2.0, 3.0], [10.0, np.nan, np.nan], [np.nan] * 3])
+    mask = jnp.asarray([[True] * 3, [True, False, False], [False] * 3])
+    assert float(averaged(x, mask, "token").value) == pytest.approx(16 / 4)
+    assert float(averaged(x, mask, "answer").value) == pytest.approx((2 + 10) / 2)
+    assert float(averaged(x, mask, "constant").value) == pytest.approx(16 / 9)
+
+
+@pytest.mark.parametrize("over", ["token", "answer", "constant"])
+def test_each_of_them_splits_into_micro_batches(over):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(5, 4)).astype(np.float32), np.arange(4) < np.array([4, 1, 0, 2, 3])[:, None]
+    x, mask = jnp.asarray(x), jnp.asarray(mask)
+    whole, parts = averaged(x, mask, over), averaged(x[:2], mask[:2], over) + averaged(x[2:], mask[2:], over)
+    assert float(parts.value) == pytest.approx(float(whole.value), rel=1e-6)
+    assert np.isfinite(jax.grad(lambda x: averaged(x, mask & False, over).value)(x)).all()

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.ppo_ptx import Frozen, Plan, iteration
-from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig
-from rlhf_jax.steps import Models, Optimisers, PPOCoef, adam
+from experiments.ppo_ptx import Frozen, Plan, iteration, no_moments
+from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
+from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam
 from rlhf_jax.types import PPOBatch, PPOState, PromptBatch, TextBatch
 
 EOS, PAD = 1, 0
@@ -42,7 +42,17 @@ def tiny():
     """A PPO run in miniature: models, a state, a batch of 8 prompts with 2 pretraining rows each, coefficients."""
     models = Models(LanguageModel(CONFIG), ScalarModel(CONFIG))
     optimisers = Optimisers(adam(1e-8, 1.0), adam(1e-8, 1.0))
-    plan = Plan(max_tokens=5, temperature=0.7, epochs=2, minibatches=2, eos=EOS, pad=PAD)
+    plan = Plan(max_tokens=5, sampling=Sampling(0.7, 0, 1.0), epochs=2, minibatches=2, eos=EOS, pad=PAD)
+    form = Form(
+        kl_reward="k1",
+        kl_loss="k2",
+        policy_mean="token",
+        pretrain_mean="token",
+        whiten="biased",
+        whiten_rewards=False,
+        score_norm="off",
+        ensemble="mean",
+    )
     policy, value = wild(models.policy, 1), wild(models.value, 2)
     state = PPOState(
         step=jnp.int32(0),
@@ -52,6 +62,8 @@ def tiny():
         value_opt=optimisers.value.init(value),
         ema=policy,
         kl_scale=jnp.float32(1.0),
+        scores=no_moments(),
+        stopped=jnp.bool_(False),
         key=jax.random.key(7),
     )
     rng = np.random.default_rng(0)
@@ -63,10 +75,20 @@ def tiny():
     predict[3:, 0, 4:] = False
     coef = PPOCoef(
         beta=0.1,
+        beta_loss=0.0,
+        beta_end=1.0,
+        beta_steps=1.0,
+        kl_target=1.0,
+        kl_horizon=100.0,
         gamma=0.5,
-        clip=0.2,
+        clip_low=0.2,
+        clip_high=0.2,
+        dual_clip=np.inf,
+        entropy=0.0,
+        stop_kl=np.inf,
         value_clip=0.2,
         value_coef=1.0,
+        value_warmup=0.0,
         discount=1.0,
         lam=0.95,
         lr=0.01,
@@ -74,10 +96,10 @@ def tiny():
         warmup=2.0,
         ema=0.9,
         missing_eos_penalty=0.0,
-        kl_target=1.0,
-        kl_horizon=100.0,
+        score_clip=np.inf,
+        uncertainty=0.0,
     )
-    step = partial(iteration, models=models, optimisers=optimisers, plan=plan)
+    step = partial(iteration, models=models, optimisers=optimisers, plan=plan, form=form)
     traces = []
 
     def traced(*arguments):
@@ -88,8 +110,9 @@ def tiny():
         models=models,
         optimisers=optimisers,
         plan=plan,
+        form=form,
         state=state,
-        frozen=Frozen(sft=wild(models.policy, 3), reward=wild(models.value, 4)),
+        frozen=Frozen(sft=wild(models.policy, 3), reward=(wild(models.value, 4),)),
         batch=PPOBatch(PromptBatch(tokens, mask), TextBatch(text, predict)),
         coef=PPOCoef(*(jnp.float32(c) for c in coef)),
         iteration=step,
