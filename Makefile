@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/python experiments/instructgpt.py configs/tiny.toml
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -24,8 +24,8 @@ from rlhf_jax.config import load_config
 from rlhf_jax.runtime import require_writable, run
 
 
-def main() -> None:
-    config = load_config(Config)
+def before_ppo(config: Config) -> None:
+    """Everything that PPO starts from, where it is not done."""
     require_writable(Path(config.out))
     pretrain_stage(config)  # refuses a folder that was made with another config or tokenizer
     for part in get_args(Part):
@@ -35,6 +35,11 @@ def main() -> None:
     reward_models(config)
     choose_sft(config)
     sft(config, "rl_init")
+
+
+def main() -> None:
+    config = load_config(Config)
+    before_ppo(config)
     ppo(config, "ppo")
     ppo(config, "ppo_ptx")
     evaluate(config)

@@ -175,17 +175,24 @@ def frozen_of(config: Config) -> Frozen:
 
 
 def iteration_of(config: Config) -> Callable[..., tuple[PPOState, dict[str, Mean]]]:
-    models = Models(language_model(config), scalar_model(config))
     return partial(
         iteration,
-        models=models,
+        models=models_of(config),
         optimisers=optimisers_of(config),
         plan=plan_of(config),
-        form=Form(*(getattr(config.ppo, name) for name in Form._fields)),
+        form=form_of(config),
     )
 
 
-def first_state(config: Config, name: Name, frozen: Frozen) -> PPOState:
+def models_of(config: Config) -> Models:
+    return Models(language_model(config), scalar_model(config))
+
+
+def form_of(config: Config) -> Form:
+    return Form(*(getattr(config.ppo, name) for name in Form._fields))
+
+
+def first_state(config: Config, role: str, frozen: Frozen) -> PPOState:
     """The policy starts as the RL initialisation, the value network as the (first) reward model."""
     policy, value, optimisers = frozen.sft, frozen.reward[0], optimisers_of(config)
     return PPOState(
@@ -198,7 +205,7 @@ def first_state(config: Config, name: Name, frozen: Frozen) -> PPOState:
         kl_scale=jnp.float32(1.0),
         scores=no_moments(),
         stopped=jnp.bool_(False),
-        key=role_key(config, name),
+        key=role_key(config, role),
     )
 
 
@@ -213,21 +220,29 @@ def variant(config: Config, name: Name) -> Config:
 
 def ppo_stage(config: Config, name: Name) -> Stage:
     sections = variant(config, name).sections("pretrain", "sft", "rl_init", "reward", "ppo")
-    parents = {"rl_init": sft_stage(config, "rl_init").sha256} | {
-        member_name(i): reward_stage(config, i).sha256 for i in range(config.ppo.reward_models)
-    }
-    return stage(config, name, config.ppo.iterations, sections, parents)
+    return stage(config, name, config.ppo.iterations, sections, parents_of(config))
+
+
+def parents_of(config: Config) -> dict[str, str]:
+    rewards = {member_name(i): reward_stage(config, i).sha256 for i in range(config.ppo.reward_models)}
+    return {"rl_init": sft_stage(config, "rl_init").sha256} | rewards
+
+
+def untrained(config: Config) -> Frozen:
+    """Of the shapes that `frozen_of` loads."""
+    language_params = pretraining_state(config).params
+    return Frozen(language_params, (reward_state(config, language_params).params,))
+
+
+def final_state(config: Config, name: Name) -> PPOState:
+    """Of a finished stage."""
+    shapes = jax.eval_shape(lambda: first_state(config, name, untrained(config)))
+    return ppo_stage(config, name).load(shapes)[0]
 
 
 def policy_of(config: Config, name: Name) -> PyTree:
     """The policy that a finished stage is reported with: the moving average (App. C.4)."""
-
-    def fresh() -> PPOState:
-        language_params = pretraining_state(config).params
-        return first_state(config, name, Frozen(language_params, (reward_state(config, language_params).params,)))
-
-    shapes = jax.eval_shape(fresh)
-    return ppo_stage(config, name).load(shapes)[0].ema
+    return final_state(config, name).ema
 
 
 def ppo(config: Config, name: Name) -> None:
@@ -235,7 +250,8 @@ def ppo(config: Config, name: Name) -> None:
     if this.finished:
         return
     config = variant(config, name)
-    c, mesh, batches = config.ppo, make_mesh(config.runtime.devices), batches_of(config, name)
+    c, mesh = config.ppo, make_mesh(config.runtime.devices)
+    batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
     frozen, step, look = frozen_of(config), jax.jit(iteration_of(config), donate_argnums=0), held_out_look(config)
     start = first_state(config, name, frozen)
     if c.score_norm == "fixed":
@@ -250,14 +266,14 @@ def ppo(config: Config, name: Name) -> None:
         this.save(i, state, config.runtime.save_every)
 
 
-def batches_of(config: Config, name: Name) -> Callable[[int], PPOBatch]:
-    """The batch of iteration i: prompts, and pretraining rows for each of them."""
+def batches_of(config: Config, role: str) -> Callable[[int], PPOBatch]:
+    """The batch of iteration i: prompts, and pretraining rows for each of them; the role deals out their order."""
     c, t = config.ppo, tokenizer(config)
     given = material(config).prompts["train"]
     fit = [given[i] for i in prompts_that_fit(config, "train")]
     prompts = encode_prompts(fit, t, config.model.prompt_tokens)
     text = packed(config, "train") if c.pretrain_examples else None
-    seed = role_seed(config, "ppo")  # the same prompts in the same order for both stages
+    seed = role_seed(config, role)
 
     def batch(i: int) -> PPOBatch:
         x = take(prompts, batch_indices(len(fit), c.batch, seed, i))

@@ -142,6 +142,35 @@ class PPO:
     uncertainty: float
 
 
+Advantage = Literal["reinforce", "rloo", "grpo", "grpo_batch", "dr_grpo", "best"]
+
+
+@dataclass(frozen=True)
+class Group:
+    answers: int
+    advantage: Advantage
+
+
+@dataclass(frozen=True)
+class Preference:
+    objective: Literal["dpo", "ipo", "slic", "simpo", "orpo"]
+    beta: float
+    smoothing: float
+    margin: float
+    sft: float
+    epochs: int
+    batch: int
+    lr: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    table: str
+    seeds: int
+    together: int
+
+
 @dataclass(frozen=True)
 class Evaluate:
     prompts: int
@@ -150,6 +179,7 @@ class Evaluate:
     top_k: int
     top_p: float
     shown: int
+    best_of: int
 
 
 @dataclass(frozen=True)
@@ -174,6 +204,9 @@ class Config:
     rl_init: SFT
     reward: Reward
     ppo: PPO
+    group: Group | None
+    preference: Preference | None
+    sweep: Sweep | None
     evaluate: Evaluate
     runtime: Runtime
 

@@ -60,6 +60,17 @@ class PairBatch:
 
 
 @struct.dataclass
+class JudgedBatch:
+    """Single answers that were liked or not, and answers of other prompts, for an estimate of the KL."""
+
+    rows: TextBatch  # prompt ⊕ answer; the answer's tokens are those to predict
+    desirable: Bool[AnyArray, "*B"]
+    ref: Float[AnyArray, "*B"]  # log π_ref(y|x), nats
+    mismatched: TextBatch  # prompt ⊕ an answer to another prompt
+    ref_mismatched: Float[AnyArray, "*B"]
+
+
+@struct.dataclass
 class Response:
     """What a policy wrote after a batch of prompts, up to and with its EOS, and the transform of the logits that it was
     drawn through, which every later log-probability of it goes through as well."""

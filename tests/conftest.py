@@ -2,8 +2,11 @@
 
 import os
 
-# Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this. The tests compile
+# far longer than they compute, so the compiler optimises nothing.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ.setdefault("PJRT_NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

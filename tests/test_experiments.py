@@ -46,14 +46,14 @@ def run(out: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(out, *more), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
 
 
+def final_hash(stage: Path) -> str:
+    """sha256 of a stage's last checkpoint: parameters, optimiser, moving average, keys."""
+    steps = [int(p.name) for p in (stage / "checkpoints").iterdir() if p.name.isdigit()]
+    return json.loads((stage / "checkpoints" / str(max(steps)) / "record" / "metadata").read_text())["sha256"]
+
+
 def final_hashes(out: Path) -> dict[str, str]:
-    """sha256 of the last checkpoint of every stage: parameters, optimiser, moving average, keys."""
-    hashes = {}
-    for stage in STAGES:
-        steps = [int(p.name) for p in (out / stage / "checkpoints").iterdir() if p.name.isdigit()]
-        record = json.loads((out / stage / "checkpoints" / str(max(steps)) / "record" / "metadata").read_text())
-        hashes[stage] = record["sha256"]
-    return hashes
+    return {stage: final_hash(out / stage) for stage in STAGES}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,89 @@ def test_two_reward_models_normalised_scores_and_top_p(uninterrupted, tmp_path):
     first = json.loads((out / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["objective/kl"] == pytest.approx(0, abs=1e-4)  # the policy is still the reference, under top-p as well
     assert abs(first["objective/reward_model"] - first["objective/scores"]) > 1e-3
+
+
+def program_line(name: str, out: Path, *more: str) -> list[str]:
+    """Another experiment than the whole recipe. ablation.toml differs from tiny.toml in no stage before PPO."""
+    config = "configs/ablation.toml" if name == "ablate_beta_gamma" else "configs/tiny.toml"
+    return [sys.executable, f"experiments/{name}.py", config, *command(out, *more)[3:]]
+
+
+def program(name: str, out: Path, *more: str) -> subprocess.CompletedProcess:
+    line = program_line(name, out, *more)
+    return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_tokens_of_answers_as_a_page(uninterrupted):
+    done = program("inspect_tokens", uninterrupted)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (uninterrupted / "tokens.html").read_text()
+    for quantity in ("KL", "exact KL", "reward", "value", "advantage", "ratio"):
+        assert page.count(f'<span class="name">{quantity}</span>') == 4  # evaluate.shown
+
+
+@pytest.mark.slow
+def test_best_of_n(uninterrupted):
+    done = program("best_of_n", uninterrupted, "--evaluate.best-of", "4")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((uninterrupted / "best_of_n.json").read_text())
+    assert list(found) == ["1", "2", "4"] and found["1"]["kl"] == 0
+    rewards = [found[n]["reward"]["mean"] for n in found]
+    assert rewards[0] < rewards[1] < rewards[2]  # of more answers the best is at least as good, and here better
+
+
+@pytest.mark.slow
+def test_rankings_without_a_reward_model(uninterrupted):
+    done = program("dpo", uninterrupted, "--preference.objective", "ipo", "--preference.lr", "1e-3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (uninterrupted / "preference" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)  # it starts as its own reference
+    assert rows[-1]["rewards/chosen"] != 0
+    figures = json.loads((uninterrupted / "preference.json").read_text())
+    assert {"win_rate/vs_sft", "rating", "pretrain/loss", "kl/from_sft"} <= set(figures)
+
+
+@pytest.mark.slow
+def test_without_a_value_network(uninterrupted, tmp_path):
+    out = tmp_path / "group"
+    _copy_stages_before("ppo", uninterrupted, out)
+    done = program("grpo", out, "--group.advantage", "grpo", "--ppo.policy-mean", "answer")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (out / "group" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and rows[0]["objective/kl"] == pytest.approx(0, abs=1e-4) and "loss/value_avg" not in rows[0]
+    done = program("grpo", tmp_path / "other", "--group.answers", "5")
+    assert done.returncode == 2 and "group.answers" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_resumes_and_has_the_figures_of_every_member(uninterrupted, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--sweep.table", "prod beta=0,0.5 gamma=0,1", "--sweep.seeds", "2", "--sweep.together", "2"]
+    options += ["--runtime.save-every", "2", "--ppo.beta", "0.5"]
+    for out in (whole, killed):
+        _copy_stages_before("ppo", uninterrupted, out)
+    done = program("ablate_beta_gamma", whole, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (whole / "sweep.csv").read_text().splitlines()
+    assert lines[0].startswith("beta,gamma,seed,") and len(lines) == 1 + 4 * 2
+    settings = json.loads((whole / "sweep.json").read_text())
+    assert len(settings) == 4 and all(setting["figures"]["pretrain/loss"]["n"] == 2 for setting in settings)
+    page = (whole / "ablation.html").read_text()
+    assert "β = 0.5, γ = 1" in page and "Figure 36" in page
+    line, silent = program_line("ablate_beta_gamma", killed, *options), subprocess.DEVNULL
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), stderr=silent, stdout=silent)
+    metrics = killed / "sweep" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 3):
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.wait()
+    done = program("ablate_beta_gamma", killed, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (final_hash(out / "sweep") for out in (whole, killed))
+    assert one == other
+    assert (killed / "sweep.csv").read_text() == (whole / "sweep.csv").read_text()
 
 
 @pytest.mark.slow

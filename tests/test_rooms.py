@@ -76,7 +76,7 @@ def sections() -> list[tuple[str, str]]:
 # Sections that a function takes as a whole, by name: it reads every field of the named tuple, or the dataclass, it makes.
 WHOLE = {
     "Model": {"transformer": "TransformerConfig"},  # asdict(self) less two fields, checked below
-    "PPO": {"coefficients": "PPOCoef", "iteration_of": "Form"},  # getattr(c, name) for name in PPOCoef._fields
+    "PPO": {"coefficients": "PPOCoef", "form_of": "Form"},  # getattr(c, name) for name in PPOCoef._fields
 }
 
 

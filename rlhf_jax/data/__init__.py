@@ -22,6 +22,7 @@ from rlhf_jax.data.prompts import (
 )
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "Prompt",
     "Ranking",
     "Row",
+    "Table",
     "Tokenizer",
     "as_text_batch",
     "batch_indices",
+    "coefficient_table",
     "drop_shared_prefixes",
     "encode_demonstrations",
     "encode_prompts",

@@ -3,7 +3,7 @@
 from rlhf_jax.equations.advantages import gae, token_rewards
 from rlhf_jax.equations.averages import ema
 from rlhf_jax.equations.groups import group_relative, leave_one_out
-from rlhf_jax.equations.kl import adapted_scale, kl_exact, kl_k1, kl_k2, kl_k3
+from rlhf_jax.equations.kl import adapted_scale, best_of_n_kl, kl_exact, kl_k1, kl_k2, kl_k3
 from rlhf_jax.equations.logprobs import entropy, states_before, token_logps
 from rlhf_jax.equations.masked import (
     Mean,
@@ -44,6 +44,7 @@ __all__ = [
     "Mean",
     "adapted_scale",
     "averaged",
+    "best_of_n_kl",
     "clipped_policy_loss",
     "clipped_value_loss",
     "cosine",

@@ -1,5 +1,7 @@
 """Estimators of KL(π‖π_ref) from tokens sampled from π, and the controller of its coefficient."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -30,6 +32,12 @@ def kl_exact(logits: Float[Array, "*B V"], logits_ref: Float[Array, "*B V"]) -> 
     logp, logp_ref = jax.nn.log_softmax(logits, axis=-1), jax.nn.log_softmax(logits_ref, axis=-1)
     p = jnp.exp(logp)
     return jnp.sum(p * jnp.where(p > 0, logp - logp_ref, 0.0), axis=-1)
+
+
+def best_of_n_kl(n: int) -> float:
+    """log n − (n − 1)/n nats: KL from a policy of the choice of its best of n answers by any score without ties, and an
+    upper bound with them (Stiennon et al. 2020, arXiv:2009.01325, App. G.3; Beirami et al. 2024, arXiv:2401.01879)."""
+    return math.log(n) - (n - 1) / n
 
 
 def adapted_scale(

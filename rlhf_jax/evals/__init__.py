@@ -1,6 +1,8 @@
 """Parameters + data → figures."""
 
+from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.intervals import Estimate, mean_interval, over_seeds, proportion_interval, ratio_interval
 from rlhf_jax.evals.likelihood import (
     Continuation,
@@ -14,10 +16,15 @@ from rlhf_jax.evals.likelihood import (
 from rlhf_jax.evals.report import table_text, write_report
 
 __all__ = [
+    "SYMBOLS",
     "Answers",
+    "Cell",
+    "Claim",
     "Continuation",
     "Estimate",
+    "Inspected",
     "Likelihood",
+    "Line",
     "answer",
     "choice_entropy_bits",
     "likeliest",
@@ -30,5 +37,7 @@ __all__ = [
     "scores",
     "table_text",
     "win_scores",
+    "write_ablation",
+    "write_inspector",
     "write_report",
 ]

@@ -160,7 +160,7 @@ def ratings_by_category(evaluation: Evaluation, colours: Mapping[str, int]) -> D
     chunks = [part.tolist() for part in np.array_split(categories, parts)]
     size = max(3, len(chunks[0]))
     panels = [
-        _panel(lambda ax, chunk=chunk: draw(ax, chunk), "Mean rating, 1–7", (WIDTH, 210), f"ratings {i}")
+        panel(lambda ax, chunk=chunk: draw(ax, chunk), "Mean rating, 1–7", (WIDTH, 210), f"ratings {i}")
         for i, chunk in enumerate(chunks)
     ]
     return Drawing(title, "Bars start at 1, the lowest rating; lines are 95 % intervals.", tuple(models), tuple(panels))
@@ -187,7 +187,7 @@ def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
                 ax.plot(x[-1], y[-1], marker, color=colour, markersize=7)
             ax.set_xlabel("KL from SFT, nats per answer")
 
-        panels.append(_panel(draw, label, (WIDTH, 240), f"frontier {name}"))
+        panels.append(panel(draw, label, (WIDTH, 240), f"frontier {name}"))
     caption = (
         "Small marks are logged steps, the line their running mean, the large mark the end of training. "
         "Where the reward model's score goes on rising while the gold reward falls, the policy exploits the "
@@ -225,7 +225,7 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
                 ax.text(1, level, MODELS["base"], ha="right", va="bottom", color=MUTED, transform=side)
             ax.set_xlabel("PPO step")
 
-        panels.append(_panel(draw, label, (WIDTH, 230), f"pretraining {name}"))
+        panels.append(panel(draw, label, (WIDTH, 230), f"pretraining {name}"))
     if not stages:
         missing.append(f"No PPO curve logs loss/pretrain or {held_out}.")
     caption = (
@@ -251,7 +251,7 @@ def rl_curves(curves: Curves, colours: Mapping[str, int]) -> Drawing:
             _curves(ax, series, colours)
             ax.set_xlabel("step")
 
-        panels.append(_panel(draw, label, (WIDTH, 210), f"rl {name}"))
+        panels.append(panel(draw, label, (WIDTH, 210), f"rl {name}"))
     sentence = f"Not logged: {', '.join(missing)}." if panels else "No PPO curve was logged."
     caption = "Faint: as logged. Strong: running mean over a twentieth of the run."
     return Drawing(
@@ -287,7 +287,7 @@ def supervised_curves(curves: Curves) -> Drawing:
                     ax.legend(loc="best", handlelength=1.4, borderaxespad=0.2)
                 ax.set_xlabel("step")
 
-            panels.append(_panel(draw, label, (WIDTH, 210), f"supervised {stage} {prefix}"))
+            panels.append(panel(draw, label, (WIDTH, 210), f"supervised {stage} {prefix}"))
     sentence = f"No loss or accuracy was logged for: {', '.join(missing)}."
     return Drawing(
         title,
@@ -327,7 +327,7 @@ def _points(
         ax.spines["left"].set_visible(False)
         ax.margins(x=0.08)
 
-    return _panel(draw, title, (WIDTH, 60 + 36 * len(models)), f"points {name}")
+    return panel(draw, title, (WIDTH, 60 + 36 * len(models)), f"points {name}")
 
 
 def _curves(ax: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], colours: Mapping[str, int]) -> None:
@@ -377,7 +377,7 @@ def number(cell: Mapping[str, Any], key: str) -> float | None:
     return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
-def _panel(draw: Callable[[Axes], None], title: str, size: tuple[int, int], salt: str) -> str:
+def panel(draw: Callable[[Axes], None], title: str, size: tuple[int, int], salt: str) -> str:
     """One pair of axes as inline SVG; size in CSS pixels."""
     # The salt makes the ids of two panels differ: they share the page's one name space.
     with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):

@@ -96,19 +96,24 @@ def write_report(
     results = {model: evaluation[model] for model in models if model in evaluation}
     sections = [
         _header(title, notes),
-        _section("results", "Results", _table(results, colours) + _legend(results, notes)),
-        _section(
+        section_html("results", "Results", _table(results, colours) + _legend(results, notes)),
+        section_html(
             "figures",
             "Figures",
-            "".join(_figure(drawing, colours) for drawing in all_figures(results, curves, colours)),
+            "".join(figure_html(drawing, colours) for drawing in all_figures(results, curves, colours)),
         ),
-        _section("samples", "Samples", _samples(samples, models, colours)),
-        _section("setup", "Set-up", _setup(notes)),
+        section_html("samples", "Samples", _samples(samples, models, colours)),
+        section_html("setup", "Set-up", _setup(notes)),
     ]
+    write_page(path, title, sections)
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
+    """Sections of HTML as one page that needs nothing outside itself."""
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_colours_css()}{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_colours_css()}{CSS}</style>\n</head>\n<body>\n<main>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + "\n".join(sections) + "\n</main>\n</body>\n</html>\n", encoding="utf-8", newline="\n")
@@ -194,12 +199,13 @@ def _count(evaluation: Evaluation, name: str) -> str:
     return "–".join(f"{n:,}" for n in sorted({min(counts), max(counts)})) if counts else ""
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
+    """Text as HTML."""
     return html.escape(str(value), quote=True)
 
 
 def _chip(model: str, colours: Mapping[str, int]) -> str:
-    return f'<span class="chip" style="--c:var(--m{colours[model]})">{_text(MODELS.get(model, model))}</span>'
+    return f'<span class="chip" style="--c:var(--m{colours[model]})">{escaped(MODELS.get(model, model))}</span>'
 
 
 def _colours_css() -> str:
@@ -208,18 +214,19 @@ def _colours_css() -> str:
     return f"\n:root {{ color-scheme: light dark; {light} }}\n{dark_only}"
 
 
-def _section(name: str, title: str, body: str) -> str:
+def section_html(name: str, title: str, body: str) -> str:
+    """A section of the page under its heading."""
     return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>'
 
 
 def _header(title: str, notes: Mapping[str, Any]) -> str:
     findings = notes.get("findings") or ()
     findings = [findings] if isinstance(findings, str) else findings
-    line = " · ".join(f"{name} {_text(notes[name])}" for name in ("created", "seed") if notes.get(name))
+    line = " · ".join(f"{name} {escaped(notes[name])}" for name in ("created", "seed") if notes.get(name))
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in ("Results", "Figures", "Samples"))
-    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in findings)
+    items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in findings)
     return (
-        f'<header>\n<h1>{_text(title)}</h1>\n<p class="by">{line}</p>\n'
+        f'<header>\n<h1>{escaped(title)}</h1>\n<p class="by">{line}</p>\n'
         + (f'<ul class="findings">{items}</ul>\n' if items else "")
         + f'<nav>{links}<a href="#setup">Set-up</a></nav>\n</header>'
     )
@@ -243,7 +250,7 @@ def _table(evaluation: Evaluation, colours: Mapping[str, int]) -> str:
         unit = f"{metric.unit} {ARROWS[metric.better]}".strip()
         sub = ' class="sub"' if metric.name in SUBORDINATE else ""
         lines.append(
-            f'<tr{sub}><th scope="row">{_text(label)}<small>{_text(unit)}</small></th>'
+            f'<tr{sub}><th scope="row">{escaped(label)}<small>{escaped(unit)}</small></th>'
             f'{cells}<td class="n">{_count(evaluation, name)}</td></tr>'
         )
     head = f'<tr><th></th>{top}<th scope="col" class="n">n</th></tr>'
@@ -258,8 +265,8 @@ def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
     for metric, _, label in _rows(evaluation):
         if metric.meaning:
             meanings.setdefault(metric.meaning, []).append(label)
-    judge = f" Win rates and ratings are given by {_text(notes['judge'])}." if notes.get("judge") else ""
-    items = "".join(f"<dt>{_text(', '.join(k))}</dt><dd>{_text(v)}</dd>" for v, k in meanings.items())
+    judge = f" Win rates and ratings are given by {escaped(notes['judge'])}." if notes.get("judge") else ""
+    items = "".join(f"<dt>{escaped(', '.join(k))}</dt><dd>{escaped(v)}</dd>" for v, k in meanings.items())
     return (
         '<p class="legend">Means, with 95 % intervals below them. ↑ higher is better, ↓ lower is better; '
         "the best mean of a row is <b>bold</b>, which is no test of significance. "
@@ -267,15 +274,16 @@ def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
     )
 
 
-def _figure(drawing: Drawing, colours: Mapping[str, int]) -> str:
+def figure_html(drawing: Drawing, colours: Mapping[str, int]) -> str:
+    """A drawing with its key and caption."""
     chips = "".join(_chip(model, colours) for model in drawing.models)
     key = f'<p class="key">{chips}</p>\n' if chips else ""
-    missing = "".join(f'<p class="missing">{_text(sentence)}</p>' for sentence in drawing.missing)
+    missing = "".join(f'<p class="missing">{escaped(sentence)}</p>' for sentence in drawing.missing)
     panels = "".join(f'<div class="panel">{panel}</div>\n' for panel in drawing.panels)
     return (
-        f"<figure>\n<h3>{_text(drawing.title)}</h3>\n{key}"
+        f"<figure>\n<h3>{escaped(drawing.title)}</h3>\n{key}"
         f'<div class="panels">\n{panels}</div>\n'
-        f"<figcaption>{_text(drawing.caption)}{missing}</figcaption>\n</figure>\n"
+        f"<figcaption>{escaped(drawing.caption)}{missing}</figcaption>\n</figure>\n"
     )
 
 
@@ -295,24 +303,24 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
         answer = sample["answers"][model]
         scores = [(name, number(answer, name), digits) for name, digits in (("rating", 1), ("reward", 2))]
         line = " · ".join(f"{n} {v:.{d}f}".replace("-", "−") for n, v, d in scores if v is not None)
-        body = _text(answer["text"]) if answer["text"].strip() else "<i>empty</i>"
+        body = escaped(answer["text"]) if answer["text"].strip() else "<i>empty</i>"
         answers.append(
             f'<div class="answer" style="--c:var(--m{colours[model]})"><p class="who">'
-            f"{_text(MODELS.get(model, model))}<small>{line}</small></p><div>{body}</div></div>"
+            f"{escaped(MODELS.get(model, model))}<small>{line}</small></p><div>{body}</div></div>"
         )
     category = CATEGORIES.get(sample["category"], sample["category"])
     return (
-        f'<article><p class="category">{_text(category)}</p>\n'
-        f'<div class="prompt">{_text(sample["prompt"])}</div>\n'
+        f'<article><p class="category">{escaped(category)}</p>\n'
+        f'<div class="prompt">{escaped(sample["prompt"])}</div>\n'
         f'<div class="answers">{"".join(answers)}</div></article>\n'
     )
 
 
 def _setup(notes: Mapping[str, Any]) -> str:
     small = {name: text for name, text in notes.items() if name not in ("findings", "config") and text}
-    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in small.items())
+    items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in small.items())
     config = notes.get("config")
-    folded = f"<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>" if config else ""
+    folded = f"<details><summary>Configuration</summary><pre>{escaped(config)}</pre></details>" if config else ""
     return f'<dl class="setup">{items}</dl>{folded}'
 
 
@@ -356,6 +364,7 @@ tbody .group span { position: sticky; left: 0 }
 td small { display: block; color: var(--muted); font-size: 11.5px; min-height: 1.3em } td.best span {
   font-weight: 700 }
 .n, td.n { color: var(--muted); font-weight: 400; font-size: 13px }
+.claims td.text { white-space: normal; text-align: left; min-width: 24em } .claims th { white-space: normal }
 .chip { white-space: nowrap } .chip::before { content: ""; display: inline-block; width: 10px; height: 10px;
   border-radius: 2px; background: var(--c); margin-right: 7px }
 .legend { font-size: 13.5px; line-height: 1.5; color: var(--muted); max-width: 62em } p.legend { margin:

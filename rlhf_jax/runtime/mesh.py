@@ -23,13 +23,11 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),
         # and on a mesh of several processes it takes NumPy arrays only.
         return jax.device_put(np.array(leaf), whole)
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(_keys_as_data(place), tree)
 
 
 def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -45,4 +43,15 @@ def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:
             raise InputError(f"{leaf.shape[0]} rows do not divide over {devices} devices; change the batch size")
         return jax.make_array_from_process_local_data(by_rows, np.array(leaf))
 
-    return jax.tree.map(shard, tree)
+    return jax.tree.map(_keys_as_data(shard), tree)
+
+
+def _keys_as_data(place):
+    """`place` for typed keys as well, which NumPy does not know."""
+
+    def placed(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return place(leaf)
+
+    return placed

@@ -23,11 +23,14 @@ from rlhf_jax.steps.ppo import (
     value_step,
 )
 from rlhf_jax.steps.preference import (
+    KTOCoef,
     PairLogps,
     PreferenceCoef,
     answer_logps,
     dpo,
     ipo,
+    judged_loss,
+    judged_step,
     orpo,
     preference_loss,
     preference_step,
@@ -39,6 +42,7 @@ from rlhf_jax.steps.reward_model import centred, reward, reward_loss, reward_ste
 __all__ = [
     "Estimator",
     "Form",
+    "KTOCoef",
     "Models",
     "Optimisers",
     "PPOCoef",
@@ -53,6 +57,8 @@ __all__ = [
     "dpo",
     "ipo",
     "join",
+    "judged_loss",
+    "judged_step",
     "masked_token_loss",
     "minibatches",
     "next_token_loss",

@@ -14,16 +14,18 @@ from rlhf_jax.equations import (
     dpo_loss,
     hinge_loss,
     ipo_loss,
+    kto_loss,
     log_ratio_margin,
     masked_mean,
     mean,
+    mismatched_kl,
     odds_ratio_loss,
     simpo_loss,
 )
 from rlhf_jax.models import LanguageModel
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import TextCoef, update
-from rlhf_jax.types import PairBatch, Scalar, TextBatch, TrainState
+from rlhf_jax.types import JudgedBatch, PairBatch, Scalar, TextBatch, TrainState
 
 
 class PreferenceCoef(NamedTuple):
@@ -33,6 +35,15 @@ class PreferenceCoef(NamedTuple):
     smoothing: Float[Scalar, "*S"]  # share of labels thought to be flipped (dpo)
     margin: Float[Scalar, "*S"]  # that the pairs should keep (simpo)
     sft: Float[Scalar, "*S"]  # on −log π(y_w|x) per token, beside the preference; ORPO has 1
+    rate: TextCoef
+
+
+class KTOCoef(NamedTuple):
+    """Everything about KTO that a researcher sweeps, as numbers."""
+
+    beta: Float[Scalar, "*S"]  # of the log-ratio, per nat
+    desirable: Float[Scalar, "*S"]  # weight of answers that were liked
+    undesirable: Float[Scalar, "*S"]
     rate: TextCoef
 
 
@@ -129,5 +140,36 @@ def preference_step(
     """One update of all parameters."""
     loss = partial(preference_loss, model=model, objective=objective, per_token=per_token)
     grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, coef)
+    state, rate = update(state, grads, coef.rate, optimiser)
+    return state, metrics | rate
+
+
+def judged_loss(
+    params: PyTree, batch: JudgedBatch, coef: KTOCoef, *, model: LanguageModel
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """KTO, over summed log-probabilities of single answers. Metrics as in `preference_loss`."""
+    logp, _ = answer_logps(params, batch.rows, model=model, per_token=False)
+    apart, _ = answer_logps(jax.lax.stop_gradient(params), batch.mismatched, model=model, per_token=False)
+    log_ratio, liked = logp - jnp.asarray(batch.ref), jnp.asarray(batch.desirable)
+    kl = mismatched_kl(apart, jnp.asarray(batch.ref_mismatched))
+    loss = kto_loss(log_ratio, liked, kl, coef.beta, coef.desirable, coef.undesirable)
+    return loss.value, {
+        "loss/train": loss,
+        "kl": mean(kl),
+        "rewards/chosen": masked_mean(coef.beta * log_ratio, liked),
+        "rewards/rejected": masked_mean(coef.beta * log_ratio, ~liked),
+    }
+
+
+def judged_step(
+    state: TrainState,
+    batch: JudgedBatch,
+    coef: KTOCoef,
+    *,
+    model: LanguageModel,
+    optimiser: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Mean]]:
+    """One update of all parameters."""
+    grads, metrics = jax.grad(partial(judged_loss, model=model), has_aux=True)(state.params, batch, coef)
     state, rate = update(state, grads, coef.rate, optimiser)
     return state, metrics | rate

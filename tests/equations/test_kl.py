@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import adapted_scale, kl_exact, kl_k1, kl_k2, kl_k3
+from rlhf_jax.equations import adapted_scale, best_of_n_kl, kl_exact, kl_k1, kl_k2, kl_k3
 
 P, Q = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
 jitted = jax.jit(adapted_scale)
@@ -87,3 +87,17 @@ def test_an_infinite_horizon_keeps_beta():
 def test_jit():
     arguments = (jnp.float32(1.0), jnp.float32(7.0), jnp.float32(6.0), jnp.float32(64), jnp.float32(1000))
     np.testing.assert_allclose(jitted(*arguments), adapted_scale(*arguments), rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_kl_of_best_of_n_is_that_of_the_largest_of_n_uniform_numbers(n):
+    """Many equally likely answers in the order of their score: the best of n has the density n·uⁿ⁻¹."""
+    u = (np.arange(200_000) + 0.5) / 200_000
+    density = n * u ** (n - 1)
+    assert best_of_n_kl(n) == pytest.approx(np.mean(density * np.log(density)), abs=1e-4)
+
+
+def test_with_ties_it_is_a_bound():
+    """Two answers, 0.7 and 0.3, the second better: the best of 2 is the second with 1 − 0.7²."""
+    p, q = np.array([0.7, 0.3]), np.array([0.49, 0.51])
+    assert np.sum(q * np.log(q / p)) < best_of_n_kl(2)

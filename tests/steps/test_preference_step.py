@@ -11,19 +11,22 @@ import pytest
 
 from rlhf_jax.equations import values
 from rlhf_jax.steps import (
+    KTOCoef,
     PreferenceCoef,
     TextCoef,
     adam,
     answer_logps,
     dpo,
     ipo,
+    judged_loss,
+    judged_step,
     orpo,
     preference_loss,
     preference_step,
     simpo,
     slic,
 )
-from rlhf_jax.types import PairBatch, TextBatch, TrainState
+from rlhf_jax.types import JudgedBatch, PairBatch, TextBatch, TrainState
 
 COEF = jax.tree.map(
     jnp.float32,
@@ -131,3 +134,23 @@ def test_the_sft_term_is_the_loss_on_the_chosen_answers(tiny, batch):
     without, metrics = of(tiny.state.policy, batch, COEF)
     with_it, _ = of(tiny.state.policy, batch, COEF._replace(sft=jnp.float32(2.0)))
     assert float(with_it - without) == pytest.approx(2 * float(metrics["loss/sft"].value), rel=1e-4)
+
+
+def test_kto_on_a_model(tiny):
+    """At the reference r = z = 0: each answer costs its weight times ½. A step raises what was liked above what was not."""
+    reference = tiny.frozen.sft
+    of = jax.jit(partial(answer_logps, model=tiny.models.policy, per_token=False))
+    liked = np.array([True, False, True, True])
+    given, others = rows(0), rows(1)
+    batch = JudgedBatch(given, liked, of(reference, given)[0], others, of(reference, others)[0])
+    coef = jax.tree.map(jnp.float32, KTOCoef(0.3, 1.0, 2.0, COEF.rate))
+    loss, _ = jax.jit(partial(judged_loss, model=tiny.models.policy))(reference, batch, coef)
+    assert float(loss) == pytest.approx((3 * 1.0 + 1 * 2.0) / 2 / 4, rel=1e-5)
+    optimiser = adam(1e-8, 1.0)
+    step = jax.jit(partial(judged_step, model=tiny.models.policy, optimiser=optimiser))
+    state = TrainState(jnp.int32(0), reference, optimiser.init(reference), jax.random.key(0))
+    for _ in range(5):
+        state, metrics = step(state, batch, coef)
+    figures = {name: float(m) for name, m in values(metrics).items()}
+    assert figures["rewards/chosen"] > 0 > figures["rewards/rejected"] and figures["kl"] >= 0
+    assert figures["loss/train"] < float(loss)

@@ -1,0 +1,144 @@
+"""Learning from the labelers' rankings without a reward model: DPO, IPO, SLiC's hinge, SimPO, ORPO.
+
+    python experiments/dpo.py configs/tiny.toml --preference.objective ipo
+
+Rafailov et al. 2023 (arXiv:2305.18290). Starts from the model that RL starts from, which is the reference as well, and learns
+from one pair of each ranking an epoch, drawn anew. Writes the stage "preference" and preference.json: how the model stands
+against SFT and base on held-out prompts, beside what it costs on pretraining text.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
+from experiments.pretrain import first_state as pretraining_state
+from experiments.pretrain import language_model, pretrained
+from experiments.recipe import Config, Preference, kept_by_length, role_key, role_seed, stage, tokenizer
+from experiments.reward_model import training_rankings
+from experiments.sft import best_epoch, fine_tuned, sft_stage
+from rlhf_jax.config import load_config
+from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, ranking_fits
+from rlhf_jax.equations import values
+from rlhf_jax.errors import InputError
+from rlhf_jax.evals import Estimate, table_text
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows, write_atomically
+from rlhf_jax.steps import (
+    PreferenceCoef,
+    TextCoef,
+    adam,
+    answer_logps,
+    dpo,
+    ipo,
+    orpo,
+    preference_step,
+    simpo,
+    slic,
+)
+from rlhf_jax.types import PairBatch, TextBatch, TrainState
+
+# objective → its function, and whether an answer counts by the mean of its tokens' log-probabilities or by their sum
+OBJECTIVES = {
+    "dpo": (dpo, False),
+    "ipo": (ipo, False),
+    "slic": (slic, False),
+    "simpo": (simpo, True),
+    "orpo": (orpo, True),
+}
+
+
+def section(config: Config) -> Preference:
+    if config.preference is None:
+        raise InputError("the config has no [preference] section; add one, see configs/tiny.toml")
+    return config.preference
+
+
+def preference_stage(config: Config) -> Stage:
+    c = section(config)
+    steps = max(c.epochs * len(training_rankings(config)) // c.batch, 1)
+    sections = config.sections("pretrain", "sft", "rl_init", "reward", "preference")
+    return stage(config, "preference", steps, sections, {"rl_init": sft_stage(config, "rl_init").sha256})
+
+
+def pairs_of(config: Config) -> Callable[[int], tuple[TextBatch, TextBatch]]:
+    """The pairs of step i: of each ranking two answers of different rank, the preferred ones first."""
+    c, t, length, seed = section(config), tokenizer(config), config.model.context, role_seed(config, "preference")
+    rankings = kept_by_length(config, training_rankings(config), lambda r, t: ranking_fits(r, t, length), "rankings")
+
+    def pairs(i: int) -> tuple[TextBatch, TextBatch]:
+        rng = np.random.default_rng([seed, i])
+        drawn = []
+        for index in batch_indices(len(rankings), c.batch, seed, i):
+            prompt, answers, ranks, _ = rankings[index]
+            ordered = [(a, b) for a, b in permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
+            better, worse = ordered[rng.integers(len(ordered))]
+            drawn.append((Demonstration(prompt, answers[better]), Demonstration(prompt, answers[worse])))
+        chosen, rejected = (encode_demonstrations(list(side), t, length) for side in zip(*drawn, strict=True))
+        return chosen, rejected
+
+    return pairs
+
+
+def first_state(config: Config, params: dict) -> TrainState:
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    return TrainState(jnp.int32(0), params, optimiser.init(params), role_key(config, "preference"))
+
+
+def tuned(config: Config) -> dict:
+    """The parameters at the end of the stage."""
+    shapes = jax.eval_shape(lambda: first_state(config, pretraining_state(config).params))
+    return preference_stage(config).load(shapes)[0].params
+
+
+def train(config: Config) -> None:
+    this, c = preference_stage(config), section(config)
+    if this.finished:
+        return
+    objective, per_token = OBJECTIVES[c.objective]
+    mesh, model, pairs = make_mesh(config.runtime.devices), language_model(config), pairs_of(config)
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    rate = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
+    coef = PreferenceCoef(beta=c.beta, smoothing=c.smoothing, margin=c.margin, sft=c.sft, rate=rate)
+    reference = replicate(fine_tuned(config, "rl_init"), mesh)
+    state = this.resume(replicate(first_state(config, reference), mesh))
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, chosen: TextBatch, rejected: TextBatch, reference: dict):
+        of = partial(answer_logps, reference, model=model, per_token=per_token)
+        batch = PairBatch(chosen, rejected, of(chosen)[0], of(rejected)[0])
+        return preference_step(
+            state, batch, coef, model=model, optimiser=optimiser, objective=objective, per_token=per_token
+        )
+
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
+        chosen, rejected = (shard_rows(side, mesh) for side in pairs(i))
+        state, metrics = step(state, chosen, rejected, reference)
+        this.log(i, values(metrics))
+        this.save(i, state, config.runtime.save_every)
+
+
+def measure(config: Config) -> dict[str, Estimate]:
+    judge, params = judge_of(config), tuned(config)
+    models = {"base": pretrained(config), "sft": fine_tuned(config, "sft", best_epoch(config)), "preference": params}
+    written = {name: write(config, judge, each) for name, each in models.items()}
+    figures = helpful(judge, written, "preference") | distance(config, params, written["preference"])
+    return figures | alignment_tax(config, params, judge.truth)
+
+
+def main() -> None:
+    config = load_config(Config)
+    train(config)
+    figures = measure(config)
+    as_json = {name: e._asdict() for name, e in figures.items()}
+    write_atomically(Path(config.out) / "preference.json", json.dumps(as_json, indent=1))
+    print(table_text({section(config).objective: as_json}))
+
+
+if __name__ == "__main__":
+    run(main)

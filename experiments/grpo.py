@@ -1,0 +1,193 @@
+"""Policy gradients without a value network: K answers to each prompt are one another's baseline.
+
+    python experiments/grpo.py configs/tiny.toml --group.advantage grpo --ppo.beta 0 --ppo.beta-loss 0.3 --ppo.kl-loss k3
+
+Runs the stage "group" from the same models as PPO, with [ppo]'s coefficients and the pretraining mix. group.advantage:
+    reinforce   rₖ − the mean of all scores of earlier iterations (Williams 1992)
+    rloo        rₖ − the mean of the other K − 1 (Ahmadian et al. 2024, arXiv:2402.14740)
+    grpo        (rₖ − group mean) / group deviation (Shao et al. 2024, arXiv:2402.03300), with ppo.policy_mean "answer"
+    grpo_batch  the same over the whole batch's deviation (Hu et al. 2025, arXiv:2501.03262)
+    best        1 for the best of the K, 0 for the others: fine-tuning on one's own best answers, which is expert iteration
+                (Anthony et al. 2017, arXiv:1705.08439; RAFT, Dong et al. 2023, arXiv:2304.06767)
+    dr_grpo     rₖ − group mean (Liu et al. 2025, arXiv:2503.20783), with ppo.policy_mean "constant"
+DAPO (Yu et al. 2025, arXiv:2503.14476) is grpo with ppo.policy_mean "token" and ppo.clip_high above ppo.clip_low, without its
+dynamic sampling. rₖ is the score less β times the answer's KL; GRPO's KL in the loss is ppo.beta_loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from experiments.ppo_ptx import (
+    SAMPLE,
+    SHUFFLE,
+    Frozen,
+    Plan,
+    batches_of,
+    coefficients,
+    first_state,
+    form_of,
+    frozen_of,
+    held_out_look,
+    models_of,
+    optimisers_of,
+    parents_of,
+    plan_of,
+)
+from experiments.recipe import Advantage, Config, Group, stage
+from rlhf_jax.config import load_config
+from rlhf_jax.equations import Mean, group_relative, leave_one_out, linear, mean, row_sums, seen, summed, values
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import generate
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
+from rlhf_jax.steps import (
+    Form,
+    Models,
+    Optimisers,
+    PPOCoef,
+    divergences,
+    join,
+    minibatches,
+    ppo_step,
+    response_logits,
+    response_logps,
+    reward,
+    training_score,
+)
+from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState
+
+
+def advantages(r: Float[Array, "B K"], how: Advantage, before: Moments) -> Float[Array, "B K"]:
+    """Of K answers to each of B prompts, from what each of them earned."""
+    if how == "reinforce":
+        return r - before.mean
+    if how == "rloo":
+        return leave_one_out(r)
+    if how == "best":
+        return jax.nn.one_hot(jnp.argmax(r, axis=1), r.shape[1])
+    if how == "grpo":
+        return group_relative(r, "group")
+    return group_relative(r, "batch" if how == "grpo_batch" else "none")
+
+
+def iteration(
+    state: PPOState,
+    batch: PPOBatch,
+    coef: PPOCoef,
+    frozen: Frozen,
+    *,
+    models: Models,
+    optimisers: Optimisers,
+    plan: Plan,
+    form: Form,
+    advantage: Advantage,
+    answers: int,
+) -> tuple[PPOState, dict[str, Mean]]:
+    """K answers to each prompt, what each earned, its advantage over the others, and the clipped updates with the mix.
+    The rows of the batch are prompts, K times each, one after the other."""
+    policy, key = models.policy, jax.random.fold_in(state.key, state.step)
+
+    # y₁ … y_K ~ π(·|x)
+    sample_key = jax.random.fold_in(key, SAMPLE)
+    y = generate(policy, state.policy, batch.prompts, sample_key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
+    tokens, mask = join(batch.prompts, y)
+    # rₖ = r_θ(x, yₖ) − β·KL(π‖π_SFT)
+    raw = jnp.stack([reward(r, tokens, mask, model=models.value) for r in frozen.reward])
+    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
+    score, _ = training_score(raw, ended, state.scores, coef, form._replace(score_norm="off"))
+    logits, logits_sft = (response_logits(p, tokens, mask, y, model=policy) for p in (state.policy, frozen.sft))
+    kl = {name: row_sums(each, y.mask) for name, each in divergences(logits, logits_sft, y).items()}
+    scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
+    r = score - coef.beta * scale * kl[form.kl_reward]
+    # Aₖ, the same for every token of the answer
+    A = advantages(r.reshape(-1, answers), advantage, state.scores).reshape(-1)
+    adv = jnp.where(y.mask, A[:, None], 0.0)
+    experience = Experience(tokens, mask, y, response_logps(logits_sft, y), None, adv, None, batch.pretrain)
+    # Minibatches: max(−Aρ, −A clip(ρ)) + β_loss·KL + γ·(−log π(x_pretrain)); EMA
+    now = coef._replace(beta_loss=coef.beta_loss * scale)
+    step = partial(ppo_step, coef=now, models=models, optimisers=optimisers, form=form, reference=frozen.sft)
+    parts = minibatches(jax.random.fold_in(key, SHUFFLE), experience, plan.epochs, plan.minibatches)
+    state = replace(state, scores=seen(state.scores, r), stopped=jnp.bool_(False))
+    state, losses = jax.lax.scan(step, state, parts)
+    state = replace(state, step=state.step + 1)
+    return state, summed(losses) | {
+        "objective/kl": mean(kl["k1"]),
+        "objective/kl_k2": mean(kl["k2"]),
+        "objective/kl_k3": mean(kl["k3"]),
+        "objective/kl_exact": mean(kl["exact"]),
+        "objective/entropy": mean(row_sums(-y.logp, y.mask)),
+        "objective/reward_model": mean(raw),
+        "objective/scores": mean(score),
+        "objective/rlhf_reward": mean(r),
+        "group/deviation": mean(jnp.std(r.reshape(-1, answers), axis=1)),
+        "answer/length": mean(jnp.sum(y.mask, axis=1)),
+        "answer/ended": mean(ended),
+        "episode": mean(state.step * r.shape[0]),
+    }
+
+
+def section(config: Config) -> Group:
+    group, batch = config.group, config.ppo.batch
+    if group is None:
+        raise InputError("the config has no [group] section; add one, see configs/tiny.toml")
+    if group.answers < 2 or batch % group.answers:
+        raise InputError(
+            f"group.answers is {group.answers}; it must be at least 2 and divide ppo.batch, which is {batch}"
+        )
+    return group
+
+
+def group_stage(config: Config) -> Stage:
+    sections = config.sections("pretrain", "sft", "rl_init", "reward", "ppo", "group")
+    return stage(config, "group", config.ppo.iterations, sections, parents_of(config))
+
+
+def group_batches(config: Config) -> Callable[[int], PPOBatch]:
+    """Each prompt K times, one after the other, with pretraining rows for each answer."""
+    K, draw = section(config).answers, batches_of(config, "group")
+
+    def batch(i: int) -> PPOBatch:
+        drawn = draw(i)
+        prompts = jax.tree.map(lambda x: x[::K].repeat(K, axis=0), drawn.prompts)
+        return PPOBatch(prompts, drawn.pretrain)
+
+    return batch
+
+
+def group(config: Config) -> None:
+    c, this = section(config), group_stage(config)
+    if this.finished:
+        return
+    mesh, batches, frozen, look = (
+        make_mesh(config.runtime.devices),
+        group_batches(config),
+        frozen_of(config),
+        held_out_look(config),
+    )
+    one = partial(
+        iteration,
+        models=models_of(config),
+        optimisers=optimisers_of(config),
+        plan=plan_of(config),
+        form=form_of(config),
+        advantage=c.advantage,
+        answers=c.answers,
+    )
+    step = jax.jit(one, donate_argnums=0)
+    start = replace(first_state(config, "group", frozen), value=None, value_opt=None)
+    state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
+    for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
+        state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(config.ppo), frozen)
+        metrics = values(metrics)
+        if i == 0 or (i + 1) % config.runtime.look_every == 0:
+            metrics |= look(state.policy)
+        this.log(i, metrics)
+        this.save(i, state, config.runtime.save_every)
+
+
+if __name__ == "__main__":
+    run(lambda: group(load_config(Config)))
