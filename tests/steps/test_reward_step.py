@@ -29,7 +29,7 @@ def score(tiny):
 
 def test_the_loss_is_eq_1_on_the_scores_of_single_answers(tiny, batch, score):
     """Each answer scored alone, without padding; then by hand."""
-    params = tiny.frozen.reward
+    params = tiny.frozen.reward[0]
 
     def alone(i, k):
         n = batch.mask[i, k].sum()
@@ -57,27 +57,27 @@ def test_one_forward_pass_for_each_answer(tiny, batch):
             seen.append(tokens.shape)
             return model.apply(variables, tokens, mask)
 
-    jax.eval_shape(lambda p: reward_loss(p, batch, COEF, model=Counted(model.config))[0], tiny.frozen.reward)
+    jax.eval_shape(lambda p: reward_loss(p, batch, COEF, model=Counted(model.config))[0], tiny.frozen.reward[0])
     assert seen == [(6, 6)]
 
 
 def test_empty_slots_and_padding_are_without_influence(tiny, batch):
     run = jax.jit(jax.value_and_grad(partial(reward_loss, model=tiny.models.value), has_aux=True))
-    (clean, _), grads = run(tiny.frozen.reward, batch, COEF)
+    (clean, _), grads = run(tiny.frozen.reward[0], batch, COEF)
     tokens = np.where(batch.mask, batch.tokens, 9).astype(np.int32)
-    (dirty, _), dirty_grads = run(tiny.frozen.reward, batch.replace(tokens=tokens), COEF)
+    (dirty, _), dirty_grads = run(tiny.frozen.reward[0], batch.replace(tokens=tokens), COEF)
     np.testing.assert_array_equal(dirty, clean)
     for g, h in zip(jax.tree.leaves(grads), jax.tree.leaves(dirty_grads), strict=True):
         np.testing.assert_allclose(h, g, atol=1e-7)
     pad = ((0, 0), (0, 2), (0, 2))
     wider = RankingBatch(np.pad(batch.tokens, pad), np.pad(batch.mask, pad), np.pad(batch.ranks, pad[:2]))
-    (wide, _), _ = run(tiny.frozen.reward, wider, COEF)
+    (wide, _), _ = run(tiny.frozen.reward[0], wider, COEF)
     np.testing.assert_allclose(wide, clean, rtol=1e-5)
 
 
 def test_rankings_are_learned(tiny, batch):
     optimiser = adam(1e-8, 1.0)
-    params = tiny.frozen.reward
+    params = tiny.frozen.reward[0]
     state = TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=jax.random.key(0))
     step = jax.jit(partial(reward_step, model=tiny.models.value, optimiser=optimiser))
     losses = []
@@ -90,8 +90,8 @@ def test_rankings_are_learned(tiny, batch):
 
 def test_centring_makes_the_mean_0_and_keeps_the_differences(tiny, batch, score):
     rows = batch.tokens[0], batch.mask[0]
-    before = np.asarray(score(tiny.frozen.reward, *rows))
-    after = np.asarray(score(centred(tiny.frozen.reward, jnp.asarray(before)), *rows))
+    before = np.asarray(score(tiny.frozen.reward[0], *rows))
+    after = np.asarray(score(centred(tiny.frozen.reward[0], jnp.asarray(before)), *rows))
     assert abs(before.mean()) > 1e-2
     assert after.mean() == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(np.diff(after), np.diff(before), atol=1e-6)
