@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/python experiments/instructgpt.py configs/tiny.toml
 
 test: .venv/installed
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_experiments.py tests
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -13,3 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """The end-to-end runs, the longest file, go first, so that two workers end together."""
+    items.sort(key=lambda item: "test_experiments.py" not in item.nodeid)
