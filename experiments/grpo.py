@@ -11,10 +11,10 @@ Runs the stage "group" from the same models as PPO, with [ppo]'s coefficients an
                 (Anthony et al. 2017, arXiv:1705.08439; RAFT, Dong et al. 2023, arXiv:2304.06767)
     dr_grpo     rₖ − group mean (Liu et al. 2025, arXiv:2503.20783), with ppo.policy_mean "constant"
 DAPO (Yu et al. 2025, arXiv:2503.14476) is grpo with ppo.policy_mean "token" and ppo.clip_high above ppo.clip_low, without its
-dynamic sampling. rₖ is the score less β times the answer's KL; GRPO's KL in the loss is ppo.beta_loss.
+dynamic sampling. rₖ is the score less β times the answer's KL; GRPO's KL in the loss is ppo.beta_loss. What [ppo] says of
+values, GAE and whitening is not read; what would change the policy's updates without them is refused.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -29,7 +29,6 @@ from experiments.ppo_ptx import (
     Plan,
     batches_of,
     coefficients,
-    first_state,
     form_of,
     frozen_of,
     held_out_look,
@@ -37,27 +36,26 @@ from experiments.ppo_ptx import (
     optimisers_of,
     parents_of,
     plan_of,
+    rollout,
+    rollout_metrics,
 )
-from experiments.recipe import Advantage, Config, Group, stage
+from experiments.recipe import Advantage, Config, Group, role_key, stage
 from rlhf_jax.config import load_config
-from rlhf_jax.equations import Mean, group_relative, leave_one_out, linear, mean, row_sums, seen, summed, values
-from rlhf_jax.errors import InputError
-from rlhf_jax.models import generate
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
-from rlhf_jax.steps import (
-    Form,
-    Models,
-    Optimisers,
-    PPOCoef,
-    divergences,
-    join,
-    minibatches,
-    ppo_step,
-    response_logits,
-    response_logps,
-    reward,
-    training_score,
+from rlhf_jax.equations import (
+    Mean,
+    adapted_scale,
+    group_relative,
+    leave_one_out,
+    linear,
+    mean,
+    row_sums,
+    seen,
+    summed,
+    values,
 )
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
+from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, initial_state, minibatches, ppo_step
 from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState
 
 
@@ -89,44 +87,32 @@ def iteration(
 ) -> tuple[PPOState, dict[str, Mean]]:
     """K answers to each prompt, what each earned, its advantage over the others, and the clipped updates with the mix.
     The rows of the batch are prompts, K times each, one after the other."""
-    policy, key = models.policy, jax.random.fold_in(state.key, state.step)
+    key = jax.random.fold_in(state.key, state.step)
 
-    # y₁ … y_K ~ π(·|x)
+    # y₁ … y_K ~ π(·|x); r_θ(x, yₖ); KL(π‖π_SFT) of each token
     sample_key = jax.random.fold_in(key, SAMPLE)
-    y = generate(policy, state.policy, batch.prompts, sample_key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
-    tokens, mask = join(batch.prompts, y)
+    x = rollout(state, batch.prompts, sample_key, coef, frozen, models=models, plan=plan, form=form)
     # rₖ = r_θ(x, yₖ) − β·KL(π‖π_SFT)
-    raw = jnp.stack([reward(r, tokens, mask, model=models.value) for r in frozen.reward])
-    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
-    score, _ = training_score(raw, ended, state.scores, coef, form._replace(score_norm="off"))
-    logits, logits_sft = (response_logits(p, tokens, mask, y, model=policy) for p in (state.policy, frozen.sft))
-    kl = {name: row_sums(each, y.mask) for name, each in divergences(logits, logits_sft, y).items()}
     scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-    r = score - coef.beta * scale * kl[form.kl_reward]
+    r = x.score - coef.beta * scale * row_sums(x.kl[form.kl_reward], x.y.mask)
     # Aₖ, the same for every token of the answer
     A = advantages(r.reshape(-1, answers), advantage, state.scores).reshape(-1)
-    adv = jnp.where(y.mask, A[:, None], 0.0)
-    experience = Experience(tokens, mask, y, response_logps(logits_sft, y), None, adv, None, batch.pretrain)
+    adv = jnp.where(x.y.mask, A[:, None], 0.0)
+    experience = Experience(x.tokens, x.mask, x.y, x.logp_sft, None, adv, None, batch.pretrain)
     # Minibatches: max(−Aρ, −A clip(ρ)) + β_loss·KL + γ·(−log π(x_pretrain)); EMA
     now = coef._replace(beta_loss=coef.beta_loss * scale)
     step = partial(ppo_step, coef=now, models=models, optimisers=optimisers, form=form, reference=frozen.sft)
     parts = minibatches(jax.random.fold_in(key, SHUFFLE), experience, plan.epochs, plan.minibatches)
     state = replace(state, scores=seen(state.scores, r), stopped=jnp.bool_(False))
     state, losses = jax.lax.scan(step, state, parts)
-    state = replace(state, step=state.step + 1)
-    return state, summed(losses) | {
-        "objective/kl": mean(kl["k1"]),
-        "objective/kl_k2": mean(kl["k2"]),
-        "objective/kl_k3": mean(kl["k3"]),
-        "objective/kl_exact": mean(kl["exact"]),
-        "objective/entropy": mean(row_sums(-y.logp, y.mask)),
-        "objective/reward_model": mean(raw),
-        "objective/scores": mean(score),
+
+    episodes, nats = r.shape[0], jnp.mean(row_sums(x.kl["k1"], x.y.mask))
+    kl_scale = adapted_scale(state.kl_scale, nats, coef.kl_target, episodes, coef.kl_horizon)
+    state = replace(state, step=state.step + 1, kl_scale=kl_scale)
+    return state, summed(losses) | rollout_metrics(x) | {
         "objective/rlhf_reward": mean(r),
         "group/deviation": mean(jnp.std(r.reshape(-1, answers), axis=1)),
-        "answer/length": mean(jnp.sum(y.mask, axis=1)),
-        "answer/ended": mean(ended),
-        "episode": mean(state.step * r.shape[0]),
+        "episode": mean(state.step * episodes),
     }
 
 
@@ -138,6 +124,14 @@ def section(config: Config) -> Group:
         raise InputError(
             f"group.answers is {group.answers}; it must be at least 2 and divide ppo.batch, which is {batch}"
         )
+    c = config.ppo
+    for key, value, off in (
+        ("value_warmup", c.value_warmup, 0),
+        ("whiten_rewards", c.whiten_rewards, False),
+        ("score_norm", c.score_norm, "off"),
+    ):
+        if value != off:
+            raise InputError(f"ppo.{key} is {value!r} and has no meaning without a value network; set it to {off!r}")
     return group
 
 
@@ -146,25 +140,13 @@ def group_stage(config: Config) -> Stage:
     return stage(config, "group", config.ppo.iterations, sections, parents_of(config))
 
 
-def group_batches(config: Config) -> Callable[[int], PPOBatch]:
-    """Each prompt K times, one after the other, with pretraining rows for each answer."""
-    K, draw = section(config).answers, batches_of(config, "group")
-
-    def batch(i: int) -> PPOBatch:
-        drawn = draw(i)
-        prompts = jax.tree.map(lambda x: x[::K].repeat(K, axis=0), drawn.prompts)
-        return PPOBatch(prompts, drawn.pretrain)
-
-    return batch
-
-
 def group(config: Config) -> None:
     c, this = section(config), group_stage(config)
     if this.finished:
         return
     mesh, batches, frozen, look = (
         make_mesh(config.runtime.devices),
-        group_batches(config),
+        batches_of(config, "group", c.answers),
         frozen_of(config),
         held_out_look(config),
     )
@@ -178,7 +160,7 @@ def group(config: Config) -> None:
         answers=c.answers,
     )
     step = jax.jit(one, donate_argnums=0)
-    start = replace(first_state(config, "group", frozen), value=None, value_opt=None)
+    start = initial_state(frozen.sft, None, optimisers_of(config), role_key(config, "group"))
     state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(config.ppo), frozen)

@@ -20,23 +20,19 @@ from experiments.ppo_ptx import (
     models_of,
     optimisers_of,
     plan_of,
+    rollout,
 )
 from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
 from rlhf_jax.config import load_config
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import gae, linear, token_rewards, whiten
 from rlhf_jax.evals import Inspected, write_inspector
-from rlhf_jax.models import generate
 from rlhf_jax.runtime import run
 from rlhf_jax.steps import (
-    divergences,
-    join,
     ppo_step,
     response_logits,
     response_logps,
     response_values,
-    reward,
-    training_score,
 )
 from rlhf_jax.types import Experience
 
@@ -49,24 +45,21 @@ def inspect_tokens(config: Config) -> Path:
         coefficients(config.ppo),
         models_of(config),
     )
-    state, frozen, T = final_state(config, "ppo_ptx"), frozen_of(config), plan.max_tokens
+    state, frozen = final_state(config, "ppo_ptx"), frozen_of(config)
     shown = [material(config).prompts["test"][i] for i in prompts_that_fit(config, "test")[: config.evaluate.shown]]
 
     @jax.jit
     def look(state, prompts, key):
-        y = generate(models.policy, state.policy, prompts, key, T, plan.sampling, plan.eos, plan.pad)
-        tokens, mask = join(prompts, y)
-        raw = jnp.stack([reward(r, tokens, mask, model=models.value) for r in frozen.reward])
-        ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
-        score, _ = training_score(raw, ended, state.scores, coef, form)
-        logits, logits_sft = (
-            response_logits(p, tokens, mask, y, model=models.policy) for p in (state.policy, frozen.sft)
-        )
-        kl, V = divergences(logits, logits_sft, y), response_values(state.value, tokens, mask, T, model=models.value)
+        x = rollout(state, prompts, key, coef, frozen, models=models, plan=plan, form=form)
+        tokens, mask, y = x.tokens, x.mask, x.y
+        V = response_values(state.value, tokens, mask, plan.max_tokens, model=models.value)
         beta = coef.beta * state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-        r = token_rewards(score, kl[form.kl_reward], beta, y.mask)
+        r = token_rewards(x.score, x.kl[form.kl_reward], beta, y.mask)
+        if form.whiten_rewards:
+            r = whiten(r, y.mask, shift_mean=False)
         adv, returns = gae(r, V, y.mask, coef.discount, coef.lam)
-        experience = Experience(tokens, mask, y, response_logps(logits_sft, y), V, whiten(adv, y.mask), returns, None)
+        white = adv if form.whiten == "off" else whiten(adv, y.mask, unbiased=form.whiten == "unbiased")
+        experience = Experience(tokens, mask, y, x.logp_sft, V, white, returns, None)
         after, _ = ppo_step(
             state, experience, coef, models=models, optimisers=optimisers_of(config), form=form, reference=frozen.sft
         )
@@ -76,8 +69,8 @@ def inspect_tokens(config: Config) -> Path:
             y,
             score,
             {
-                "KL": kl["k1"],
-                "exact KL": kl["exact"],
+                "KL": x.kl["k1"],
+                "exact KL": x.kl["exact"],
                 "reward": r,
                 "value": V - mean_value,
                 "advantage": adv,

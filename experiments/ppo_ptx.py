@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import language_model, packed
@@ -32,6 +32,7 @@ from rlhf_jax.equations import (
     linear,
     masked_mean,
     mean,
+    nothing_seen,
     row_sums,
     seen,
     summed,
@@ -44,12 +45,14 @@ from rlhf_jax.evals import Answers, answer, per_row, scores
 from rlhf_jax.models import Sampling, generate
 from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
 from rlhf_jax.steps import (
+    Estimator,
     Form,
     Models,
     Optimisers,
     PPOCoef,
     adam,
     divergences,
+    initial_state,
     join,
     minibatches,
     ppo_step,
@@ -59,7 +62,7 @@ from rlhf_jax.steps import (
     reward,
     training_score,
 )
-from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState, PromptBatch, TextBatch
+from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState, PromptBatch, Response, TextBatch
 
 Name = Literal["ppo", "ppo_ptx"]
 SAMPLE, SHUFFLE = 0, 1  # what a key is for
@@ -83,6 +86,58 @@ class Plan(NamedTuple):
     pad: int
 
 
+class Rollout(NamedTuple):
+    """Answers, and what the frozen models make of them."""
+
+    tokens: Int[Array, "B L"]  # x ⊕ y
+    mask: Bool[Array, "B L"]
+    y: Response
+    raw: Float[Array, "E B"]  # r_θ(x, y) of each reward model
+    score: Float[Array, " B"]  # that the answer is trained on
+    moments: Moments  # of the scores
+    ended: Bool[Array, " B"]
+    kl: dict[Estimator, Float[Array, "B T"]]  # KL(π_RL‖π_SFT) of each token
+    logp_sft: Float[Array, "B T"]
+
+
+def rollout(
+    state: PPOState,
+    prompts: PromptBatch,
+    key: Key[Array, ""],
+    coef: PPOCoef,
+    frozen: Frozen,
+    *,
+    models: Models,
+    plan: Plan,
+    form: Form,
+) -> Rollout:
+    """y ~ π_RL(·|x), with its log-probabilities as it was drawn; r_θ(x, y); log π_SFT and the KL of each token."""
+    y = generate(models.policy, state.policy, prompts, key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
+    tokens, mask = join(prompts, y)
+    raw = jnp.stack([reward(r, tokens, mask, model=models.value) for r in frozen.reward])
+    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
+    score, moments = training_score(raw, ended, state.scores, coef, form)
+    logits, logits_sft = (response_logits(p, tokens, mask, y, model=models.policy) for p in (state.policy, frozen.sft))
+    kl, logp_sft = divergences(logits, logits_sft, y), response_logps(logits_sft, y)
+    return Rollout(tokens, mask, y, raw, score, moments, ended, kl, logp_sft)
+
+
+def rollout_metrics(x: Rollout) -> dict[str, Mean]:
+    """All estimates of the KL side by side, in nats an answer, whichever trains."""
+    nats = {name: mean(row_sums(each, x.y.mask)) for name, each in x.kl.items()}
+    return {
+        "objective/kl": nats["k1"],
+        "objective/kl_k2": nats["k2"],
+        "objective/kl_k3": nats["k3"],
+        "objective/kl_exact": nats["exact"],
+        "objective/entropy": mean(row_sums(-x.y.logp, x.y.mask)),
+        "objective/reward_model": mean(x.raw),
+        "objective/scores": mean(x.score),
+        "answer/length": mean(jnp.sum(x.y.mask, axis=1)),
+        "answer/ended": mean(x.ended),
+    }
+
+
 def iteration(
     state: PPOState,
     batch: PPOBatch,
@@ -95,56 +150,38 @@ def iteration(
     form: Form,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """Answers from the policy, a reward for each token, advantages, and the clipped updates with the pretraining mix."""
-    policy, value, T = models.policy, models.value, plan.max_tokens
-    key = jax.random.fold_in(state.key, state.step)
+    key, T = jax.random.fold_in(state.key, state.step), plan.max_tokens
 
-    # y ~ π_RL(·|x), log π_RL(yₜ|…) as it was drawn
+    # y ~ π_RL(·|x); r_θ(x, y); KL(π_RL‖π_SFT) of each token; V(sₜ)
     sample_key = jax.random.fold_in(key, SAMPLE)
-    y = generate(policy, state.policy, batch.prompts, sample_key, T, plan.sampling, plan.eos, plan.pad)
-    tokens, mask = join(batch.prompts, y)
-    # r_θ(x, y); KL(π_RL‖π_SFT) of each token; V(sₜ)
-    raw = jnp.stack([reward(r, tokens, mask, model=value) for r in frozen.reward])
-    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
-    score, moments = training_score(raw, ended, state.scores, coef, form)
-    logits, logits_sft = (response_logits(p, tokens, mask, y, model=policy) for p in (state.policy, frozen.sft))
-    kl = divergences(logits, logits_sft, y)
-    V = response_values(state.value, tokens, mask, T, model=value)
+    x = rollout(state, batch.prompts, sample_key, coef, frozen, models=models, plan=plan, form=form)
+    V, mask = response_values(state.value, x.tokens, x.mask, T, model=models.value), x.y.mask
     # rₜ = −β·KLₜ, and r_θ(x, y) at the last token (Eq. 2)
     scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-    r = token_rewards(score, kl[form.kl_reward], coef.beta * scale, y.mask)
+    r = token_rewards(x.score, x.kl[form.kl_reward], coef.beta * scale, mask)
     if form.whiten_rewards:
-        r = whiten(r, y.mask, shift_mean=False)
+        r = whiten(r, mask, shift_mean=False)
     # Âₜ by GAE, whitened over the batch; returns for the value
-    adv, returns = gae(r, V, y.mask, coef.discount, coef.lam)
+    adv, returns = gae(r, V, mask, coef.discount, coef.lam)
     if form.whiten != "off":
-        adv = whiten(adv, y.mask, unbiased=form.whiten == "unbiased")
-    experience = Experience(tokens, mask, y, response_logps(logits_sft, y), V, adv, returns, batch.pretrain)
+        adv = whiten(adv, mask, unbiased=form.whiten == "unbiased")
+    experience = Experience(x.tokens, x.mask, x.y, x.logp_sft, V, adv, returns, batch.pretrain)
     # Minibatches: max(−Âρ, −Â clip(ρ)) + γ·(−log π_RL(x_pretrain)); value ½(V − R)²; EMA
     now = coef._replace(beta_loss=coef.beta_loss * scale)
     step = partial(ppo_step, coef=now, models=models, optimisers=optimisers, form=form, reference=frozen.sft)
     parts = minibatches(jax.random.fold_in(key, SHUFFLE), experience, plan.epochs, plan.minibatches)
-    state, losses = jax.lax.scan(step, replace(state, scores=moments, stopped=jnp.bool_(False)), parts)
+    state, losses = jax.lax.scan(step, replace(state, scores=x.moments, stopped=jnp.bool_(False)), parts)
 
-    episodes = score.shape[0]
-    nats = {name: row_sums(each, y.mask) for name, each in kl.items()}
-    penalty = coef.beta * scale * nats[form.kl_reward]
-    kl_scale = adapted_scale(state.kl_scale, jnp.mean(nats["k1"]), coef.kl_target, episodes, coef.kl_horizon)
+    episodes, nats = x.score.shape[0], jnp.mean(row_sums(x.kl["k1"], mask))
+    penalty = coef.beta * scale * row_sums(x.kl[form.kl_reward], mask)
+    kl_scale = adapted_scale(state.kl_scale, nats, coef.kl_target, episodes, coef.kl_horizon)
     state = replace(state, step=state.step + 1, kl_scale=kl_scale)
-    return state, summed(losses) | {
-        "objective/kl": mean(nats["k1"]),
-        "objective/kl_k2": mean(nats["k2"]),
-        "objective/kl_k3": mean(nats["k3"]),
-        "objective/kl_exact": mean(nats["exact"]),
-        "objective/entropy": mean(row_sums(-y.logp, y.mask)),
-        "objective/reward_model": mean(raw),
-        "objective/scores": mean(score),
+    return state, summed(losses) | rollout_metrics(x) | {
         "objective/non_score_reward": mean(-penalty),
-        "objective/rlhf_reward": mean(score - penalty),
+        "objective/rlhf_reward": mean(x.score - penalty),
         "objective/beta": mean(coef.beta * scale),
-        "val/mean": masked_mean(V, y.mask),
-        "val/explained_variance": mean(explained_variance(V, returns, y.mask)),
-        "answer/length": mean(jnp.sum(y.mask, axis=1)),
-        "answer/ended": mean(ended),
+        "val/mean": masked_mean(V, mask),
+        "val/explained_variance": mean(explained_variance(V, returns, mask)),
         "episode": mean(state.step * episodes),
     }
 
@@ -194,23 +231,14 @@ def form_of(config: Config) -> Form:
 
 def first_state(config: Config, role: str, frozen: Frozen) -> PPOState:
     """The policy starts as the RL initialisation, the value network as the (first) reward model."""
-    policy, value, optimisers = frozen.sft, frozen.reward[0], optimisers_of(config)
-    return PPOState(
-        step=jnp.int32(0),
-        policy=policy,
-        policy_opt=optimisers.policy.init(policy),
-        value=value,
-        value_opt=optimisers.value.init(value),
-        ema=policy,
-        kl_scale=jnp.float32(1.0),
-        scores=no_moments(),
-        stopped=jnp.bool_(False),
-        key=role_key(config, role),
-    )
+    return initial_state(frozen.sft, frozen.reward[0], optimisers_of(config), role_key(config, role))
 
 
-def no_moments() -> Moments:
-    return Moments(*(jnp.float32(0.0) for _ in range(3)))
+def starting_state(config: Config, role: str, frozen: Frozen) -> PPOState:
+    """The first state, with the moments that ppo.score_norm = "fixed" normalises by."""
+    state = first_state(config, role, frozen)
+    fixed = config.ppo.score_norm == "fixed"
+    return replace(state, scores=reference_moments(config, frozen)) if fixed else state
 
 
 def variant(config: Config, name: Name) -> Config:
@@ -253,9 +281,7 @@ def ppo(config: Config, name: Name) -> None:
     c, mesh = config.ppo, make_mesh(config.runtime.devices)
     batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
     frozen, step, look = frozen_of(config), jax.jit(iteration_of(config), donate_argnums=0), held_out_look(config)
-    start = first_state(config, name, frozen)
-    if c.score_norm == "fixed":
-        start = replace(start, scores=reference_moments(config, frozen))
+    start = starting_state(config, name, frozen)
     state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(c), frozen)
@@ -266,8 +292,9 @@ def ppo(config: Config, name: Name) -> None:
         this.save(i, state, config.runtime.save_every)
 
 
-def batches_of(config: Config, role: str) -> Callable[[int], PPOBatch]:
-    """The batch of iteration i: prompts, and pretraining rows for each of them; the role deals out their order."""
+def batches_of(config: Config, role: str, answers: int = 1) -> Callable[[int], PPOBatch]:
+    """The batch of iteration i: ppo.batch prompts, each so many times, one after the other, and pretraining rows for each
+    row; the role deals out their order."""
     c, t = config.ppo, tokenizer(config)
     given = material(config).prompts["train"]
     fit = [given[i] for i in prompts_that_fit(config, "train")]
@@ -276,7 +303,7 @@ def batches_of(config: Config, role: str) -> Callable[[int], PPOBatch]:
     seed = role_seed(config, role)
 
     def batch(i: int) -> PPOBatch:
-        x = take(prompts, batch_indices(len(fit), c.batch, seed, i))
+        x = take(prompts, batch_indices(len(fit), c.batch // answers, seed, i).repeat(answers))
         if text is None:
             return PPOBatch(x, None)
         rows = take(text, batch_indices(len(text.tokens), c.batch * c.pretrain_examples, seed, i))
@@ -331,7 +358,7 @@ def reference_moments(config: Config, frozen: Frozen, count: int = 256) -> Momen
     rows = answers_of(config, frozen.sft, prompts, role_key(config, "reference scores")).concat()
     each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in frozen.reward]
     score = ensemble_score(jnp.asarray(np.stack(each)), config.ppo.ensemble, config.ppo.uncertainty)
-    return seen(no_moments(), score)
+    return seen(nothing_seen(), score)
 
 
 def main() -> None:

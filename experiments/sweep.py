@@ -34,6 +34,7 @@ from experiments.ppo_ptx import (
     frozen_of,
     iteration_of,
     parents_of,
+    starting_state,
     untrained,
 )
 from experiments.pretrain import pretrained
@@ -107,8 +108,8 @@ def program(one: Iteration, together: int, mesh: Mesh) -> Iteration:
     return jax.jit(spread, donate_argnums=0)
 
 
-def first_states(config: Config, members: Sequence[Member], frozen: Frozen) -> PPOState:
-    state = first_state(config, "sweep", frozen)
+def copied(state: PPOState, members: Sequence[Member]) -> PPOState:
+    """The state of every member: the same but for its key, which its seed deals out."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(state.key, seed))(jnp.array([m.seed for m in members]))
     copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(members), *x.shape)), replace(state, key=None))
     return replace(copies, key=keys)
@@ -148,7 +149,7 @@ def train(config: Config) -> None:
     say(f"sweep: {len(members)} members, {len(members) // section(config).seeds} settings")
     mesh, frozen, batches = make_mesh(devices), frozen_of(config), member_batches(config, members)
     step, coefs = program(iteration_of(config), together, mesh), shard_rows(member_coefficients(config, members), mesh)
-    state = this.resume(shard_rows(first_states(config, members, frozen), mesh))
+    state = this.resume(shard_rows(copied(starting_state(config, "sweep", frozen), members), mesh))
     frozen = replicate(frozen, mesh)
     for i in this.steps(int(state.step[0])):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefs, frozen)
@@ -178,7 +179,7 @@ def measure(config: Config) -> list[dict[str, float]]:
     done = [row["figures"] for row in rows if row["sweep"] == this.sha256]
     if len(done) == len(members):
         return done
-    shapes = jax.eval_shape(lambda: first_states(config, members, untrained(config)))
+    shapes = jax.eval_shape(lambda: copied(first_state(config, "sweep", untrained(config)), members))
     ema = this.load(shapes)[0].ema
     judge = judge_of(config)
     others = {"base": pretrained(config), "sft": fine_tuned(config, "sft", best_epoch(config))}

@@ -310,6 +310,15 @@ def test_every_config_in_configs_is_whole():
         read_config(Config, path)
 
 
+def test_the_ablation_shares_with_the_demo_all_that_comes_before_ppo():
+    from experiments.recipe import Config
+    from rlhf_jax.config import read_config
+
+    tiny, ablation = (read_config(Config, ROOT / "configs" / f"{name}.toml") for name in ("tiny", "ablation"))
+    shared = "pretrain", "sft", "rl_init", "reward"
+    assert ablation.out == tiny.out and ablation.sections(*shared) == tiny.sections(*shared)
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     done = run(tmp_path / "file")

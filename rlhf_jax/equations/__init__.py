@@ -17,7 +17,7 @@ from rlhf_jax.equations.masked import (
     values,
     whiten,
 )
-from rlhf_jax.equations.ppo import clipped_policy_loss, clipped_value_loss, explained_variance, reinforce_loss
+from rlhf_jax.equations.ppo import clipped_policy_loss, clipped_value_loss, explained_variance
 from rlhf_jax.equations.preference import (
     dpo_loss,
     hinge_loss,
@@ -38,7 +38,7 @@ from rlhf_jax.equations.ranking import (
     rating_loss,
 )
 from rlhf_jax.equations.schedules import cosine, linear, linear_warmup
-from rlhf_jax.equations.scores import ensemble_score, normalised, seen
+from rlhf_jax.equations.scores import ensemble_score, normalised, nothing_seen, seen
 
 __all__ = [
     "Mean",
@@ -74,13 +74,13 @@ __all__ = [
     "mean",
     "mismatched_kl",
     "normalised",
+    "nothing_seen",
     "odds_ratio_loss",
     "pair_accuracy",
     "plackett_luce_loss",
     "preferred",
     "ranking_loss",
     "rating_loss",
-    "reinforce_loss",
     "row_sums",
     "seen",
     "simpo_loss",

@@ -37,13 +37,6 @@ def clipped_policy_loss(
     }
 
 
-def reinforce_loss(
-    logp: Float[Array, "*B T"], advantages: Float[Array, "*B T"], mask: Bool[Array, "*B T"]
-) -> Float[Array, "*B T"]:
-    """−A·log π(yₜ) of each token (Williams 1992); 0 outside the mask."""
-    return jnp.where(mask, -advantages * logp, 0.0)
-
-
 def clipped_value_loss(
     values: Float[Array, "*B T"],
     values_old: Float[Array, "*B T"],

@@ -18,6 +18,11 @@ def ensemble_score(
     return jnp.mean(scores, axis=0) - uncertainty * jnp.var(scores, axis=0)
 
 
+def nothing_seen() -> Moments:
+    """The moments of no number at all."""
+    return Moments(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+
+
 def seen(moments: Moments, x: Float[Array, " B"]) -> Moments:
     """The moments of everything seen before and of x (Chan et al. 1983, pairwise update)."""
     count = jnp.asarray(x.size, jnp.float32)

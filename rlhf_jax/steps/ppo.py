@@ -25,6 +25,7 @@ from rlhf_jax.equations import (
     masked_mean,
     mean,
     normalised,
+    nothing_seen,
     seen,
     states_before,
     token_logps,
@@ -95,6 +96,22 @@ class Models(NamedTuple):
 class Optimisers(NamedTuple):
     policy: optax.GradientTransformation
     value: optax.GradientTransformation
+
+
+def initial_state(policy: PyTree, value: PyTree, optimisers: Optimisers, key: Key[Array, ""]) -> PPOState:
+    """Before the first iteration: the moving average is the policy itself. Without a value network, value is None."""
+    return PPOState(
+        step=jnp.int32(0),
+        policy=policy,
+        policy_opt=optimisers.policy.init(policy),
+        value=value,
+        value_opt=None if value is None else optimisers.value.init(value),
+        ema=policy,
+        kl_scale=jnp.float32(1.0),
+        scores=nothing_seen(),
+        stopped=jnp.bool_(False),
+        key=key,
+    )
 
 
 def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.ppo_ptx import Frozen, Plan, iteration, no_moments
+from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
-from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam
-from rlhf_jax.types import PPOBatch, PPOState, PromptBatch, TextBatch
+from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
+from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 
 EOS, PAD = 1, 0
 CONFIG = TransformerConfig(
@@ -54,18 +54,7 @@ def tiny():
         ensemble="mean",
     )
     policy, value = wild(models.policy, 1), wild(models.value, 2)
-    state = PPOState(
-        step=jnp.int32(0),
-        policy=policy,
-        policy_opt=optimisers.policy.init(policy),
-        value=value,
-        value_opt=optimisers.value.init(value),
-        ema=policy,
-        kl_scale=jnp.float32(1.0),
-        scores=no_moments(),
-        stopped=jnp.bool_(False),
-        key=jax.random.key(7),
-    )
+    state = initial_state(policy, value, optimisers, jax.random.key(7))
     rng = np.random.default_rng(0)
     lengths = np.array([4, 2, 3, 4, 1, 4, 2, 3])
     mask = np.arange(4) >= 4 - lengths[:, None]

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.ppo_ptx import Frozen, Plan, iteration, no_moments
+from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.equations import gae, masked_mean, row_sums, token_rewards
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.steps import (
@@ -25,6 +25,7 @@ from rlhf_jax.steps import (
     PPOCoef,
     adam,
     divergences,
+    initial_state,
     join,
     policy_loss,
     response_logits,
@@ -33,7 +34,7 @@ from rlhf_jax.steps import (
     reward,
     text_logps,
 )
-from rlhf_jax.types import Experience, PPOBatch, PPOState, PromptBatch, Response, TextBatch
+from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatch
 
 V, T, EOS, PAD = 6, 3, 1, 0
 EPISODES, ITERATIONS = 384, 300
@@ -145,19 +146,7 @@ def trained(problem: Problem, coefs: PPOCoef, this: Form, pretrain: TextBatch | 
     step = partial(iteration, models=MODELS, optimisers=OPTIMISERS, plan=plan, form=this)
     prompts = PromptBatch(*(np.tile(x, (EPISODES // 3, 1)) for x in (PROMPTS.tokens, PROMPTS.mask)))
     batch = jax.tree.map(jnp.asarray, PPOBatch(prompts, pretrain))
-    policy, value = problem.frozen.sft, problem.frozen.reward[0]
-    state = PPOState(
-        step=jnp.int32(0),
-        policy=policy,
-        policy_opt=OPTIMISERS.policy.init(policy),
-        value=value,
-        value_opt=OPTIMISERS.value.init(value),
-        ema=policy,
-        kl_scale=jnp.float32(1.0),
-        scores=no_moments(),
-        stopped=jnp.bool_(False),
-        key=jax.random.key(0),
-    )
+    state = initial_state(problem.frozen.sft, problem.frozen.reward[0], OPTIMISERS, jax.random.key(0))
 
     @jax.jit
     @partial(jax.vmap, in_axes=0)

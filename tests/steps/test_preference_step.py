@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.dpo import OBJECTIVES
 from rlhf_jax.equations import values
 from rlhf_jax.steps import (
     KTOCoef,
@@ -16,15 +17,10 @@ from rlhf_jax.steps import (
     TextCoef,
     adam,
     answer_logps,
-    dpo,
-    ipo,
     judged_loss,
     judged_step,
-    orpo,
     preference_loss,
     preference_step,
-    simpo,
-    slic,
 )
 from rlhf_jax.types import JudgedBatch, PairBatch, TextBatch, TrainState
 
@@ -32,13 +28,6 @@ COEF = jax.tree.map(
     jnp.float32,
     PreferenceCoef(beta=0.3, smoothing=0, margin=0.1, sft=0, rate=TextCoef(lr=0.02, steps=50, floor=1, warmup=0)),
 )
-OBJECTIVES = {
-    "dpo": (dpo, False),
-    "ipo": (ipo, False),
-    "slic": (slic, False),
-    "simpo": (simpo, True),
-    "orpo": (orpo, True),
-}
 
 
 def rows(seed: int) -> TextBatch:
