@@ -67,7 +67,7 @@ def inspect_tokens(config: Config) -> Path:
         mean_value = jnp.sum(jnp.where(y.mask, V, 0.0)) / jnp.sum(y.mask)
         return (
             y,
-            score,
+            x.score,
             {
                 "KL": x.kl["k1"],
                 "exact KL": x.kl["exact"],

@@ -169,6 +169,7 @@ class Sweep:
     table: str
     seeds: int
     together: int
+    devices: int
 
 
 @dataclass(frozen=True)

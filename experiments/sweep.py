@@ -5,7 +5,7 @@
 Every setting runs with every seed; a member is one of both. All members share what comes before PPO (pretraining, SFT,
 reward model, RL initialisation): the seeds differ in the prompts' order and in sampling, not in the world. Coefficients and
 seeds are arguments: one compilation serves all members, `sweep.together` of them vmapped at a time, spread over
-`runtime.devices`.
+`sweep.devices`. What comes before PPO runs on `runtime.devices`.
 Writes sweep.csv (a line a member) and sweep.json (the mean over the seeds and its 95 % t interval, a setting).
 """
 
@@ -45,7 +45,7 @@ from rlhf_jax.data import Table, coefficient_table
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, mean_interval
-from rlhf_jax.runtime import Stage, make_mesh, replicate, run, say, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, cores_as_devices, make_mesh, replicate, run, say, shard_rows, write_atomically
 from rlhf_jax.steps import PPOCoef
 from rlhf_jax.types import PPOBatch, PPOState
 
@@ -105,7 +105,8 @@ def program(one: Iteration, together: int, mesh: Mesh) -> Iteration:
 
     each, whole = PartitionSpec("data"), PartitionSpec()
     spread = jax.shard_map(members, mesh=mesh, in_specs=(each, each, each, whole), out_specs=each, check_vma=False)
-    return jax.jit(spread, donate_argnums=0)
+    one_core_each = {"xla_cpu_multi_thread_eigen": False} if mesh.size > 1 and jax.default_backend() == "cpu" else None
+    return jax.jit(spread, donate_argnums=0, compiler_options=one_core_each)
 
 
 def copied(state: PPOState, members: Sequence[Member]) -> PPOState:
@@ -140,11 +141,11 @@ def train(config: Config) -> None:
     this, members = sweep_stage(config), members_of(config)
     if this.finished:
         return
-    devices, together = config.runtime.devices, section(config).together
+    devices, together = section(config).devices, section(config).together
     if len(members) % (devices * together):
         raise InputError(
-            f"{len(members)} members do not divide into groups of sweep.together = {together} on {devices} devices; "
-            "choose a divisor"
+            f"{len(members)} members do not divide into groups of sweep.together = {together} on sweep.devices = {devices}; "
+            "choose divisors"
         )
     say(f"sweep: {len(members)} members, {len(members) // section(config).seeds} settings")
     mesh, frozen, batches = make_mesh(devices), frozen_of(config), member_batches(config, members)
@@ -212,6 +213,7 @@ class Setting(NamedTuple):
 
 def sweep(config: Config) -> list[Setting]:
     """Everything before PPO where it is not done, the sweep, and its figures."""
+    cores_as_devices(section(config).devices)
     before_ppo(config)
     train(config)
     measured, members = measure(config), members_of(config)

@@ -2,7 +2,7 @@
 
 from rlhf_jax.runtime.checkpoint import Checkpoints, tree_hash
 from rlhf_jax.runtime.files import require_writable, write_atomically
-from rlhf_jax.runtime.mesh import make_mesh, replicate, shard_rows
+from rlhf_jax.runtime.mesh import cores_as_devices, make_mesh, replicate, shard_rows
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
 from rlhf_jax.runtime.program import run
 from rlhf_jax.runtime.progress import progress, say
@@ -15,6 +15,7 @@ __all__ = [
     "Stage",
     "Watch",
     "check_finite",
+    "cores_as_devices",
     "make_mesh",
     "progress",
     "read_metrics",

@@ -1,5 +1,7 @@
 """The devices as one named axis, and how trees lie on them: whole on each, or by rows."""
 
+from contextlib import suppress
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
+
+
+def cores_as_devices(count: int) -> None:
+    """Where there is no accelerator, so many devices, for a core each. Once JAX is in use, the devices stay as they are."""
+    if count > 1:
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_mesh(data: int) -> Mesh:
