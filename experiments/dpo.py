@@ -1,10 +1,11 @@
-"""Learning from the labelers' rankings without a reward model: DPO, IPO, SLiC's hinge, SimPO, ORPO.
+"""Learning from the labelers' rankings without a reward model: DPO, IPO, SLiC's hinge, SimPO, ORPO, KTO.
 
     python experiments/dpo.py configs/tiny.toml --preference.objective ipo
 
 Rafailov et al. 2023 (arXiv:2305.18290). Starts from the model that RL starts from, which is the reference as well, and learns
-from one pair of each ranking an epoch, drawn anew. Writes the stage "preference" and preference.json: how the model stands
-against SFT and base on held-out prompts, beside what it costs on pretraining text.
+from one pair of each ranking an epoch, drawn anew; KTO takes it as a liked and a disliked answer. Writes the stage
+"preference" and preference.json: how the model stands against SFT and base on held-out prompts, beside what it costs on
+pretraining text.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
 from experiments.pretrain import first_state as pretraining_state
@@ -24,24 +26,26 @@ from experiments.recipe import Config, Preference, kept_by_length, role_key, rol
 from experiments.reward_model import training_rankings
 from experiments.sft import best_epoch, fine_tuned, sft_stage
 from rlhf_jax.config import load_config
-from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, ranking_fits
-from rlhf_jax.equations import values
+from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, exchange_answers, ranking_fits
+from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, table_text
 from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows, write_atomically
 from rlhf_jax.steps import (
+    KTOCoef,
     PreferenceCoef,
     TextCoef,
     adam,
     answer_logps,
     dpo,
     ipo,
+    judged_step,
     orpo,
     preference_step,
     simpo,
     slic,
 )
-from rlhf_jax.types import PairBatch, TextBatch, TrainState
+from rlhf_jax.types import JudgedBatch, PairBatch, TextBatch, TrainState
 
 # objective → its function, and whether an answer counts by the mean of its tokens' log-probabilities or by their sum
 OBJECTIVES = {
@@ -54,9 +58,12 @@ OBJECTIVES = {
 
 
 def section(config: Config) -> Preference:
-    if config.preference is None:
+    c = config.preference
+    if c is None:
         raise InputError("the config has no [preference] section; add one, see configs/tiny.toml")
-    return config.preference
+    if c.objective == "kto" and c.batch < 2:
+        raise InputError("KTO pairs each prompt with another's answer; set preference.batch to at least 2")
+    return c
 
 
 def preference_stage(config: Config) -> Stage:
@@ -100,27 +107,58 @@ def train(config: Config) -> None:
     this, c = preference_stage(config), section(config)
     if this.finished:
         return
-    objective, per_token = OBJECTIVES[c.objective]
-    mesh, model, pairs = make_mesh(config.runtime.devices), language_model(config), pairs_of(config)
-    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    rate = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
-    coef = PreferenceCoef(beta=c.beta, smoothing=c.smoothing, margin=c.margin, sft=c.sft, rate=rate)
+    mesh, pairs = make_mesh(config.runtime.devices), pairs_of(config)
     reference = replicate(fine_tuned(config, "rl_init"), mesh)
     state = this.resume(replicate(first_state(config, reference), mesh))
+    rate = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
+    step = kto_step(config, rate) if c.objective == "kto" else pair_step(config, rate)
+    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
+        chosen, rejected = pairs(i)
+        if c.objective == "kto":
+            rows = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, rejected)
+            batch = rows, exchange_answers(rows, tokenizer(config).pad)
+        else:
+            batch = chosen, rejected
+        state, metrics = step(state, *(shard_rows(each, mesh) for each in batch), reference)
+        this.log(i, values(metrics))
+        this.save(i, state, config.runtime.save_every)
+
+
+Step = Callable[[TrainState, TextBatch, TextBatch, PyTree], tuple[TrainState, dict[str, Mean]]]
+
+
+def pair_step(config: Config, rate: TextCoef) -> Step:
+    """(state, chosen, rejected, reference) → (state, metrics), by the config's objective."""
+    c, model = section(config), language_model(config)
+    objective, per_token = OBJECTIVES[c.objective]
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    coef = PreferenceCoef(beta=c.beta, smoothing=c.smoothing, margin=c.margin, sft=c.sft, rate=rate)
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, chosen: TextBatch, rejected: TextBatch, reference: dict):
+    def step(state: TrainState, chosen: TextBatch, rejected: TextBatch, reference: PyTree):
         of = partial(answer_logps, reference, model=model, per_token=per_token)
         batch = PairBatch(chosen, rejected, of(chosen)[0], of(rejected)[0])
         return preference_step(
             state, batch, coef, model=model, optimiser=optimiser, objective=objective, per_token=per_token
         )
 
-    for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
-        chosen, rejected = (shard_rows(side, mesh) for side in pairs(i))
-        state, metrics = step(state, chosen, rejected, reference)
-        this.log(i, values(metrics))
-        this.save(i, state, config.runtime.save_every)
+    return step
+
+
+def kto_step(config: Config, rate: TextCoef) -> Step:
+    """(state, rows, mismatched rows, reference) → (state, metrics); the first half of the rows is liked."""
+    c, model = section(config), language_model(config)
+    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+    coef = KTOCoef(beta=c.beta, desirable=c.desirable, undesirable=c.undesirable, rate=rate)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, rows: TextBatch, mismatched: TextBatch, reference: PyTree):
+        of = partial(answer_logps, reference, model=model, per_token=False)
+        liked = jnp.arange(len(rows.tokens)) < len(rows.tokens) // 2
+        batch = JudgedBatch(rows, liked, of(rows)[0], mismatched, of(mismatched)[0])
+        return judged_step(state, batch, coef, model=model, optimiser=optimiser)
+
+    return step
 
 
 def measure(config: Config) -> dict[str, Estimate]:

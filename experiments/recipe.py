@@ -153,11 +153,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Preference:
-    objective: Literal["dpo", "ipo", "slic", "simpo", "orpo"]
+    objective: Literal["dpo", "ipo", "slic", "simpo", "orpo", "kto"]
     beta: float
     smoothing: float
     margin: float
     sft: float
+    desirable: float
+    undesirable: float
     epochs: int
     batch: int
     lr: float

@@ -174,13 +174,17 @@ def test_best_of_n(uninterrupted):
 
 
 @pytest.mark.slow
-def test_rankings_without_a_reward_model(uninterrupted):
-    done = program("dpo", uninterrupted, "--preference.objective", "ipo", "--preference.lr", "1e-3")
+@pytest.mark.parametrize("objective", ["ipo", "kto"])
+def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
+    out = tmp_path / "preference"
+    _copy_stages_before("ppo", uninterrupted, out)
+    done = program("dpo", out, "--preference.objective", objective, "--preference.lr", "1e-3")
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (uninterrupted / "preference" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)  # it starts as its own reference
+    rows = [json.loads(line) for line in (out / "preference" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)  # it starts as its own reference
+    assert rows[0]["rewards/rejected"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["rewards/chosen"] != 0
-    figures = json.loads((uninterrupted / "preference.json").read_text())
+    figures = json.loads((out / "preference.json").read_text())
     assert {"win_rate/vs_sft", "rating", "pretrain/loss", "kl/from_sft"} <= set(figures)
 
 

@@ -2,7 +2,13 @@
 
 from rlhf_jax.data.comparisons import Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
 from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, text_documents
-from rlhf_jax.data.demonstrations import Demonstration, encode_demonstrations, fits, read_demonstrations
+from rlhf_jax.data.demonstrations import (
+    Demonstration,
+    encode_demonstrations,
+    exchange_answers,
+    fits,
+    read_demonstrations,
+)
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
     HUMAN,
@@ -41,6 +47,7 @@ __all__ = [
     "encode_demonstrations",
     "encode_prompts",
     "encode_rankings",
+    "exchange_answers",
     "fits",
     "limit_per_user",
     "load_tokenizer",

@@ -60,6 +60,18 @@ def encode_demonstrations(demonstrations: Sequence[Demonstration], tokenizer: To
     return TextBatch(tokens, predict)
 
 
+def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
+    """[N, length]: each row's prompt with the next row's answer, the last row's with the first's, cut off at length."""
+    tokens, predict = np.full_like(rows.tokens, pad), np.zeros_like(rows.predict)
+    for i, row in enumerate(rows.tokens):
+        other = (i + 1) % len(tokens)
+        prompt, answer = row[: np.argmax(rows.predict[i])], rows.tokens[other][rows.predict[other]]
+        end = min(len(prompt) + len(answer), tokens.shape[1])
+        tokens[i, :end] = np.concatenate([prompt, answer])[:end]
+        predict[i, len(prompt) : end] = True
+    return TextBatch(tokens, predict)
+
+
 def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> bool:
     """True where prompt, answer and EOS take at most `length` tokens. Who filters says how many went."""
     return sum(map(len, encode_turn(*demonstration, tokenizer))) <= length

@@ -1,9 +1,11 @@
 """Demonstrations of every shape give one prompt and one answer, and only the answer is learned."""
 
+import numpy as np
 import pytest
 
-from rlhf_jax.data import Demonstration, encode_demonstrations, fits, read_demonstrations
+from rlhf_jax.data import Demonstration, encode_demonstrations, exchange_answers, fits, read_demonstrations
 from rlhf_jax.errors import InputError
+from rlhf_jax.types import TextBatch
 
 PROMPT = "\n\nHuman: Name a fruit.\n\nAssistant:"
 QUESTION = {"role": "user", "content": "Name a fruit."}
@@ -93,3 +95,15 @@ def test_hh_rlhf(real_data, caplog):
         read_demonstrations(source)
     assert len(read_demonstrations(source, empty="drop")) == 1878 - 4
     assert "dropped 4 of 1878 rows" in caplog.text
+
+
+def test_answers_exchanged_between_prompts():
+    rows = TextBatch(
+        np.array([[1, 2, 7, 7, 0], [3, 8, 9, 8, 0], [4, 5, 6, 9, 9]]),
+        np.array([[0, 0, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 1, 1]], bool),
+    )
+    exchanged = exchange_answers(rows, pad=0)
+    np.testing.assert_array_equal(exchanged.tokens, [[1, 2, 8, 9, 8], [3, 9, 9, 0, 0], [4, 5, 6, 7, 7]])
+    np.testing.assert_array_equal(exchanged.predict, [[0, 0, 1, 1, 1], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]])
+    longer = exchange_answers(TextBatch(rows.tokens[1:], rows.predict[1:]), pad=0)
+    np.testing.assert_array_equal(longer.tokens, [[3, 9, 9, 0, 0], [4, 5, 6, 8, 9]])  # the third token is cut off

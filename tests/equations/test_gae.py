@@ -103,7 +103,7 @@ def test_jit():
 
 
 @pytest.mark.parametrize("case", ["full_k1", "ragged_k1", "ragged_k3", "ragged_gamma99", "ragged_whiten_rewards"])
-def test_golden_rollouts_of_trl(golden, golden_meta, case):
+def test_golden_rollouts_of_trl(golden, golden_meta, case, agree):
     """TRL 1.12's PPOTrainer gives the score one step after the last token (where the row has room) and keeps a value
     there. That is our episode with one step more, whose KL is 0, so our functions get its mask of L + 1 steps; in
     "full_k1" no row has room and the two conventions are one. TRL's whitening divides by n − 1, over the answer's own
@@ -115,12 +115,12 @@ def test_golden_rollouts_of_trl(golden, golden_meta, case):
         assert (answer == episode).all()
     estimator = {"k1": kl_k1, "k3": kl_k3}[meta["kl_estimator"]]
     kl = estimator(jnp.asarray(g["logprobs"]), jnp.asarray(g["ref_logprobs"]))
-    np.testing.assert_allclose(kl, g["kl"], atol=1e-6)
+    agree(kl, g["kl"])
     rewards = token_rewards(jnp.asarray(g["in_scores"]), kl, meta["kl_coef"], episode)
     if meta["whiten_rewards"]:
         rewards = whiten(rewards, episode, shift_mean=False, unbiased=True)
-    np.testing.assert_allclose(rewards, g["rewards"], atol=2e-6)
+    agree(rewards, g["rewards"])
     advantages, returns = gae(rewards, jnp.asarray(g["values"]), episode, meta["gamma"], meta["lam"])
-    np.testing.assert_allclose(advantages, g["advantages_raw"], atol=2e-6)
-    np.testing.assert_allclose(returns, g["returns"], atol=2e-6)
-    np.testing.assert_allclose(whiten(advantages, answer, unbiased=True), g["advantages"], atol=2e-6)
+    agree(advantages, g["advantages_raw"])
+    agree(returns, g["returns"])
+    agree(whiten(advantages, answer, unbiased=True), g["advantages"])

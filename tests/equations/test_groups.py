@@ -52,22 +52,22 @@ def test_closed_forms():
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_golden_group_advantages_of_trl(golden, scale):
+def test_golden_group_advantages_of_trl(golden, scale, agree):
     g = golden("losses/grpo")
     scores = (g["adv_rewards_per_func"] @ g["adv_weights"]).reshape(3, 4)
     ours = group_relative(jnp.asarray(scores), scale).reshape(-1)
-    np.testing.assert_allclose(ours, g[f"adv/sum_then_normalize/{scale}"], rtol=2e-5, atol=1e-6)
+    agree(ours, g[f"adv/sum_then_normalize/{scale}"])
 
 
-def test_golden_leave_one_out_of_trl(golden):
+def test_golden_leave_one_out_of_trl(golden, agree):
     g = golden("losses/rloo")
     scores = (g["adv_rewards_per_func"] @ g["adv_weights"]).reshape(3, 4)
-    np.testing.assert_allclose(leave_one_out(jnp.asarray(scores)).reshape(-1), g["adv/beta0"], rtol=2e-5, atol=1e-6)
+    agree(leave_one_out(jnp.asarray(scores)).reshape(-1), g["adv/beta0"])
     # β·k1 of the whole answer joins the score
     mask = g["adv_completion_mask"] > 0
     kl = np.where(mask, g["adv_old_per_token_logps"] - g["adv_ref_per_token_logps"], 0.0).sum(axis=1).reshape(3, 4)
     found = leave_one_out(jnp.asarray(scores - 0.05 * kl, jnp.float32)).reshape(-1)
-    np.testing.assert_allclose(found, g["adv/beta0.05"], rtol=2e-5, atol=1e-6)
+    agree(found, g["adv/beta0.05"])
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_golden_leave_one_out_of_trl(golden):
         ("grpo_entropy_bonus", "answer"),
     ],
 )
-def test_golden_losses_of_trl_s_grpo(golden, golden_meta, case, over):
+def test_golden_losses_of_trl_s_grpo(golden, golden_meta, case, over, agree):
     """TRL 1.16's GRPOTrainer: clipped loss + β·k3 in the loss − an entropy bonus, loss and gradient. Its bonus is a mean
     over tokens whatever the loss is a mean over. Out of reach: its delta, which bounds the ratio before the clip and at
     positive advantages as well (dual_clip acts at negative ones, after the clip), and its sequence-level losses."""
@@ -102,11 +102,11 @@ def test_golden_losses_of_trl_s_grpo(golden, golden_meta, case, over):
         return penalised.value - meta["entropy_coef"] * bonus.value
 
     value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(g["per_token_logps"]))
-    np.testing.assert_allclose(value, g[f"{case}/loss"], rtol=1e-5)
-    np.testing.assert_allclose(grad, g[f"{case}/grad"], rtol=1e-5, atol=1e-7)
+    agree(value, g[f"{case}/loss"])
+    agree(grad, g[f"{case}/grad"])
 
 
-def test_golden_loss_of_trl_s_rloo(golden):
+def test_golden_loss_of_trl_s_rloo(golden, agree):
     """TRL's ratio is of the whole answer: log-probabilities are summed over it first, an answer is one "token"."""
     g = golden("losses/rloo")
     mask = jnp.asarray(g["completion_mask"] > 0)
@@ -118,5 +118,5 @@ def test_golden_loss_of_trl_s_rloo(golden):
         return averaged(losses, one, "token").value
 
     value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(g["per_token_logps"]))
-    np.testing.assert_allclose(value, g["loss"], rtol=1e-5)
-    np.testing.assert_allclose(grad, g["grad"], rtol=1e-5, atol=1e-7)
+    agree(value, g["loss"])
+    agree(grad, g["grad"])
