@@ -1,6 +1,10 @@
 """Tokens → numbers, in Flax."""
 
+from rlhf_jax.models.families import read_transformer_config, write_transformer_config
 from rlhf_jax.models.heads import (
+    Adapted,
+    AnyLanguageModel,
+    AnyScalarModel,
     LanguageModel,
     ScalarModel,
     hidden_states,
@@ -9,12 +13,28 @@ from rlhf_jax.models.heads import (
     scalar_from_language_model,
     scalars,
 )
+from rlhf_jax.models.lora import init_lora, merge_lora
+from rlhf_jax.models.pretrained import Pretrained, load_pretrained, save_pretrained
+from rlhf_jax.models.rope import Rope
 from rlhf_jax.models.sampling import Sampling, draw, generate, rewarp, warp
-from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig, empty_cache, positions_of
+from rlhf_jax.models.transformer import (
+    Cache,
+    Transformer,
+    TransformerConfig,
+    empty_cache,
+    positions_of,
+    stack_blocks,
+    unstack_blocks,
+)
 
 __all__ = [
+    "Adapted",
+    "AnyLanguageModel",
+    "AnyScalarModel",
     "Cache",
     "LanguageModel",
+    "Pretrained",
+    "Rope",
     "Sampling",
     "ScalarModel",
     "Transformer",
@@ -23,11 +43,19 @@ __all__ = [
     "empty_cache",
     "generate",
     "hidden_states",
+    "init_lora",
     "last_token_score",
+    "load_pretrained",
     "logits",
+    "merge_lora",
     "positions_of",
+    "read_transformer_config",
     "rewarp",
+    "save_pretrained",
     "scalar_from_language_model",
     "scalars",
+    "stack_blocks",
+    "unstack_blocks",
     "warp",
+    "write_transformer_config",
 ]

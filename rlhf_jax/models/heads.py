@@ -1,7 +1,8 @@
 """What is read off the decoder: a distribution over the vocabulary, or one number a token (reward, value)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
@@ -30,7 +31,7 @@ class LanguageModel(nn.Module):
         start: int | Int[Array, ""] = 0,
         causal: bool = True,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "B T D"], Cache]:
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Hidden states and the cache. Read `logits` off the states that need them: [B, T, V] is the largest array."""
         hidden = self.transformer(tokens, mask, cache, start, causal, deterministic)
         if self.is_initializing():
@@ -38,10 +39,13 @@ class LanguageModel(nn.Module):
         return hidden
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        if self.config.tied:
-            embedding = self.transformer.variables["params"]["embedding"]["embedding"]
-            return matmul(hidden, embedding.T)
-        return matmul(hidden, self.unembedding)
+        c = self.config
+        if c.tied:
+            unembedding = self.transformer.variables["params"]["embedding"]["embedding"].T
+        else:
+            unembedding = self.unembedding
+        logits = matmul(hidden, unembedding.astype(c.compute)).astype(jnp.float32)
+        return logits if c.logit_cap is None else c.logit_cap * jnp.tanh(logits / c.logit_cap)
 
 
 class ScalarModel(nn.Module):
@@ -60,11 +64,40 @@ class ScalarModel(nn.Module):
         init = nn.initializers.normal((self.config.width + 1) ** -0.5)
         kernel = self.param("kernel", init, (self.config.width,))
         bias = self.param("bias", nn.initializers.zeros, ())
-        return jnp.einsum("btd,d->bt", hidden, kernel) + bias
+        return jnp.einsum("btd,d->bt", hidden.astype(jnp.float32), kernel) + bias
+
+
+class Adapted(NamedTuple):
+    """A model whose matrices are frozen and only corrected, so that several models share them in memory (LoRA, Hu et al.
+    2021, arXiv:2106.09685). Stands wherever a model does; the parameters beside it are then {"lora", "head"}, see
+    rlhf_jax/models/lora.py. base: a LanguageModel's parameters. scale: alpha / rank."""
+
+    model: Any
+    base: PyTree
+    scale: float
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.model.config
+
+
+AnyLanguageModel = LanguageModel | Adapted
+AnyScalarModel = ScalarModel | Adapted
+
+
+def _apply(model: AnyLanguageModel | AnyScalarModel, params: PyTree, *args, **kwargs) -> Any:
+    if isinstance(model, Adapted):
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, x: x * model.scale if path[-1].key == "b" else x, params["lora"]
+        )
+        apply: Any = model.model.apply
+        return apply({"params": {**model.base, **params["head"]}, "lora": scaled}, *args, **kwargs)
+    apply = model.apply
+    return apply({"params": params}, *args, **kwargs)
 
 
 def hidden_states(
-    model: LanguageModel,
+    model: AnyLanguageModel,
     params: PyTree,
     tokens: Int[AnyArray, "B T"],
     mask: Bool[AnyArray, "B S"],
@@ -73,25 +106,22 @@ def hidden_states(
     *,
     causal: bool = True,
     dropout_key: Key[Array, ""] | None = None,
-) -> tuple[Float[Array, "B T D"], Cache]:
+) -> tuple[Float[Array, "B T D"], Cache | None]:
     """What the decoder makes of tokens, and its cache. Without a key there is no dropout."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    apply: Any = model.apply
-    return apply({"params": params}, tokens, mask, cache, start, causal, dropout_key is None, rngs=rngs)
+    return _apply(model, params, tokens, mask, cache, start, causal, dropout_key is None, rngs=rngs)
 
 
-def logits(model: LanguageModel, params: PyTree, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+def logits(model: AnyLanguageModel, params: PyTree, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
     """The unembedding of hidden states."""
-    apply: Any = model.apply
-    return apply({"params": params}, hidden, method=LanguageModel.logits)
+    return _apply(model, params, hidden, method=LanguageModel.logits)
 
 
 def scalars(
-    model: ScalarModel, params: PyTree, tokens: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"]
+    model: AnyScalarModel, params: PyTree, tokens: Int[AnyArray, "B T"], mask: Bool[AnyArray, "B T"]
 ) -> Float[Array, "B T"]:
     """The scalar model's number at every token."""
-    apply: Any = model.apply
-    return apply({"params": params}, tokens, mask)
+    return _apply(model, params, tokens, mask)
 
 
 def scalar_from_language_model(scalar_params: PyTree, language_params: PyTree) -> PyTree:

@@ -14,14 +14,19 @@ class Linear(nn.Module):
     features: int
     bias: bool
     residual_layers: int = 0
+    dtype: str = "float32"  # of the product
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
         std = 0.02 / math.sqrt(2 * self.residual_layers) if self.residual_layers else 0.02
         kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.features))
-        y = matmul(x, kernel)
+        x = x.astype(self.dtype)
+        y = matmul(x, kernel.astype(self.dtype))
+        if self.has_variable("lora", "a"):  # W + a·b, without ever forming it (Hu et al. 2021, arXiv:2106.09685)
+            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in ("a", "b"))
+            y = y + matmul(matmul(x, a), b)
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 

@@ -1,21 +1,27 @@
-"""The decoder: GPT-2-style and Llama-style blocks by config. Shape suffixes name the dimensions of an array:
+"""The decoder of GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, Phi-3 and OLMo 2, by config. Shape suffixes name the dimensions:
 
 b rows, t query tokens, s key tokens, d width, h heads, g queries per key/value head, k key/value heads, e head width.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import Linear
+from rlhf_jax.models.rope import Rope, rotate
+
+PLAIN = Rope()
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
+    """What has a default is a switch that is off; a Hugging Face folder sets it (rlhf_jax/models/families.py)."""
+
     vocab_size: int
     context: int  # tokens; the longest row that learned positions can index
     width: int
@@ -25,24 +31,65 @@ class TransformerConfig:
     hidden: int  # width of the MLP
     norm: Literal["layernorm", "rmsnorm"]
     position: Literal["learned", "rope"]
-    mlp: Literal["gelu", "swiglu"]
-    bias: bool
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu"]  # "gelu" is its tanh form; …glu has a gate
+    bias: bool  # of matrices and of layer norms
     tied: bool  # the unembedding is the embedding
     dropout: float  # of the embedding and of each residual branch
+    head_dim: int | None = None  # None is width / heads
+    qkv_bias: bool | None = None  # None is `bias`
+    out_bias: bool | None = None
+    mlp_bias: bool | None = None
+    norm_eps: float = 1e-5
+    norm_offset: float = 0.0  # added to an RMS norm's weight; Gemma's is 1
+    norms: Literal["before", "after", "both"] = "before"  # of each residual branch
+    qk_norm: Literal["off", "head", "width"] = "off"  # over each head, or over all of them together
+    parallel: bool = False  # attention and MLP both read the block's input
+    rope: Rope = PLAIN
+    local_rope: Rope | None = None  # of the sliding layers; None is `rope`
+    window: int | None = None  # tokens, itself included, that a sliding layer looks back on
+    sliding: tuple[bool, ...] | None = None  # which layers slide; None is all of them where there is a window
+    attention_scale: float | None = None  # None is 1/√head_dim
+    attention_cap: float | None = None  # cap·tanh(score/cap)
+    logit_cap: float | None = None
+    embedding_scale: float = 1.0
+    compute: Literal["float32", "bfloat16", "float16"] = "float32"  # of products; norms, softmax and logits are float32
+    cache: Literal["float32", "bfloat16", "float16"] = "float32"
+    remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
+    scan: bool = False  # one compiled block for all layers, parameters stacked; see `stack_blocks`
+    logit_rows: int = 0  # tokens whose logits exist at a time in losses; 0 is all
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads if self.head_dim is None else self.head_dim
+
+    def slides(self, layer: int) -> bool:
+        return self.window is not None and (self.sliding is None or self.sliding[layer])
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, one entry a layer. [B, H, S, d] updates in place, [B, S, H, d] copies."""
+    """Keys and values of the tokens seen so far, one entry a layer. [B, H, S, d] updates in place, [B, S, H, d] copies.
 
-    keys: tuple[Float[Array, "B k S e"], ...]
-    values: tuple[Float[Array, "B k S e"], ...]
+    A sliding layer has a ring of `window` columns where that is less than all: column c stands at c mod window. With
+    config.scan there is one entry, all layers' on a leading axis, and no ring.
+    """
+
+    keys: tuple[Float[Array, "*L B k S e"], ...]
+    values: tuple[Float[Array, "*L B k S e"], ...]
 
 
-def empty_cache(config: TransformerConfig, rows: int, columns: int, dtype=jnp.float32) -> Cache:
+def empty_cache(config: TransformerConfig, rows: int, columns: int) -> Cache:
     """A cache with room for so many columns, to be filled from column 0."""
-    shape = (rows, config.kv_heads, columns, config.width // config.heads)
-    zeros = tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))
-    return Cache(zeros, zeros)
+
+    def zeros(*lead: int, room: int):
+        shape = (*lead, rows, config.kv_heads, room, config.head_width)
+        return jnp.zeros(shape, config.cache)
+
+    if config.scan:
+        one = (zeros(config.layers, room=columns),)
+        return Cache(one, one)
+    rooms = [min(config.window or columns, columns) if config.slides(i) else columns for i in range(config.layers)]
+    each = tuple(zeros(room=room) for room in rooms)
+    return Cache(each, each)
 
 
 def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
@@ -50,41 +97,110 @@ def positions_of(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
 
 
-def rotate(x_bthe: Float[Array, "B T H E"], positions_bt: Int[Array, "B T"]) -> Float[Array, "B T H E"]:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves paired as in Llama, base 10,000."""
-    half = x_bthe.shape[-1] // 2
-    frequency_e = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_bt1e = positions_bt[:, :, None, None] * frequency_e[None, None, None, :]
-    cos, sin = jnp.cos(angle_bt1e), jnp.sin(angle_bt1e)
-    left, right = x_bthe[..., :half], x_bthe[..., half:]
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+class Tokens(NamedTuple):
+    """Where the tokens at hand stand. Columns count from the row's left end, padding included."""
+
+    positions_bt: Int[Array, "B T"]
+    mask_bs: Bool[Array, "B S"]
+    start: int | Int[Array, ""]  # column of the first token
+    allowed_bts: Bool[Array, "B T S"]  # which columns a token may look at, were it not for a window
+
+    def within(self, window: int) -> Bool[Array, "B T S"]:
+        """Which columns a token of a sliding layer may look at."""
+        T, S = self.allowed_bts.shape[1:]
+        columns_t = self.start + jnp.arange(T)
+        return self.allowed_bts & (jnp.arange(S)[None, None, :] > columns_t[None, :, None] - window)
+
+    def in_ring(self, window: int) -> Bool[Array, "B 1 W"]:
+        """The same of a ring's slots, for one token, whose own key is in the ring already."""
+        slots = jnp.arange(window)
+        columns = self.start - jnp.mod(self.start - slots, window)  # the last column that each slot was given
+        real = jnp.take(self.mask_bs, jnp.maximum(columns, 0), axis=1)
+        return (real & (columns >= 0)[None, :])[:, None, :]
 
 
 class Attention(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_btd, positions_bt, allowed_bts, layer_cache, start):
+    def __call__(self, x_btd, at: Tokens, layer_cache, slides):
+        """slides: a Python bool, or with config.scan a traced one."""
         c = self.config
         B, T, _ = x_btd.shape
-        e, g = c.width // c.heads, c.heads // c.kv_heads
-        q_bthe = Linear(c.width, c.bias, name="query")(x_btd).reshape(B, T, c.heads, e)
-        k_btke = Linear(c.kv_heads * e, c.bias, name="key")(x_btd).reshape(B, T, c.kv_heads, e)
-        v_btke = Linear(c.kv_heads * e, c.bias, name="value")(x_btd).reshape(B, T, c.kv_heads, e)
+        e = c.head_width
+        qkv_bias = c.bias if c.qkv_bias is None else c.qkv_bias
+        q_btx = Linear(c.heads * e, qkv_bias, dtype=c.compute, name="query")(x_btd)
+        k_btx = Linear(c.kv_heads * e, qkv_bias, dtype=c.compute, name="key")(x_btd)
+        v_btke = Linear(c.kv_heads * e, qkv_bias, dtype=c.compute, name="value")(x_btd).reshape(B, T, c.kv_heads, e)
+        if c.qk_norm == "width":
+            q_btx, k_btx = norm(c, "query_norm")(q_btx), norm(c, "key_norm")(k_btx)
+        q_bthe, k_btke = q_btx.reshape(B, T, c.heads, e), k_btx.reshape(B, T, c.kv_heads, e)
+        if c.qk_norm == "head":
+            q_bthe, k_btke = norm(c, "query_norm")(q_bthe), norm(c, "key_norm")(k_btke)
         if c.position == "rope":
-            q_bthe, k_btke = rotate(q_bthe, positions_bt), rotate(k_btke, positions_bt)
+            q_bthe, k_btke = (self.turn(x, at, slides) for x in (q_bthe, k_btke))
         k_bkse, v_bkse = k_btke.swapaxes(1, 2), v_btke.swapaxes(1, 2)
+
+        allowed_bts = at.allowed_bts
+        if c.window is not None:
+            allowed_bts = _either(slides, at.within(c.window), at.allowed_bts)
         if layer_cache is not None:
-            k_bkse = jax.lax.dynamic_update_slice(layer_cache[0], k_bkse, (0, 0, start, 0))
-            v_bkse = jax.lax.dynamic_update_slice(layer_cache[1], v_bkse, (0, 0, start, 0))
-        q_bkgte = q_bthe.reshape(B, T, c.kv_heads, g, e).transpose(0, 2, 3, 1, 4)
-        scores_bkgts = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse) * e**-0.5
-        # A finite floor: a padding token that may look at nothing gets a uniform row, not NaN.
-        scores_bkgts = jnp.where(allowed_bts[:, None, None, :, :], scores_bkgts, -1e30)
-        out_bkgte = jnp.einsum("bkgts,bkse->bkgte", jax.nn.softmax(scores_bkgts, axis=-1), v_bkse)
-        out_btd = out_bkgte.transpose(0, 3, 1, 2, 4).reshape(B, T, c.width)
-        out_btd = Linear(c.width, c.bias, residual_layers=c.layers, name="out")(out_btd)
-        return out_btd, (k_bkse, v_bkse)
+            room = layer_cache[0].shape[2]
+            if room == at.mask_bs.shape[1]:
+                layer_cache = tuple(
+                    _put(kept, new, at.start) for kept, new in zip(layer_cache, (k_bkse, v_bkse), strict=True)
+                )
+                k_bkse, v_bkse = layer_cache
+            elif T == 1:
+                slot = jnp.mod(at.start, room)
+                layer_cache = tuple(
+                    _put(kept, new, slot) for kept, new in zip(layer_cache, (k_bkse, v_bkse), strict=True)
+                )
+                k_bkse, v_bkse = layer_cache
+                allowed_bts = at.in_ring(room)
+            else:  # the prompt, into an empty ring: it looks at its own keys, and the last ones of them stay
+                layer_cache = tuple(_last(kept, new) for kept, new in zip(layer_cache, (k_bkse, v_bkse), strict=True))
+                allowed_bts = allowed_bts[:, :, :T]
+        scale = e**-0.5 if c.attention_scale is None else c.attention_scale
+        k_bkse, v_bkse = k_bkse.astype(c.compute), v_bkse.astype(c.compute)
+        out_bthe = attend(q_bthe, k_bkse, v_bkse, allowed_bts, scale, c.attention_cap)
+        out_bias = c.bias if c.out_bias is None else c.out_bias
+        out = Linear(c.width, out_bias, residual_layers=c.layers, dtype=c.compute, name="out")
+        return out(out_bthe.reshape(B, T, c.heads * e)), layer_cache
+
+    def turn(self, x_bthe, at: Tokens, slides):
+        c = self.config
+        if c.local_rope is None:
+            return rotate(x_bthe, at.positions_bt, c.rope)
+        if isinstance(slides, bool):
+            return rotate(x_bthe, at.positions_bt, c.local_rope if slides else c.rope)
+        return _either(slides, rotate(x_bthe, at.positions_bt, c.local_rope), rotate(x_bthe, at.positions_bt, c.rope))
+
+
+def _either(slides, local, everywhere):
+    if isinstance(slides, bool):
+        return local if slides else everywhere
+    return jnp.where(slides, local, everywhere)
+
+
+def _put(kept_bkse, new_bkte, column):
+    return jax.lax.dynamic_update_slice(kept_bkse, new_bkte.astype(kept_bkse.dtype), (0, 0, column, 0))
+
+
+def _last(ring_bkwe, new_bkte):
+    W, T = ring_bkwe.shape[2], new_bkte.shape[2]
+    if T <= W:
+        return _put(ring_bkwe, new_bkte, 0)
+    return jnp.roll(new_bkte[:, :, T - W :], T - W, axis=2).astype(ring_bkwe.dtype)
+
+
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu,
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+GATES = {"swiglu": "silu", "geglu": "gelu"}
 
 
 class MLP(nn.Module):
@@ -93,34 +209,64 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_btd):
         c = self.config
-        up = Linear(c.hidden, c.bias, name="up")(x_btd)
-        if c.mlp == "swiglu":
-            up = jax.nn.silu(Linear(c.hidden, c.bias, name="gate")(x_btd)) * up
+        bias = c.bias if c.mlp_bias is None else c.mlp_bias
+        up = Linear(c.hidden, bias, dtype=c.compute, name="up")(x_btd)
+        if c.mlp in GATES:
+            up = ACTIVATIONS[GATES[c.mlp]](Linear(c.hidden, bias, dtype=c.compute, name="gate")(x_btd)) * up
         else:
-            up = jax.nn.gelu(up)
-        return Linear(c.width, c.bias, residual_layers=c.layers, name="down")(up)
+            up = ACTIVATIONS[c.mlp](up)
+        return Linear(c.width, bias, residual_layers=c.layers, dtype=c.compute, name="down")(up)
+
+
+class OffsetRMSNorm(nn.Module):
+    """x / √(mean x² + ε) · (offset + w), over the last axis, in float32 (Gemma)."""
+
+    epsilon: float
+    offset: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],))
+        x = nn.RMSNorm(epsilon=self.epsilon, use_scale=False, dtype=jnp.float32)(x)
+        return (x * (self.offset + scale.astype(jnp.float32)).reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
 def norm(config: TransformerConfig, name: str) -> nn.Module:
-    """The normalisation of a block: over the width, ε = 1e-5."""
-    if config.norm == "rmsnorm":
-        return nn.RMSNorm(epsilon=1e-5, name=name)
-    return nn.LayerNorm(epsilon=1e-5, use_bias=config.bias, name=name)
+    """The config's normalisation, over the last axis."""
+    c = config
+    if c.norm == "layernorm":
+        return nn.LayerNorm(epsilon=c.norm_eps, use_bias=c.bias, dtype=c.compute, name=name)
+    if c.norm_offset:
+        return OffsetRMSNorm(c.norm_eps, c.norm_offset, c.compute, name=name)
+    return nn.RMSNorm(epsilon=c.norm_eps, dtype=c.compute, name=name)
 
 
 class Block(nn.Module):
+    """x + Attention(x) + MLP(x + Attention(x)), each behind a norm, or before one; NeoX's parallel form reads x twice."""
+
     config: TransformerConfig
+    deterministic: bool
+    slides: bool  # of this layer; config.scan hands it in with the layer's cache instead
 
     @nn.compact
-    def __call__(self, x_btd, positions_bt, allowed_bts, layer_cache, start, deterministic):
-        dropout = nn.Dropout(self.config.dropout, deterministic=deterministic)
-        normed = norm(self.config, "attention_norm")(x_btd)
-        attended, layer_cache = Attention(self.config, name="attention")(
-            normed, positions_bt, allowed_bts, layer_cache, start
-        )
-        x_btd = x_btd + dropout(attended)
-        mixed = MLP(self.config, name="mlp")(norm(self.config, "mlp_norm")(x_btd))
-        return x_btd + dropout(mixed), layer_cache
+    def __call__(self, x_btd, layer, at: Tokens):
+        c = self.config
+        layer_cache, slides = (layer, self.slides) if not c.scan else layer
+        dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)
+
+        def before(x, name):
+            return x if c.norms == "after" else norm(c, f"{name}_norm")(x)
+
+        def after(x, name):
+            return x if c.norms == "before" else norm(c, f"{name}_out_norm")(x)
+
+        attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
+        attended, layer_cache = attention(before(x_btd, "attention"), at, layer_cache, slides)
+        attended = dropout(after(attended, "attention"))
+        read = x_btd if c.parallel else x_btd + attended
+        mixed = dropout(after(mlp(before(read, "mlp")), "mlp"))
+        return (read + mixed + attended if c.parallel else read + mixed), layer_cache
 
 
 class Transformer(nn.Module):
@@ -137,7 +283,7 @@ class Transformer(nn.Module):
         start: int | Int[Array, ""] = 0,
         causal: bool = True,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "B T D"], Cache]:
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
         c = self.config
         T, S = tokens_bt.shape[1], mask_bs.shape[1]
         positions_bt = jax.lax.dynamic_slice_in_dim(positions_of(mask_bs), start, T, axis=1)
@@ -145,21 +291,54 @@ class Transformer(nn.Module):
         allowed_bts = jnp.broadcast_to(mask_bs[:, None, :], (mask_bs.shape[0], T, S))
         if causal:
             allowed_bts = allowed_bts & (jnp.arange(S)[None, None, :] <= columns_t[None, :, None])
+        at = Tokens(positions_bt, mask_bs, start, allowed_bts)
 
-        x_btd = nn.Embed(c.vocab_size, c.width, embedding_init=nn.initializers.normal(0.02), name="embedding")(
-            tokens_bt
+        embedding = nn.Embed(
+            c.vocab_size, c.width, embedding_init=nn.initializers.normal(0.02), dtype=c.compute, name="embedding"
         )
+        x_btd = embedding(tokens_bt)
+        if c.embedding_scale != 1.0:
+            x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
         if c.position == "learned":
-            x_btd = x_btd + nn.Embed(c.context, c.width, embedding_init=nn.initializers.normal(0.01), name="position")(
-                positions_bt
+            position = nn.Embed(
+                c.context, c.width, embedding_init=nn.initializers.normal(0.01), dtype=c.compute, name="position"
             )
+            x_btd = x_btd + position(positions_bt)
         x_btd = nn.Dropout(c.dropout, deterministic=deterministic)(x_btd)
-        keys, values = [], []
-        for i in range(c.layers):
-            layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
-            x_btd, (k, v) = Block(c, name=f"block_{i}")(
-                x_btd, positions_bt, allowed_bts, layer_cache, start, deterministic
+
+        block: Any = nn.remat(Block) if c.remat else Block
+        if c.scan:
+            caches = None if cache is None else (cache.keys[0], cache.values[0])
+            slides = jnp.array([c.slides(i) for i in range(c.layers)])
+            all_blocks = nn.scan(
+                block,
+                variable_axes={"params": 0, "lora": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),
+                length=c.layers,
             )
-            keys.append(k)
-            values.append(v)
-        return norm(c, "final_norm")(x_btd), Cache(tuple(keys), tuple(values))
+            x_btd, caches = all_blocks(c, deterministic, False, name="blocks")(x_btd, (caches, slides), at)
+            layers = None if caches is None else [caches]
+        else:
+            layers = []
+            for i in range(c.layers):
+                layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
+                x_btd, layer_cache = block(c, deterministic, c.slides(i), name=f"block_{i}")(x_btd, layer_cache, at)
+                layers.append(layer_cache)
+        if cache is not None:
+            cache = Cache(*(tuple(each) for each in zip(*layers, strict=True)))
+        return norm(c, "final_norm")(x_btd), cache
+
+
+def stack_blocks(params: PyTree, layers: int) -> PyTree:
+    """A transformer's parameters as config.scan has them: "blocks", every leaf with an axis of layers in front."""
+    rest = {name: each for name, each in params.items() if not name.startswith("block_")}
+    blocks = (params[f"block_{i}"] for i in range(layers))
+    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def unstack_blocks(params: PyTree, layers: int) -> PyTree:
+    """And back: "block_0", "block_1", …"""
+    rest = {name: each for name, each in params.items() if name != "blocks"}
+    blocks = {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(layers)}
+    return rest | blocks

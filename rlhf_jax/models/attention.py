@@ -1,0 +1,43 @@
+"""softmax(q·k)·v of grouped queries."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attend(
+    q_bthe: Float[Array, "B T h E"],
+    k_bkse: Float[Array, "B k S E"],
+    v_bkse: Float[Array, "B k S E"],
+    allowed_bts: Bool[Array, "B T S"],
+    scale: float,
+    cap: float | None,
+    library: bool | None = None,
+) -> Float[Array, "B T h E"]:
+    """Scores and softmax in float32. A token that may look at nothing gets a uniform row, not NaN.
+
+    library: through jax.nn.dot_product_attention, on a GPU at half precision cuDNN's; by default wherever there is an
+    accelerator and no cap on the scores, which it does not know. On a CPU our own products train faster.
+    """
+    if library is None:
+        library = cap is None and jax.default_backend() != "cpu"
+    if library:
+        half = q_bthe.dtype in (jnp.bfloat16, jnp.float16)
+        flash = jax.default_backend() == "gpu" and half and q_bthe.shape[1] > 1
+        return jax.nn.dot_product_attention(
+            q_bthe,
+            k_bkse.swapaxes(1, 2),
+            v_bkse.swapaxes(1, 2),
+            mask=allowed_bts[:, None],
+            scale=scale,
+            implementation="cudnn" if flash else "xla",
+        )
+    B, T, H, E = q_bthe.shape
+    K = k_bkse.shape[1]
+    q_bkgte = q_bthe.reshape(B, T, K, H // K, E).transpose(0, 2, 3, 1, 4)
+    scores_bkgts = jnp.einsum("bkgte,bkse->bkgts", q_bkgte, k_bkse, preferred_element_type=jnp.float32) * scale
+    if cap is not None:
+        scores_bkgts = cap * jnp.tanh(scores_bkgts / cap)
+    scores_bkgts = jnp.where(allowed_bts[:, None, None, :, :], scores_bkgts, -1e30)
+    weights_bkgts = jax.nn.softmax(scores_bkgts, axis=-1).astype(v_bkse.dtype)
+    return jnp.einsum("bkgts,bkse->bkgte", weights_bkgts, v_bkse).transpose(0, 3, 1, 2, 4).reshape(B, T, H, E)

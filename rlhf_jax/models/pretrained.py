@@ -1,0 +1,232 @@
+"""Models from and to Hugging Face folders: config.json beside one or several .safetensors files."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rlhf_jax.errors import InputError
+from rlhf_jax.models.families import Tensor, computed, family_of, read_transformer_config, write_transformer_config
+from rlhf_jax.models.heads import LanguageModel, ScalarModel
+from rlhf_jax.models.transformer import TransformerConfig, unstack_blocks
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+BUFFERS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")  # constants in old files
+SCORE_BIAS = "rlhf_jax_score_bias"  # in config.json: torch's score layer has none
+SHARD = 5 * 10**9  # bytes a file
+
+Path_ = tuple[str, ...]
+
+
+class Pretrained(NamedTuple):
+    """A model as its folder has it. values: its config.json, with which an export is written."""
+
+    config: TransformerConfig
+    params: PyTree
+    values: dict
+
+
+def load_pretrained(
+    folder: Path | str,
+    *,
+    scalar: bool = False,
+    dtype: str | None = "float32",
+    place: Callable[[Path_, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+) -> Pretrained:
+    """The language model of a folder, or with scalar its *ForSequenceClassification of one label as a ScalarModel.
+
+    One tensor at a time goes from the file to where it belongs: `place` says of a parameter's path and shape on which
+    devices, so that a model larger than one device's memory loads. dtype None keeps the file's.
+    InputError: a file that is missing, broken or cut off; a key of config.json, or a tensor, that is unknown, missing or of
+    another shape than config.json says.
+    """
+    folder = Path(folder)
+    values = _json(folder / "config.json")
+    config = read_transformer_config(values, str(folder / "config.json"))
+    files, shapes, params = _files(folder), _shapes(config, scalar), {}
+    found = _with_prefix(files, values)
+    for tensor in _tensors(config, values, scalar):
+        wanted = [shapes.pop(path, None) for path in tensor.paths]
+        if None in wanted:
+            continue  # a bias, say, that this config does not have
+        if tensor.name not in found:
+            raise InputError(
+                f"{folder} has no tensor {tensor.name}, which its config.json asks for: copy the files anew"
+            )
+        theirs = found.pop(tensor.name)
+        whole = tensor.join([np.broadcast_to(np.int8(0), shape) for shape in wanted], config).shape
+        array = _read(files[theirs], theirs, whole)
+        for path, part in zip(tensor.paths, tensor.split(array, config), strict=True):
+            part = np.ascontiguousarray(part, dtype=dtype)
+            _put(params, path, jax.device_put(part, None if place is None else place(path, part.shape)))
+    if scalar:
+        del shapes["bias",]
+        _put(params, ("bias",), jnp.float32(values.get(SCORE_BIAS, 0.0)))
+    assert not shapes, f"no family's table gives {shapes}"
+    heads = {"lm_head.weight", "embed_out.weight"} if config.tied or scalar else set()
+    if unknown := [name for name in found if name not in heads and not BUFFERS.search(name)]:
+        raise InputError(
+            f"{folder} has a tensor {min(unknown)}, which its config.json does not ask for: copy the files anew"
+        )
+    return Pretrained(config, params, values)
+
+
+def save_pretrained(
+    folder: Path | str,
+    config: TransformerConfig,
+    params: PyTree,
+    values: dict | None = None,
+    *,
+    scalar: bool = False,
+    dtype: str | None = None,
+    shard: int = SHARD,
+) -> None:
+    """Writes config.json and model.safetensors, or several files of at most `shard` bytes with their index.
+
+    values: the config.json that the model was imported with; without it one is written where a family has the decoder. A
+    corrected model (LoRA) is merged first. A ScalarModel becomes *ForSequenceClassification with one label; its bias, which
+    those do not have, stands in config.json, where load_pretrained finds it. dtype None keeps the parameters'.
+    InputError: a decoder that no config.json can say, or another one than `values` says.
+    """
+    folder = Path(folder)
+    values = dict(write_transformer_config(config) if values is None else values)
+    if computed(read_transformer_config(values, "config.json")) != computed(config):
+        raise InputError(
+            "the model is another one than its config.json says; leave values out, or give those it came with"
+        )
+    family = family_of(values, "config.json")
+    if config.scan:
+        params = {**params, "transformer": unstack_blocks(params["transformer"], config.layers)}
+    flat, tensors = _flat(params), {}
+    for tensor in _tensors(config, values, scalar):
+        parts = [flat.pop(path, None) for path in tensor.paths]
+        if all(part is not None for part in parts):
+            arrays = [np.asarray(jax.device_get(part), dtype=dtype) for part in parts]
+            tensors[tensor.name] = np.ascontiguousarray(tensor.join(arrays, config))
+    values["architectures"] = [f"{family.classes}{'ForSequenceClassification' if scalar else family.head}"]
+    values["dtype"] = str(next(iter(tensors.values())).dtype)
+    values.pop("torch_dtype", None)
+    if scalar:
+        bias = float(flat.pop(("bias",)))
+        values |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}} | ({SCORE_BIAS: bias} if bias else {})
+    assert not flat, f"no family's table takes {sorted(flat)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, tensors, shard)
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _write(folder: Path, tensors: dict[str, np.ndarray], shard: int) -> None:
+    groups: list[dict[str, np.ndarray]] = [{}]
+    for name, array in tensors.items():
+        if groups[-1] and sum(x.nbytes for x in groups[-1].values()) + array.nbytes > shard:
+            groups.append({})
+        groups[-1][name] = array
+    names = [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
+    names = [SINGLE] if len(groups) == 1 else names
+    for name, group in zip(names, groups, strict=True):
+        save_file(group, folder / name, metadata={"format": "pt"})
+    if len(groups) > 1:
+        where = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+        total = {"total_size": sum(x.nbytes for x in tensors.values())}
+        (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": where}, indent=2))
+
+
+class OurTensor(NamedTuple):
+    """A family's Tensor in one layer."""
+
+    name: str
+    paths: list[Path_]
+    split: Callable
+    join: Callable
+
+
+def _tensors(config: TransformerConfig, values: dict, scalar: bool) -> Iterator[OurTensor]:
+    table = list(family_of(values, "config.json").tensors)
+    if scalar:
+        table = [tensor for tensor in table if tensor.paths != ("unembedding",)] + [SCORE]
+    for tensor in table:
+        for i in range(config.layers if "{i}" in tensor.name else 1):
+            paths = [tuple(path.format(i=i).split("/")) for path in tensor.paths]
+            yield OurTensor(tensor.name.format(i=i), paths, tensor.split, tensor.join)
+
+
+def _shapes(config: TransformerConfig, scalar: bool) -> dict[Path_, tuple[int, ...]]:
+    model: Any = ScalarModel(config) if scalar else LanguageModel(config)
+    one = jnp.ones((1, 1), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), one, one > 0))["params"]
+    return {path: leaf.shape for path, leaf in _flat(params).items()}
+
+
+def _flat(params: PyTree) -> dict[Path_, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def _put(tree: dict, path: Path_, leaf: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; name a folder with config.json and .safetensors files") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): copy it anew") from None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Tensor → file."""
+    if (folder / INDEX).exists():
+        index = _json(folder / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise InputError(f"{folder / INDEX} has no weight_map: copy it anew")
+        return {name: folder / file for name, file in index.items()}
+    if not (folder / SINGLE).exists():
+        raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}; convert its weights to safetensors")
+    return dict.fromkeys(_opened(folder / SINGLE).keys(), folder / SINGLE)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist, and the index beside it names it: copy it anew") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is broken or cut off ({error}): copy it anew") from None
+
+
+def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    file = _opened(path)
+    try:
+        stored = file.get_slice(name)
+        if tuple(stored.get_shape()) != shape:
+            found = tuple(stored.get_shape())
+            raise InputError(
+                f"{path}: {name} has the shape {found} and config.json says {shape}: they do not belong together"
+            )
+        return file.get_tensor(name)
+    except SafetensorError as error:
+        raise InputError(f"{path} is broken ({error}): copy it anew") from None
+
+
+def _with_prefix(files: dict[str, Path], values: dict) -> dict[str, str]:
+    """Our name of each tensor → its name in the files, which bare transformers' lack a prefix of."""
+    prefix = family_of(values, "config.json").tensors[0].name.split(".")[0] + "."
+    if any(name.startswith(prefix) for name in files):
+        return {name: name for name in files}
+    heads = ("lm_head.", "embed_out.", "score.")
+    return {name if name.startswith(heads) else prefix + name: name for name in files}
+
+
+SCORE = Tensor("score.weight", ("kernel",), lambda x, c: (x[0],), lambda xs, c: xs[0][None])
