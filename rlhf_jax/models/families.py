@@ -122,6 +122,7 @@ class Tensor(NamedTuple):
 
 
 def same(name: str, path: str) -> Tensor:
+    """One parameter, as it is."""
     return Tensor(name, (path,), lambda x, c: (x,), lambda xs, c: xs[0])
 
 
@@ -131,6 +132,7 @@ def turned(name: str, path: str) -> Tensor:
 
 
 def linear(name: str, path: str) -> list[Tensor]:
+    """torch's Linear."""
     return [turned(f"{name}.weight", f"{path}/kernel"), same(f"{name}.bias", f"{path}/bias")]
 
 
@@ -140,6 +142,7 @@ def conv1d(name: str, path: str) -> list[Tensor]:
 
 
 def norm(name: str, path: str) -> list[Tensor]:
+    """A normalisation."""
     return [same(f"{name}.weight", f"{path}/scale"), same(f"{name}.bias", f"{path}/bias")]
 
 
@@ -184,6 +187,7 @@ BLOCK = "transformer/block_{i}"
 
 
 def qkv_widths(c: TransformerConfig) -> tuple[int, int, int]:
+    """Columns of query, key and value."""
     return c.heads * c.head_width, c.kv_heads * c.head_width, c.kv_heads * c.head_width
 
 
@@ -321,6 +325,7 @@ def ropes(
 
 
 def sliding_layers(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
+    """By layer_types where there are any."""
     kinds = keys.get("layer_types")
     if kinds is None:
         return tuple(default)
@@ -355,6 +360,7 @@ def common(keys: Keys, tied: bool, mlp: str | None = None) -> dict[str, Any]:
 
 
 def gpt2(keys: Keys) -> TransformerConfig:
+    """GPT-2 (Radford et al. 2019)."""
     width, heads = keys.need("n_embd"), keys.need("n_head")
     for name, position in (
         ("scale_attn_weights", True),
@@ -382,6 +388,7 @@ def gpt2(keys: Keys) -> TransformerConfig:
 
 
 def neox(keys: Keys) -> TransformerConfig:
+    """GPT-NeoX and Pythia (Biderman et al. 2023, arXiv:2304.01373)."""
     context, heads = keys.need("max_position_embeddings"), keys.need("num_attention_heads")
     bias = keys.get("attention_bias", True)
     return TransformerConfig(
@@ -407,6 +414,7 @@ def neox(keys: Keys) -> TransformerConfig:
 
 
 def llama(keys: Keys) -> TransformerConfig:
+    """Llama 1 to 3."""
     fields, bias = common(keys, tied=False), keys.get("attention_bias", False)
     mlp_bias = keys.get("mlp_bias", False)
     rope = ropes(keys, fields["context"])[""]
@@ -414,21 +422,25 @@ def llama(keys: Keys) -> TransformerConfig:
 
 
 def mistral(keys: Keys) -> TransformerConfig:
+    """Mistral: Llama with a window, in all layers."""
     fields, window = common(keys, tied=False), keys.get("sliding_window")
     return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""], window=window)
 
 
 def qwen2(keys: Keys) -> TransformerConfig:
+    """Qwen 2 and 2.5: Llama with biases on query, key and value."""
     return TransformerConfig(**common(keys, tied=False), **qwen_window(keys), qkv_bias=True)
 
 
 def qwen3(keys: Keys) -> TransformerConfig:
+    """Qwen 3: norms on each head's query and key."""
     bias = keys.get("attention_bias", False)
     fields = common(keys, tied=False) | {"head_dim": keys.get("head_dim", 128)}
     return TransformerConfig(**fields, **qwen_window(keys), qkv_bias=bias, out_bias=bias, qk_norm="head")
 
 
 def qwen_window(keys: Keys) -> dict[str, Any]:
+    """The window, which the first max_window_layers layers do not have."""
     layers, first = keys.need("num_hidden_layers"), keys.get("max_window_layers", 28)
     window = keys.get("sliding_window", 4096) if keys.get("use_sliding_window", False) else None
     keys.get("sliding_window")
@@ -453,11 +465,13 @@ def gemma_common(keys: Keys) -> dict[str, Any]:
 
 
 def gemma(keys: Keys) -> TransformerConfig:
+    """Gemma 1: scaled embeddings, norms that multiply by 1 + w."""
     fields = gemma_common(keys)
     return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""])
 
 
 def gemma2(keys: Keys) -> TransformerConfig:
+    """Gemma 2: every other layer slides, norms on both sides, capped scores and logits."""
     fields = gemma_common(keys)
     return TransformerConfig(
         **fields,
@@ -472,6 +486,7 @@ def gemma2(keys: Keys) -> TransformerConfig:
 
 
 def gemma3(keys: Keys) -> TransformerConfig:
+    """Gemma 3's text decoder: five layers slide, with a base of their own, the sixth does not."""
     fields = gemma_common(keys)
     layers, every = fields["layers"], keys.get("sliding_window_pattern", keys.get("_sliding_window_pattern", 6))
     keys.get("_sliding_window_pattern")
@@ -494,12 +509,14 @@ def gemma3(keys: Keys) -> TransformerConfig:
 
 
 def phi3(keys: Keys) -> TransformerConfig:
+    """Phi-3: Llama with its matrices side by side."""
     fields = common(keys, tied=False)
     keys.get("original_max_position_embeddings")
     return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""], window=keys.get("sliding_window"))
 
 
 def olmo2(keys: Keys) -> TransformerConfig:
+    """OLMo 2: norms after each branch, and over all heads' queries and keys."""
     fields, bias = common(keys, tied=False), keys.get("attention_bias", False)
     rope = ropes(keys, fields["context"])[""]
     return TransformerConfig(**fields, rope=rope, norms="after", qk_norm="width", qkv_bias=bias, out_bias=bias)
