@@ -9,8 +9,9 @@ from rlhf_jax.models.heads import (
     scalar_from_language_model,
     scalars,
 )
-from rlhf_jax.models.sampling import Sampling, draw, generate, rewarp, warp
+from rlhf_jax.models.sampling import draw, generate
 from rlhf_jax.models.transformer import Cache, Transformer, TransformerConfig, empty_cache, positions_of
+from rlhf_jax.models.warping import Sampling, penalise, rewarp, warp
 
 __all__ = [
     "Cache",
@@ -25,6 +26,7 @@ __all__ = [
     "hidden_states",
     "last_token_score",
     "logits",
+    "penalise",
     "positions_of",
     "rewarp",
     "scalar_from_language_model",

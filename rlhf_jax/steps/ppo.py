@@ -123,7 +123,7 @@ def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], B
 def response_logits(
     params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response, *, model: LanguageModel
 ) -> Float[Array, "B T V"]:
-    """Logits of π(·|x, y₍<ₜ₎) under the transform (temperature, top-k, top-p) that the response was drawn through."""
+    """Logits of π(·|x, y₍<ₜ₎) under the transform that the response was drawn through: temperature, truncation, penalty."""
     hidden, _ = hidden_states(model, params, tokens, mask)
     before = states_before(hidden, response.tokens.shape[1])
     return rewarp(logits(model, params, before), response)
