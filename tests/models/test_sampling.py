@@ -207,7 +207,7 @@ def test_a_row_ends_with_its_stop_sequence(written):
     pair, triple = tuple(whole[1, 1:3].tolist()), tuple(whole[2, 2:5].tolist())
     across = (int(PROMPTS.tokens[0, -1]), int(whole[0, 0]))  # the prompt's last token and the answer's first
     never = (*whole[0].tolist(), 1)  # longer than the answer
-    for stops, eos in (((across, triple, pair, never), NEVER), ((pair,), int(whole[2, 5]))):
+    for stops, eos in (((across, triple, pair, never, (PAD, PAD)), NEVER), ((pair,), int(whole[2, 5]))):
         y = written(GREEDY, eos=eos, stops=stops)
         lengths = [first_end(row.tolist(), (*stops, (eos,))) for row in whole]
         kept = np.arange(6)[None, :] < np.array(lengths)[:, None]
