@@ -116,10 +116,10 @@ def train(config: Config) -> None:
         chosen, rejected = pairs(i)
         if c.objective == "kto":
             rows = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, rejected)
-            batch = rows, exchange_answers(rows, tokenizer(config).pad)
+            first, second = rows, exchange_answers(rows, tokenizer(config).pad)
         else:
-            batch = chosen, rejected
-        state, metrics = step(state, *(shard_rows(each, mesh) for each in batch), reference)
+            first, second = chosen, rejected
+        state, metrics = step(state, shard_rows(first, mesh), shard_rows(second, mesh), reference)
         this.log(i, values(metrics))
         this.save(i, state, config.runtime.save_every)
 

@@ -71,6 +71,14 @@ class JudgedBatch:
 
 
 @struct.dataclass
+class Repetition:
+    """What a response's repetition penalty was, and the tokens that it fell on at each column."""
+
+    penalty: Float[AnyArray, "*B"]
+    since: Int[AnyArray, "*B V"]  # the first column that it fell on each token: 0 for those of the prompt; T: on none
+
+
+@struct.dataclass
 class Response:
     """What a policy wrote after a batch of prompts, up to and with its EOS, and the transform of the logits that it was
     drawn through, which every later log-probability of it goes through as well."""
@@ -79,7 +87,8 @@ class Response:
     mask: Bool[AnyArray, "*B T"]
     logp: Float[AnyArray, "*B T"]  # nats, under the distribution that was sampled from
     temperature: Float[AnyArray, "*B"]
-    support: Bool[AnyArray, "*B T V"] | None  # the tokens that top-k and top-p had left; None: all of them
+    support: Bool[AnyArray, "*B T V"] | None  # the tokens that top-k, top-p and min-p left; None: all of them
+    repetition: Repetition | None = None  # None: no penalty
 
 
 @struct.dataclass

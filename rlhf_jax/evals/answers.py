@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
-from rlhf_jax.models import LanguageModel, Sampling, generate
+from rlhf_jax.models import AnyLanguageModel, Sampling, generate
 from rlhf_jax.types import PromptBatch, Response
 
 
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
 
 
 def answer(
-    model: LanguageModel,
+    model: AnyLanguageModel,
     params: PyTree,
     prompts: PromptBatch,
     key: Key[Array, ""],
@@ -62,7 +62,8 @@ def answer(
 @partial(jax.jit, static_argnames=("model", "max_tokens", "sampling", "eos", "pad"))
 def _write(params, prompts, key, model, max_tokens, sampling, eos, pad):
     written = generate(model, params, prompts, key, max_tokens, sampling, eos, pad)
-    return replace(written, support=None)  # [B, T, V] of all prompts together would be large, and nothing here reads it
+    # [B, T, V] and [B, V] of all prompts together would be large, and nothing here reads them
+    return replace(written, support=None, repetition=None)
 
 
 def scores(

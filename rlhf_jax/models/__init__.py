@@ -16,7 +16,7 @@ from rlhf_jax.models.heads import (
 from rlhf_jax.models.lora import init_lora, merge_lora
 from rlhf_jax.models.pretrained import Pretrained, load_pretrained, save_pretrained
 from rlhf_jax.models.rope import Rope
-from rlhf_jax.models.sampling import Sampling, draw, generate, rewarp, warp
+from rlhf_jax.models.sampling import draw, generate
 from rlhf_jax.models.transformer import (
     Cache,
     Transformer,
@@ -26,6 +26,7 @@ from rlhf_jax.models.transformer import (
     stack_blocks,
     unstack_blocks,
 )
+from rlhf_jax.models.warping import Sampling, penalise, rewarp, warp
 
 __all__ = [
     "Adapted",
@@ -48,6 +49,7 @@ __all__ = [
     "load_pretrained",
     "logits",
     "merge_lora",
+    "penalise",
     "positions_of",
     "read_transformer_config",
     "rewarp",

@@ -54,9 +54,9 @@ def load_pretrained(
     files, shapes, params = _files(folder), _shapes(config, scalar), {}
     found = _with_prefix(files, values)
     for tensor in _tensors(config, values, scalar):
-        wanted = [shapes.pop(path, None) for path in tensor.paths]
-        if None in wanted:
+        if not shapes.keys() >= set(tensor.paths):
             continue  # a bias, say, that this config does not have
+        wanted = [shapes.pop(path) for path in tensor.paths]
         if tensor.name not in found:
             raise InputError(
                 f"{folder} has no tensor {tensor.name}, which its config.json asks for: copy the files anew"

@@ -1,59 +1,16 @@
 """y ~ π(·|x): sampling with a key/value cache, left-padded prompts, and an early end when every row has ended."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from rlhf_jax.models.heads import LanguageModel, hidden_states
+from rlhf_jax.models.heads import AnyLanguageModel, hidden_states
 from rlhf_jax.models.heads import logits as unembed
 from rlhf_jax.models.transformer import empty_cache
-from rlhf_jax.types import PromptBatch, Response
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The transform between a model's logits and the distribution that is sampled from."""
-
-    temperature: float  # 0 is greedy
-    top_k: int  # 0 is off
-    top_p: float  # 1 is off
-
-    def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling needs temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, not {self}")
-
-
-def warp(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V"]:
-    """Temperature, then top-k, then top-p, in the order of Hugging Face's generate(); what is left out gets −∞.
-
-    Top-p (Holtzman et al. 2020) keeps the smallest set of most likely tokens whose mass reaches p, at least one.
-    """
-    if sampling.temperature == 0:
-        best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
-        return jnp.where(best, 0.0, -jnp.inf)
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        kth = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
-    if sampling.top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        mass_before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered, axis=-1)
-        kept = jnp.sum(mass_before < sampling.top_p, axis=-1, keepdims=True)
-        least = jnp.take_along_axis(ordered, kept - 1, axis=-1)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return logits
-
-
-def rewarp(logits: Float[Array, "B T V"], response: Response) -> Float[Array, "B T V"]:
-    """Any model's logits of a response's tokens under the transform that the response was drawn through.
-
-    What top-k and top-p keep is the sampler's choice, the same tokens for every model: each then is a distribution over
-    the same set, so that ratios and KLs are finite, and KL(π‖π) is 0.
-    """
-    logits = logits / jnp.asarray(response.temperature)[:, None, None]
-    return logits if response.support is None else jnp.where(response.support, logits, -jnp.inf)
+from rlhf_jax.models.warping import Sampling, penalise, warp
+from rlhf_jax.types import PromptBatch, Repetition, Response
 
 
 def draw(key: Key[Array, ""], logits: Float[Array, "B V"]) -> Int[Array, " B"]:
@@ -85,29 +42,46 @@ def _invert(weights: Float[Array, "B N"], target: Float[Array, " B"]) -> tuple[I
 
 
 def generate(
-    model: LanguageModel,
-    params: dict,
+    model: AnyLanguageModel,
+    params: PyTree,
     prompts: PromptBatch,
     key: Key[Array, ""],
     max_tokens: int,
     sampling: Sampling,
     eos: int,
     pad: int,
+    stops: tuple[tuple[int, ...], ...] = (),
+    samples: int = 1,
 ) -> Response:
-    """Up to max_tokens tokens after each prompt; a row ends with its EOS, which belongs to the response."""
-    B, P = prompts.tokens.shape
-    V, S = model.config.vocab_size, P + max_tokens
-    greedy = sampling.temperature == 0
-    truncated = greedy or 0 < sampling.top_k < V or sampling.top_p < 1
-    mask = jnp.concatenate([prompts.mask, jnp.zeros((B, max_tokens), bool)], axis=1)
-    hidden, cache = hidden_states(model, params, prompts.tokens, mask, empty_cache(model.config, B, S), 0)
+    """Up to T = max_tokens tokens after each of B prompts, as B · samples rows; a row ends with its EOS, which belongs to
+    the response, and is pad after it.
+
+    stops: token sequences that end a row as EOS does, once its answer (not the prompt and it) ends with one of them.
+    samples: answers to each prompt, which share the prompt's forward pass. Rows come prompt by prompt, all answers to x₁,
+    then those to x₂, and equal those of prompts that are repeated so many times each, but for rounding.
+    What is off (stops, penalty, truncation) is no part of the program, and None in the response.
+    ValueError: an empty stop sequence, or samples < 1.
+    """
+    if samples < 1 or () in stops:
+        raise ValueError(f"generate needs samples ≥ 1 and stop sequences of a token or more, not {samples} and {stops}")
+    P, T, V = prompts.tokens.shape[1], max_tokens, model.config.vocab_size
+    truncated, penalty = sampling.truncates(V), sampling.repetition_penalty
+    mask = jnp.pad(prompts.mask, ((0, 0), (0, T)))
+    hidden, cache = hidden_states(model, params, prompts.tokens, mask, empty_cache(model.config, len(mask), P + T), 0)
+    first = unembed(model, params, hidden[:, -1:])[:, 0]
+    if samples > 1:
+        cache = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=x.ndim - 4), cache)  # [*L, B, k, S, e]
+        first, mask, prompts = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), (first, mask, prompts))
+    B = len(mask)
 
     def unfinished(loop):
         t, _, _, _, done, _ = loop
-        return (t < max_tokens) & ~jnp.all(done)
+        return (t < T) & ~jnp.all(done)
 
     def one_token(loop):
         t, logits, cache, mask, done, response = loop
+        if response.repetition is not None:
+            logits = penalise(logits, response.repetition.since <= t, penalty)
         logits = warp(logits, sampling)
         token = jnp.where(done, pad, draw(jax.random.fold_in(key, t), logits))
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
@@ -120,17 +94,41 @@ def generate(
         if truncated:
             kept = jnp.isfinite(logits) | done[:, None]
             response = replace(response, support=response.support.at[:, t].set(kept))
+        if response.repetition is not None:
+            after = jnp.where(done, T, t + 1)
+            since = response.repetition.since.at[jnp.arange(B), token].min(after)
+            response = replace(response, repetition=replace(response.repetition, since=since))
         mask = mask.at[:, P + t].set(~done)
         hidden, cache = hidden_states(model, params, token[:, None], mask, cache, P + t)
-        return t + 1, unembed(model, params, hidden)[:, 0], cache, mask, done | (token == eos), response
+        done = done | (token == eos)
+        for stop in stops:
+            done = done | _ends_with(response.tokens, t, stop)
+        return t + 1, unembed(model, params, hidden)[:, 0], cache, mask, done, response
 
     nothing = Response(
-        tokens=jnp.full((B, max_tokens), pad, jnp.int32),
-        mask=jnp.zeros((B, max_tokens), bool),
-        logp=jnp.zeros((B, max_tokens), jnp.float32),
-        temperature=jnp.full(B, 1.0 if greedy else sampling.temperature, jnp.float32),
-        support=jnp.ones((B, max_tokens, V), bool) if truncated else None,
+        tokens=jnp.full((B, T), pad, jnp.int32),
+        mask=jnp.zeros((B, T), bool),
+        logp=jnp.zeros((B, T), jnp.float32),
+        temperature=jnp.full(B, sampling.temperature or 1.0, jnp.float32),
+        support=jnp.ones((B, T, V), bool) if truncated else None,
+        repetition=None if penalty == 1 else _repetition(prompts, T, V, penalty),
     )
-    first = unembed(model, params, hidden[:, -1:])[:, 0]
     loop = (jnp.int32(0), first, cache, mask, jnp.zeros(B, bool), nothing)
     return jax.lax.while_loop(unfinished, one_token, loop)[-1]
+
+
+def _ends_with(tokens: Int[Array, "B T"], t: Int[Array, ""], stop: tuple[int, ...]) -> Bool[Array, " B"]:
+    """Which rows end with the sequence at column t."""
+    n = len(stop)
+    if n > tokens.shape[1]:
+        return jnp.zeros(len(tokens), bool)
+    last = jax.lax.dynamic_slice_in_dim(tokens, t + 1 - n, n, axis=1)  # of no meaning before column n − 1
+    return (t + 1 >= n) & jnp.all(last == jnp.asarray(stop, jnp.int32)[None, :], axis=1)
+
+
+def _repetition(prompts: PromptBatch, T: int, V: int, penalty: float) -> Repetition:
+    """Before the first token of the answer. Padding was not said."""
+    B = len(prompts.tokens)
+    since = jnp.full((B, V), T, jnp.int32)
+    since = since.at[jnp.arange(B)[:, None], prompts.tokens].min(jnp.where(prompts.mask, 0, T))
+    return Repetition(jnp.full(B, penalty, jnp.float32), since)

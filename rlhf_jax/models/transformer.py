@@ -310,7 +310,8 @@ class Transformer(nn.Module):
         if c.scan:
             caches = None if cache is None else (cache.keys[0], cache.values[0])
             slides = jnp.array([c.slides(i) for i in range(c.layers)])
-            all_blocks = nn.scan(
+            scan: Any = nn.scan
+            all_blocks = scan(
                 block,
                 variable_axes={"params": 0, "lora": 0},
                 split_rngs={"params": True, "dropout": True},
@@ -318,7 +319,7 @@ class Transformer(nn.Module):
                 length=c.layers,
             )
             x_btd, caches = all_blocks(c, deterministic, False, name="blocks")(x_btd, (caches, slides), at)
-            layers = None if caches is None else [caches]
+            layers = [caches]
         else:
             layers = []
             for i in range(c.layers):

@@ -8,13 +8,13 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from rlhf_jax.equations import Mean, masked_mean, states_before, token_logps
-from rlhf_jax.models import LanguageModel, hidden_states, logits
+from rlhf_jax.models import AnyLanguageModel, hidden_states, logits
 from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
 
 def text_logps(
-    params: PyTree, batch: TextBatch, *, model: LanguageModel, dropout_key: Key[Array, ""] | None = None
+    params: PyTree, batch: TextBatch, *, model: AnyLanguageModel, dropout_key: Key[Array, ""] | None = None
 ) -> Float[Array, "B _"]:
     """log p(yₜ | y₍<ₜ₎) of every token but the first of each row, in nats."""
     everything = jnp.ones(batch.tokens.shape, bool)  # rows are padded on the right: causality hides the padding
@@ -28,7 +28,7 @@ def next_token_loss(
     batch: TextBatch,
     coef: TextCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """−mean over the predicted tokens of log p(yₜ | y₍<ₜ₎), in nats a token. Without a key there is no dropout."""
@@ -43,7 +43,7 @@ def masked_token_loss(
     batch: MaskedTextBatch,
     coef: TextCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
@@ -59,7 +59,7 @@ def text_step(
     batch: TextBatch | MaskedTextBatch,
     coef: TextCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""

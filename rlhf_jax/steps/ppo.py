@@ -30,7 +30,7 @@ from rlhf_jax.equations import (
     states_before,
     token_logps,
 )
-from rlhf_jax.models import LanguageModel, ScalarModel, hidden_states, logits, rewarp, scalars
+from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, hidden_states, logits, rewarp, scalars
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import descend
 from rlhf_jax.types import Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
@@ -89,8 +89,8 @@ class Form(NamedTuple):
 
 
 class Models(NamedTuple):
-    policy: LanguageModel
-    value: ScalarModel  # the reward model has the same shape
+    policy: AnyLanguageModel
+    value: AnyScalarModel  # the reward model has the same shape
 
 
 class Optimisers(NamedTuple):
@@ -121,9 +121,9 @@ def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], B
 
 
 def response_logits(
-    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response, *, model: LanguageModel
+    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response, *, model: AnyLanguageModel
 ) -> Float[Array, "B T V"]:
-    """Logits of π(·|x, y₍<ₜ₎) under the transform (temperature, top-k, top-p) that the response was drawn through."""
+    """Logits of π(·|x, y₍<ₜ₎) under the transform that the response was drawn through: temperature, truncation, penalty."""
     hidden, _ = hidden_states(model, params, tokens, mask)
     before = states_before(hidden, response.tokens.shape[1])
     return rewarp(logits(model, params, before), response)
@@ -135,7 +135,7 @@ def response_logps(warped: Float[Array, "B T V"], response: Response) -> Float[A
 
 
 def response_values(
-    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], T: int, *, model: ScalarModel
+    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], T: int, *, model: AnyScalarModel
 ) -> Float[Array, "B T"]:
     """V(sₜ): the value of the prompt and the answer so far, before token yₜ."""
     return states_before(scalars(model, params, tokens, mask), T)
@@ -174,7 +174,7 @@ def policy_loss(
     batch: Experience,
     coef: PPOCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     form: Form,
     reference: PyTree = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
@@ -204,7 +204,7 @@ def policy_loss(
 
 
 def pretrain_loss(
-    params: PyTree, batch: TextBatch, coef: PPOCoef, *, model: LanguageModel, form: Form
+    params: PyTree, batch: TextBatch, coef: PPOCoef, *, model: AnyLanguageModel, form: Form
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """γ · −E log π(x), the second expectation of InstructGPT's Eq. 2, as a mean over tokens or over examples (rows).
 
@@ -225,7 +225,7 @@ def pretrain_loss(
 
 
 def value_loss(
-    params: PyTree, batch: Experience, coef: PPOCoef, *, model: ScalarModel
+    params: PyTree, batch: Experience, coef: PPOCoef, *, model: AnyScalarModel
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """value_coef · the clipped squared error against the returns."""
     T = batch.response.tokens.shape[1]
@@ -265,7 +265,7 @@ def policy_step(
     batch: Experience,
     coef: PPOCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
     form: Form,
     reference: PyTree = None,
@@ -314,7 +314,7 @@ def value_step(
     batch: Experience,
     coef: PPOCoef,
     *,
-    model: ScalarModel,
+    model: AnyScalarModel,
     optimiser: optax.GradientTransformation,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """One update of the value network."""

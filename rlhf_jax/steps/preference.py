@@ -22,7 +22,7 @@ from rlhf_jax.equations import (
     odds_ratio_loss,
     simpo_loss,
 )
-from rlhf_jax.models import LanguageModel
+from rlhf_jax.models import AnyLanguageModel
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import JudgedBatch, PairBatch, Scalar, TextBatch, TrainState
@@ -87,7 +87,7 @@ def orpo(logps: PairLogps, coef: PreferenceCoef) -> Mean:
 
 
 def answer_logps(
-    params: PyTree, batch: TextBatch, *, model: LanguageModel, per_token: bool
+    params: PyTree, batch: TextBatch, *, model: AnyLanguageModel, per_token: bool
 ) -> tuple[Float[Array, " B"], Mean]:
     """log π(y|x) of each row in nats, or its mean over the tokens of y; and −log π(y|x) a token over the batch."""
     logps, mask = text_logps(params, batch, model=model), jnp.asarray(batch.predict)[:, 1:]
@@ -100,7 +100,7 @@ def preference_loss(
     batch: PairBatch,
     coef: PreferenceCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     objective: Objective,
     per_token: bool,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
@@ -132,7 +132,7 @@ def preference_step(
     batch: PairBatch,
     coef: PreferenceCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
     objective: Objective,
     per_token: bool,
@@ -145,7 +145,7 @@ def preference_step(
 
 
 def judged_loss(
-    params: PyTree, batch: JudgedBatch, coef: KTOCoef, *, model: LanguageModel
+    params: PyTree, batch: JudgedBatch, coef: KTOCoef, *, model: AnyLanguageModel
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """KTO, over summed log-probabilities of single answers. Metrics as in `preference_loss`."""
     logp, _ = answer_logps(params, batch.rows, model=model, per_token=False)
@@ -166,7 +166,7 @@ def judged_step(
     batch: JudgedBatch,
     coef: KTOCoef,
     *,
-    model: LanguageModel,
+    model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""

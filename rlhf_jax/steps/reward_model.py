@@ -8,20 +8,20 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.equations import Mean, pair_accuracy, ranking_loss
-from rlhf_jax.models import ScalarModel, last_token_score, scalars
+from rlhf_jax.models import AnyScalarModel, last_token_score, scalars
 from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import RankingBatch, TrainState
 
 
 def reward(
-    params: PyTree, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, model: ScalarModel
+    params: PyTree, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, model: AnyScalarModel
 ) -> Float[Array, " B"]:
     """r_θ(x, y): the scalar at the answer's last token. The same with padding on either side."""
     return last_token_score(scalars(model, params, tokens, mask), mask)
 
 
 def reward_loss(
-    params: PyTree, batch: RankingBatch, coef: TextCoef, *, model: ScalarModel
+    params: PyTree, batch: RankingBatch, coef: TextCoef, *, model: AnyScalarModel
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """The mean over prompts of the K-wise loss (InstructGPT, Eq. 1)."""
     B, K, T = batch.tokens.shape
@@ -37,7 +37,7 @@ def reward_step(
     batch: RankingBatch,
     coef: TextCoef,
     *,
-    model: ScalarModel,
+    model: AnyScalarModel,
     optimiser: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of the transformer and its scalar head."""

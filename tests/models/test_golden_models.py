@@ -19,7 +19,6 @@ from rlhf_jax.models import (
     load_pretrained,
     logits,
     scalars,
-    warp,
 )
 from rlhf_jax.types import PromptBatch
 
@@ -101,28 +100,3 @@ def test_scores(folder):
         each = scalars(ScalarModel(config), params, jnp.asarray(g[f"ids_{side}"]), mask)
         np.testing.assert_allclose(np.asarray(each)[mask], g[f"token_scores_{side}"][mask], atol=1e-4)
         np.testing.assert_allclose(last_token_score(each, mask), g[f"score_{side}"], atol=1e-4)
-
-
-SETTINGS = (
-    [(f"temperature_{t}", Sampling(t, 0, 1.0)) for t in (0.1, 0.7, 1.5)]
-    + [(f"top_k_{k}", Sampling(1.0, k, 1.0)) for k in (1, 5, 50, 200)]
-    + [(f"top_p_{p}", Sampling(1.0, 0, p)) for p in (0.1, 0.5, 0.9, 0.99, 1.0)]
-)
-
-
-@pytest.mark.parametrize(("name", "sampling"), SETTINGS, ids=[name for name, _ in SETTINGS])
-def test_warpers(golden_folder, name, sampling):
-    g = dict(np.load(golden_folder / "logits_processors" / "logits_processors.npz"))
-    np.testing.assert_allclose(warp(jnp.asarray(g["logits"]), sampling), g[name], rtol=1e-6)
-
-
-def test_the_order_of_warpers(golden_folder):
-    """Transformers' chain: repetition penalty 1.2 (written here: negative logits times it, others over it), then
-    temperature 0.7, top-k 20, top-p 0.9."""
-    g = dict(np.load(golden_folder / "logits_processors" / "logits_processors.npz"))
-    logits = g["logits"].copy()
-    for row, ids in zip(logits, g["input_ids"], strict=True):
-        seen = np.unique(ids)
-        row[seen] = np.where(row[seen] < 0, row[seen] * np.float32(1.2), row[seen] / np.float32(1.2))
-    warped = warp(jnp.asarray(logits), Sampling(0.7, 20, 0.9))
-    np.testing.assert_allclose(warped, g["chain_rep1.2_t0.7_k20_p0.9"], rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlhf_jax.models import LanguageModel, Sampling, draw, generate, warp
+from rlhf_jax.models import LanguageModel, Sampling, draw, generate, hidden_states, penalise, rewarp, warp
 from rlhf_jax.types import PromptBatch
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
@@ -16,38 +16,6 @@ PROMPTS = PromptBatch(
     tokens=jnp.array([[PAD, PAD, 5, 6], [1, 2, 3, 4], [PAD, 9, 8, 7]]),
     mask=jnp.array([[False, False, True, True], [True] * 4, [False, True, True, True]]),
 )
-
-
-@pytest.mark.parametrize("bad", [(-0.1, 0, 1.0), (1.0, -1, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.1)])
-def test_impossible_settings_are_refused(bad):
-    with pytest.raises(ValueError, match="sampling needs"):
-        Sampling(*bad)
-
-
-def probabilities(logits, sampling):
-    return np.asarray(jax.nn.softmax(warp(jnp.asarray(logits, jnp.float32), sampling), axis=-1))
-
-
-def test_warp_by_hand():
-    logits = np.log([0.4, 0.3, 0.2, 0.1])
-    np.testing.assert_allclose(probabilities(logits, PLAIN), [0.4, 0.3, 0.2, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(probabilities(logits, GREEDY), [1, 0, 0, 0])
-    np.testing.assert_allclose(probabilities(logits, Sampling(0.5, 0, 1.0)), np.array([16, 9, 4, 1]) / 30, rtol=1e-5)
-    np.testing.assert_allclose(probabilities(logits, Sampling(1.0, 2, 1.0)), [4 / 7, 3 / 7, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(probabilities(logits, Sampling(1.0, 0, 0.65)), [4 / 7, 3 / 7, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(probabilities(logits, Sampling(1.0, 0, 0.01)), [1, 0, 0, 0])
-
-
-def test_warp_composes_temperature_then_top_k_then_top_p():
-    """After temperature ½ the masses are 16, 9, 4, 1 of 30; of the best 3 they are 16, 9, 4 of 29: top-p 0.6 takes two
-    (16/29 < 0.6). Top-p first, on 0.4, 0.3, 0.2, 0.1, would take two as well, but 0.56 would take two before and one
-    … so 0.54 (16/30 < 0.54 < 16/29) tells top-k before top-p from after it."""
-    logits = np.log([0.4, 0.3, 0.2, 0.1])
-    assert 16 / 30 < 0.54 < 16 / 29
-    np.testing.assert_allclose(probabilities(logits, Sampling(0.5, 3, 0.54)), [1, 0, 0, 0])
-    np.testing.assert_allclose(probabilities(logits, Sampling(0.5, 0, 0.54)), [0.64, 0.36, 0, 0], rtol=1e-5)
-    # 0.4 < 0.54: without the temperature before it, top-p would keep two
-    np.testing.assert_allclose(probabilities(logits, Sampling(1.0, 3, 0.54)), [4 / 7, 3 / 7, 0, 0], rtol=1e-5)
 
 
 def chi_square(drawn, p):
@@ -89,11 +57,12 @@ def written(llama):
     model, params = llama
 
     @cache
-    def compiled(sampling, eos):
-        return jax.jit(lambda params, key, x: generate(model, params, x, key, 6, sampling, eos=eos, pad=PAD))
+    def compiled(*options):
+        return jax.jit(lambda params, key, x: generate(model, params, x, key, 6, *options))
 
-    def write(sampling, seed=0, eos=NEVER, prompts=PROMPTS, params=params):
-        return jax.tree.map(np.asarray, compiled(sampling, eos)(params, jax.random.key(seed), prompts))
+    def write(sampling, seed=0, eos=NEVER, prompts=PROMPTS, params=params, stops=(), samples=1):
+        program = compiled(sampling, eos, PAD, stops, samples)
+        return jax.tree.map(np.asarray, program(params, jax.random.key(seed), prompts))
 
     return write
 
@@ -153,14 +122,128 @@ def test_stopping_early_changes_nothing(written):
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[1])
 
 
-@pytest.mark.parametrize("sampling", [PLAIN, Sampling(0.7, 5, 0.9)], ids=["plain", "warped"])
+def said_before(y, prompts=PROMPTS):
+    """[B, T, V]: the tokens of the prompt without its padding, and those of the answer before each column."""
+    B, T = y.tokens.shape
+    seen = np.zeros((B, T, 13), bool)
+    for b in range(B):
+        prompt = np.asarray(prompts.tokens[b])[np.asarray(prompts.mask[b])]
+        for t in range(T):
+            seen[b, t, [*prompt, *y.tokens[b, :t]]] = True
+    return seen
+
+
+TRANSFORMS = {
+    "plain": PLAIN,
+    "greedy": GREEDY,
+    "truncated": Sampling(0.7, 5, 0.9),
+    "min-p": Sampling(0.7, 0, 1.0, min_p=0.3),
+    "penalty": Sampling(0.7, 0, 1.0, repetition_penalty=1.6),
+    "all": Sampling(1.3, 8, 0.95, min_p=0.05, repetition_penalty=0.7),
+    "greedy penalty": Sampling(0.0, 0, 1.0, repetition_penalty=1.6),
+}
+
+
+@pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_logp_is_of_the_distribution_that_was_sampled_from(written, full_logits, sampling):
     y = written(sampling, eos=3)
-    logp = np.asarray(jax.nn.log_softmax(warp(jnp.asarray(full_logits(y)), sampling), axis=-1))
+    logits, seen = full_logits(y), said_before(y)
+    penalty = np.float32(sampling.repetition_penalty)
+    penalised = np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
+    logp = np.asarray(jax.nn.log_softmax(warp(jnp.asarray(penalised), sampling), axis=-1))
     expected = np.take_along_axis(logp, y.tokens[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(y.logp[y.mask], expected[y.mask], atol=1e-5)
     assert np.isfinite(y.logp).all()
-    assert (y.logp[y.mask] < 0).any()
+    assert (y.logp[y.mask] < 0).any() or sampling.temperature == 0
+
+
+@pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_rewarp_gives_back_the_distribution_that_was_sampled_from(written, full_logits, sampling):
+    """The same model's logits: π/π_old = 1. Another's: the same tokens are possible, and what was said is penalised."""
+    y = written(sampling, eos=3)
+    logits = full_logits(y)
+    logp = np.asarray(jax.nn.log_softmax(rewarp(jnp.asarray(logits), y), axis=-1))
+    found = np.take_along_axis(logp, y.tokens[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(found[y.mask], y.logp[y.mask], atol=1e-5)
+
+    seen, penalty = said_before(y), np.float32(sampling.repetition_penalty)
+    other = np.random.default_rng(0).normal(size=logits.shape).astype(np.float32)
+    expected = np.where(seen, np.where(other < 0, other * penalty, other / penalty), other)
+    expected = expected / np.float32(sampling.temperature or 1.0)
+    possible = np.isfinite(
+        warp(penalise(jnp.asarray(logits), jnp.asarray(seen), sampling.repetition_penalty), sampling)
+    )
+    expected = np.where(possible, expected, -np.inf)
+    np.testing.assert_allclose(rewarp(jnp.asarray(other), y)[y.mask], expected[y.mask], rtol=1e-6)
+
+
+def test_what_is_off_takes_no_memory(written):
+    plain, min_p, penalty = (written(TRANSFORMS[name], eos=3) for name in ("plain", "min-p", "penalty"))
+    assert plain.support is None and plain.repetition is None
+    assert min_p.support is not None and min_p.repetition is None
+    assert penalty.support is None and penalty.repetition is not None
+
+
+def test_a_penalty_keeps_greedy_decoding_from_repeating_itself(written, full_logits):
+    """θ → ∞ puts every positive logit that was seen at 0 and every negative one at −∞: no token is said twice while
+    there is a positive logit that was not seen. Padding was not said: row 0, whose prompt is padded, may say it."""
+    y = written(Sampling(0.0, 0, 1.0, repetition_penalty=1e6))
+    logits, seen = full_logits(y), said_before(y)
+    fresh = np.where(seen, -np.inf, logits)
+    assert (fresh.max(axis=-1) > 1e-3).all()
+    np.testing.assert_array_equal(y.tokens, fresh.argmax(axis=-1))
+    assert (y.tokens != written(GREEDY).tokens).any()
+    assert (y.repetition.since[[0, 2], PAD] > 0).all()
+
+
+def first_end(row, stops):
+    """The length of the shortest beginning of a row that ends with one of the sequences, else the row's."""
+    ends = (n for n in range(1, len(row) + 1) for s in stops if tuple(row[:n][-len(s) :]) == s)
+    return next(ends, len(row))
+
+
+def test_a_row_ends_with_its_stop_sequence(written):
+    whole = written(GREEDY).tokens
+    pair, triple = tuple(whole[1, 1:3].tolist()), tuple(whole[2, 2:5].tolist())
+    across = (int(PROMPTS.tokens[0, -1]), int(whole[0, 0]))  # the prompt's last token and the answer's first
+    never = (*whole[0].tolist(), 1)  # longer than the answer
+    for stops, eos in (((across, triple, pair, never, (PAD, PAD)), NEVER), ((pair,), int(whole[2, 5]))):
+        y = written(GREEDY, eos=eos, stops=stops)
+        lengths = [first_end(row.tolist(), (*stops, (eos,))) for row in whole]
+        kept = np.arange(6)[None, :] < np.array(lengths)[:, None]
+        np.testing.assert_array_equal(y.mask, kept)
+        np.testing.assert_array_equal(y.tokens, np.where(kept, whole, PAD))
+    assert first_end(whole[1].tolist(), (pair,)) == 3
+
+
+def test_samples_of_a_prompt_are_those_of_a_repeated_prompt(written):
+    np.testing.assert_array_equal(written(GREEDY, samples=3).tokens, np.repeat(written(GREEDY).tokens, 3, axis=0))
+    repeated = PromptBatch(np.repeat(PROMPTS.tokens, 3, axis=0), np.repeat(PROMPTS.mask, 3, axis=0))
+    together = written(TRANSFORMS["all"], 4, eos=3, samples=3)
+    apart = written(TRANSFORMS["all"], 4, eos=3, prompts=repeated)
+    assert jax.tree.structure(together) == jax.tree.structure(apart)
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert any((rows != rows[:1]).any() for rows in together.tokens.reshape(3, 3, 6))  # each is drawn for itself
+
+
+def test_samples_share_their_prompt_s_forward_pass(llama, monkeypatch):
+    model, params = llama
+    shapes = []
+
+    def watched(model, params, tokens, *rest):
+        shapes.append(tokens.shape)
+        return hidden_states(model, params, tokens, *rest)
+
+    monkeypatch.setattr("rlhf_jax.models.sampling.hidden_states", watched)
+    jax.eval_shape(lambda: generate(model, params, PROMPTS, jax.random.key(0), 6, PLAIN, 3, PAD, samples=5).tokens)
+    assert set(shapes) == {(3, 4), (15, 1)}
+
+
+@pytest.mark.parametrize("bad", [{"samples": 0}, {"stops": ((4,), ())}])
+def test_impossible_arguments_are_refused(llama, bad):
+    with pytest.raises(ValueError, match="generate needs"):
+        generate(*llama, PROMPTS, jax.random.key(0), 6, PLAIN, 3, PAD, **bad)
 
 
 def test_keys(written):

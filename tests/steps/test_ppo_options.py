@@ -25,6 +25,10 @@ from rlhf_jax.steps import (
 from rlhf_jax.types import Experience, Moments
 
 TRUNCATED = Sampling(0.7, top_k=4, top_p=0.8)
+TRANSFORMS = {
+    "truncated": TRUNCATED,
+    "all": Sampling(0.7, 8, 0.95, min_p=0.05, repetition_penalty=1.5),
+}
 
 
 def f32(**changes):
@@ -70,7 +74,7 @@ def gradient(tiny, experience, form=None, **changes):
     return jax.jit(jax.grad(lambda p: loss(p, experience, coef)[0]))(tiny.state.policy)
 
 
-def test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself_under_top_k_and_top_p(tiny, experience, run):
+def test_answers_have_their_log_probabilities_again_under_top_k_and_top_p(tiny, experience):
     y = experience.response
     kept = np.asarray(y.support).sum(axis=-1)[np.asarray(y.mask)]
     assert kept.max() <= 4 and kept.min() < kept.max()  # top-k acts, and top-p below it
@@ -78,15 +82,23 @@ def test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself_under_top_k_and_top_p(t
         tiny.state.policy, experience.tokens, experience.mask, y
     )
     np.testing.assert_allclose(response_logps(logits, y), y.logp, atol=1e-5)
-    _, metrics = run(sampling=TRUNCATED, frozen=tiny.frozen._replace(sft=tiny.state.policy), lr=0.0)
+
+
+@pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself(tiny, run, sampling):
+    """Under every transform, with answers dealt out to shuffled minibatches."""
+    _, metrics = run(sampling=sampling, frozen=tiny.frozen._replace(sft=tiny.state.policy), lr=0.0)
     for estimator in ("objective/kl", "objective/kl_k2", "objective/kl_k3", "objective/kl_exact"):
         assert abs(metrics[estimator]) < 1e-5
     assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["policy/approxkl_avg"] < 1e-9
+    _, metrics = run(sampling=sampling, lr=0.0)
+    assert all(np.isfinite(list(metrics.values())))
+    assert metrics["objective/kl_exact"] > 0.01
 
 
-def test_a_reference_that_would_not_say_it_leaves_a_finite_kl(tiny, experience, run):
+def test_a_reference_that_would_not_say_it_leaves_a_finite_kl(tiny, experience):
     """π_SFT speaks of the tokens that the sampler kept, whatever it would itself have kept."""
-    assert all(np.isfinite(list(run(sampling=TRUNCATED)[1].values())))
     own = experience.response.replace(support=None)
     free = jax.jit(partial(response_logits, model=tiny.models.policy))(
         tiny.frozen.sft, experience.tokens, experience.mask, own
