@@ -6,7 +6,7 @@ python experiments/choose_sft.py configs/tiny.toml
 import json
 from pathlib import Path
 
-from experiments.pretrain import language_model
+from experiments.decoder import language_model
 from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import AS_IS, reward_params, reward_stage, score_rows
 from experiments.sft import fine_tuned, sft_stage

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from experiments.decoder import language_model
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
 from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import language_model, pretrained
+from experiments.pretrain import pretrained
 from experiments.recipe import Config, Preference, kept_by_length, role_key, role_seed, stage, tokenizer
 from experiments.reward_model import training_rankings
 from experiments.sft import best_epoch, fine_tuned, sft_stage
@@ -61,6 +62,8 @@ def section(config: Config) -> Preference:
     c = config.preference
     if c is None:
         raise InputError("the config has no [preference] section; add one, see configs/tiny.toml")
+    if config.lora:
+        raise InputError("dpo.py trains all parameters; remove [lora]")
     if c.objective == "kto" and c.batch < 2:
         raise InputError("KTO pairs each prompt with another's answer; set preference.batch to at least 2")
     return c

@@ -19,9 +19,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from experiments.decoder import language_model
 from experiments.material import Truth
 from experiments.ppo_ptx import policy_of, ppo_stage
-from experiments.pretrain import language_model, packed, pretrained
+from experiments.pretrain import packed, pretrained
 from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import reward_params, reward_stage, score_rows
 from experiments.sft import best_epoch, fine_tuned

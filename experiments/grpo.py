@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.lora import whole
 from experiments.ppo_ptx import (
     SAMPLE,
     SHUFFLE,
@@ -87,7 +88,7 @@ def iteration(
 ) -> tuple[PPOState, dict[str, Mean]]:
     """K answers to each prompt, what each earned, its advantage over the others, and the clipped updates with the mix.
     The rows of the batch are prompts, K times each, one after the other."""
-    key = jax.random.fold_in(state.key, state.step)
+    key, models = jax.random.fold_in(state.key, state.step), frozen.adapt(models)
 
     # y₁ … y_K ~ π(·|x); r_θ(x, yₖ); KL(π‖π_SFT) of each token
     sample_key = jax.random.fold_in(key, SAMPLE)
@@ -166,7 +167,7 @@ def group(config: Config) -> None:
         state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(config.ppo), frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(state.policy)
+            metrics |= look(whole(config, state.policy))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

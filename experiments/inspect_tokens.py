@@ -46,6 +46,7 @@ def inspect_tokens(config: Config) -> Path:
         models_of(config),
     )
     state, frozen = final_state(config, "ppo_ptx"), frozen_of(config)
+    models = frozen.adapt(models)
     shown = [material(config).prompts["test"][i] for i in prompts_that_fit(config, "test")[: config.evaluate.shown]]
 
     @jax.jit

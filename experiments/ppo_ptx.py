@@ -15,12 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from experiments.decoder import language_model
+from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import language_model, packed
+from experiments.pretrain import packed
 from experiments.recipe import PPO, Config, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
-from experiments.reward_model import first_state as reward_state
-from experiments.reward_model import member_name, reward_params, reward_stage, scalar_model, score_rows
-from experiments.sft import fine_tuned, sft_stage
+from experiments.reward_model import (
+    member_name,
+    reward_stage,
+    scalar_model,
+    score_rows,
+    trained_reward,
+    untrained_reward,
+)
+from experiments.sft import first_state as sft_state
+from experiments.sft import sft_stage, trained
 from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_prompts, take
 from rlhf_jax.equations import (
@@ -69,10 +78,16 @@ SAMPLE, SHUFFLE = 0, 1  # what a key is for
 
 
 class Frozen(NamedTuple):
-    """Models that do not learn: the reference π_SFT and the reward models r_θ, one or an ensemble."""
+    """Models that do not learn: the reference π_SFT and the reward models r_θ, one or an ensemble; with LoRA the base that
+    these and the models that learn are corrections of, and the factor on those."""
 
     sft: PyTree
     reward: tuple[PyTree, ...]
+    base: PyTree = None
+    scale: float | Array = 1.0
+
+    def adapt(self, models: Models) -> Models:
+        return Models(*(on_base(model, self.base, self.scale) for model in models))
 
 
 class Plan(NamedTuple):
@@ -150,7 +165,7 @@ def iteration(
     form: Form,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """Answers from the policy, a reward for each token, advantages, and the clipped updates with the pretraining mix."""
-    key, T = jax.random.fold_in(state.key, state.step), plan.max_tokens
+    key, T, models = jax.random.fold_in(state.key, state.step), plan.max_tokens, frozen.adapt(models)
 
     # y ~ π_RL(·|x); r_θ(x, y); KL(π_RL‖π_SFT) of each token; V(sₜ)
     sample_key = jax.random.fold_in(key, SAMPLE)
@@ -207,8 +222,8 @@ def optimisers_of(config: Config) -> Optimisers:
 
 
 def frozen_of(config: Config) -> Frozen:
-    rewards = tuple(reward_params(config, i) for i in range(config.ppo.reward_models))
-    return Frozen(fine_tuned(config, "rl_init"), rewards)
+    rewards = tuple(trained_reward(config, i) for i in range(config.ppo.reward_models))
+    return Frozen(trained(config, "rl_init"), rewards, frozen_base(config), lora_scale(config))
 
 
 def iteration_of(config: Config) -> Callable[..., tuple[PPOState, dict[str, Mean]]]:
@@ -258,8 +273,8 @@ def parents_of(config: Config) -> dict[str, str]:
 
 def untrained(config: Config) -> Frozen:
     """Of the shapes that `frozen_of` loads."""
-    language_params = pretraining_state(config).params
-    return Frozen(language_params, (reward_state(config, language_params).params,))
+    language = sft_state(config, "rl_init", pretraining_state(config).params)
+    return Frozen(language.params, (untrained_reward(config).params,))
 
 
 def final_state(config: Config, name: Name) -> PPOState:
@@ -270,7 +285,7 @@ def final_state(config: Config, name: Name) -> PPOState:
 
 def policy_of(config: Config, name: Name) -> PyTree:
     """The policy that a finished stage is reported with: the moving average (App. C.4)."""
-    return final_state(config, name).ema
+    return whole(config, final_state(config, name).ema)
 
 
 def ppo(config: Config, name: Name) -> None:
@@ -287,7 +302,7 @@ def ppo(config: Config, name: Name) -> None:
         state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(c), frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(state.policy)
+            metrics |= look(whole(config, state.policy))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 
@@ -355,8 +370,9 @@ def reference_moments(config: Config, frozen: Frozen, count: int = 256) -> Momen
     """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples)."""
     fit = [material(config).prompts["train"][i] for i in prompts_that_fit(config, "train")[:count]]
     prompts = encode_prompts(fit, tokenizer(config), config.model.prompt_tokens)
-    rows = answers_of(config, frozen.sft, prompts, role_key(config, "reference scores")).concat()
-    each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in frozen.reward]
+    rows = answers_of(config, whole(config, frozen.sft), prompts, role_key(config, "reference scores")).concat()
+    models = (whole(config, params) for params in frozen.reward)
+    each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in models]
     score = ensemble_score(jnp.asarray(np.stack(each)), config.ppo.ensemble, config.ppo.uncertainty)
     return seen(nothing_seen(), score)
 

@@ -9,19 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.decoder import digest, imported, language_model
 from experiments.material import Part
 from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
 from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
 from rlhf_jax.equations import values
-from rlhf_jax.models import LanguageModel
 from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
 from rlhf_jax.steps import TextCoef, adam, text_step
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
-
-
-def language_model(config: Config, dropout: float = 0.0) -> LanguageModel:
-    return LanguageModel(config.model.transformer(tokenizer(config).size, dropout))
 
 
 def packed(config: Config, part: Part) -> TextBatch:
@@ -32,23 +28,29 @@ def packed(config: Config, part: Part) -> TextBatch:
 def first_state(config: Config) -> TrainState:
     model, key = language_model(config), role_key(config, "pretrain")
     row = jnp.zeros((1, config.model.context), jnp.int32)
-    params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
+    if config.imported:
+        params = imported(config).params
+    else:
+        params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
 
 
 def pretrain_stage(config: Config) -> Stage:
-    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents={})
+    parents = {"imported": digest(config.imported.folder)} if config.imported else {}
+    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents)
 
 
 def pretrained(config: Config) -> dict:
-    """The base model's parameters."""
+    """The base model's parameters: an imported one's as they are where pretrain.steps is 0."""
+    if config.imported and not config.pretrain.steps:
+        return imported(config).params
     return pretrain_stage(config).load(jax.eval_shape(partial(first_state, config)))[0].params
 
 
 def pretrain(config: Config) -> None:
     c, this = config.pretrain, pretrain_stage(config)
-    if this.finished:
+    if this.finished or (config.imported and not c.steps):
         return
     mesh, rows = make_mesh(config.runtime.devices), packed(config, "train")
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)

@@ -24,7 +24,6 @@ from rlhf_jax.data import (
     train_tokenizer,
 )
 from rlhf_jax.errors import InputError
-from rlhf_jax.models import TransformerConfig
 from rlhf_jax.runtime import Stage, require_writable, say
 from rlhf_jax.steps import Estimator
 
@@ -37,16 +36,18 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class Model:
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    hidden: int
-    norm: Literal["layernorm", "rmsnorm"]
-    position: Literal["learned", "rope"]
-    mlp: Literal["gelu", "swiglu"]
-    bias: bool
-    tied: bool
+    """Of the decoder either all of these or none, where it is imported."""
+
+    width: int | None
+    layers: int | None
+    heads: int | None
+    kv_heads: int | None
+    hidden: int | None
+    norm: Literal["layernorm", "rmsnorm"] | None
+    position: Literal["learned", "rope"] | None
+    mlp: Literal["gelu", "swiglu"] | None
+    bias: bool | None
+    tied: bool | None
     prompt_tokens: int
     answer_tokens: int
     too_long: Literal["error", "drop"]
@@ -55,9 +56,30 @@ class Model:
     def context(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
-    def transformer(self, vocab_size: int, dropout: float = 0.0) -> TransformerConfig:
-        fields = {k: v for k, v in asdict(self).items() if k not in ("prompt_tokens", "answer_tokens", "too_long")}
-        return TransformerConfig(vocab_size=vocab_size, context=self.context, dropout=dropout, **fields)
+    @property
+    def decoder(self) -> dict:
+        return {k: v for k, v in asdict(self).items() if k not in ("prompt_tokens", "answer_tokens", "too_long")}
+
+
+@dataclass(frozen=True)
+class Imported:
+    folder: str
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int
+    alpha: float
+    matrices: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    compute: Literal["float32", "bfloat16", "float16"]
+    cache: Literal["float32", "bfloat16", "float16"]
+    remat: bool
+    scan: bool
+    logit_rows: int
 
 
 @dataclass(frozen=True)
@@ -201,6 +223,9 @@ class Config:
     files: Files | None
     tokenizer: TokenizerConfig
     model: Model
+    imported: Imported | None
+    lora: Lora | None
+    memory: Memory | None
     optimiser: Optimiser
     pretrain: Pretrain
     sft: SFT
@@ -216,7 +241,8 @@ class Config:
     def sections(self, *names: str) -> dict:
         """What the result of a stage depends on: the common sections and its own."""
         every = asdict(self)
-        return {k: every[k] for k in ("seed", "world", "files", "tokenizer", "model", "optimiser", *names)}
+        usual = ("seed", "world", "files", "tokenizer", "model", "imported", "lora", "memory", "optimiser")
+        return {k: every[k] for k in (*usual, *names)}
 
 
 @cache
@@ -229,6 +255,8 @@ def tokenizer(config: Config) -> Tokenizer:
     """The tokenizer named in the config, or one trained on the run's own text."""
     if config.tokenizer.path:
         return load_tokenizer(Path(config.tokenizer.path))
+    if config.imported:
+        return load_tokenizer(Path(config.imported.folder))
     path = Path(config.out) / "tokenizer.model"
     if not path.exists():
         require_writable(Path(config.out))

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.decoder import language_model, transformer
+from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import language_model
 from experiments.recipe import Config, kept_by_length, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
-from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage
+from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage, trained
+from experiments.sft import first_state as sft_state
 from rlhf_jax.config import load_config
 from rlhf_jax.data import (
     Demonstration,
@@ -49,7 +51,7 @@ AS_IS = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 
 
 def scalar_model(config: Config) -> ScalarModel:
-    return ScalarModel(config.model.transformer(tokenizer(config).size))
+    return ScalarModel(transformer(config))
 
 
 def member_name(member: int) -> str:
@@ -58,10 +60,14 @@ def member_name(member: int) -> str:
 
 
 def first_state(config: Config, language_params: dict, member: int = 0) -> TrainState:
+    """From what was trained of the language model."""
     model, key = scalar_model(config), role_key(config, member_name(member))
     row = jnp.zeros((1, config.model.context), jnp.int32)
     params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
-    params = scalar_from_language_model(params, language_params)
+    if config.lora:
+        params = {"lora": language_params["lora"], "head": {name: params[name] for name in ("kernel", "bias")}}
+    else:
+        params = scalar_from_language_model(params, language_params)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
 
@@ -164,9 +170,19 @@ def reward_steps(config: Config) -> int:
 
 
 def reward_params(config: Config, member: int = 0) -> dict:
-    """The trained reward model's parameters, with its bias set."""
-    shapes = jax.eval_shape(lambda: first_state(config, pretraining_state(config).params))
+    """The reward model's whole parameters, with its bias set."""
+    return whole(config, trained_reward(config, member))
+
+
+def trained_reward(config: Config, member: int = 0) -> dict:
+    """What was trained of it."""
+    shapes = jax.eval_shape(lambda: untrained_reward(config))
     return reward_stage(config, member).load(shapes)[0].params
+
+
+def untrained_reward(config: Config) -> TrainState:
+    """Of its shapes."""
+    return first_state(config, sft_state(config, "sft", pretraining_state(config).params).params)
 
 
 def reward_models(config: Config) -> None:
@@ -180,17 +196,21 @@ def reward_model(config: Config, member: int) -> None:
         mesh, rows = make_mesh(config.runtime.devices), encoded(config, training_rankings(config))
         model = scalar_model(config)
         optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-        step = jax.jit(partial(reward_step, model=model, optimiser=optimiser), donate_argnums=0)
+
+        @partial(jax.jit, donate_argnums=0)
+        def step(state: TrainState, batch: RankingBatch, coef: TextCoef, base: dict):
+            return reward_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
+
         coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
-        start = fine_tuned(config, "sft", best_epoch_by_loss(config))
+        start, base = trained(config, "sft", best_epoch_by_loss(config)), replicate(frozen_base(config), mesh)
         state = this.resume(replicate(first_state(config, start, member), mesh))
         seed = role_seed(config, member_name(member))
         for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
             batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
-            state, metrics = step(state, shard_rows(batch, mesh), coef)
+            state, metrics = step(state, shard_rows(batch, mesh), coef, base)
             this.log(i, values(metrics))
             if i + 1 == this.total:
-                state = replace(state, params=centred(state.params, demonstration_scores(config, state.params)))
+                state = replace(state, params=centred_on_demonstrations(config, state.params))
             this.save(i, state, config.runtime.save_every)
     measure(config, member)
 
@@ -199,6 +219,11 @@ def reward_model(config: Config, member: int) -> None:
 def score_rows(config: Config):
     """r_θ of rows x ⊕ y, jitted."""
     return jax.jit(partial(reward, model=scalar_model(config)))
+
+
+def centred_on_demonstrations(config: Config, params: dict) -> dict:
+    these = demonstration_scores(config, whole(config, params))
+    return params | {"head": centred(params["head"], these)} if config.lora else centred(params, these)
 
 
 def demonstration_scores(config: Config, params: dict) -> jax.Array:

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.decoder import language_model
+from experiments.lora import corrections, frozen_base, lora_scale, on_base, whole
 from experiments.material import Part
 from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import language_model, packed, pretrain_stage, pretrained
+from experiments.pretrain import packed, pretrain_stage, pretrained
 from experiments.recipe import SFT, Config, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
@@ -59,13 +61,19 @@ def sft_stage(config: Config, name: Name) -> Stage:
     return stage(config, name, steps, config.sections("pretrain", name), parents, keep=None)
 
 
-def first_state(config: Config, name: Name, params: dict) -> TrainState:
+def first_state(config: Config, name: Name, base: dict) -> TrainState:
+    params = corrections(config, base, role_key(config, f"{name} corrections"))
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=role_key(config, name))
 
 
 def fine_tuned(config: Config, name: Name, step: int | None = None) -> dict:
-    """The parameters of a fine-tuned model, at its end or at one of its epochs."""
+    """The whole parameters of a fine-tuned model, at its end or at one of its epochs."""
+    return whole(config, trained(config, name, step))
+
+
+def trained(config: Config, name: Name, step: int | None = None) -> dict:
+    """What was trained of it."""
     this = sft_stage(config, name)
     shapes = jax.eval_shape(lambda: first_state(config, name, pretraining_state(config).params))
     return this.load(shapes, step)[0].params
@@ -79,19 +87,24 @@ def sft(config: Config, name: Name) -> None:
     text, mixed = packed(config, "train"), pretrain_rows(config, name)
     model = language_model(config, c.dropout)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    step = jax.jit(partial(text_step, model=model, optimiser=optimiser), donate_argnums=0)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: TextBatch, coef: TextCoef, base: dict):
+        return text_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
+
     coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
     state = this.resume(replicate(first_state(config, name, pretrained(config)), mesh))
+    base = replicate(frozen_base(config), mesh)
     epoch, seed = this.total // c.epochs, role_seed(config, name)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
         if mixed:
             extra = take(text, batch_indices(len(text.tokens), mixed, seed, i))
             batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, extra)
-        state, metrics = step(state, shard_rows(batch, mesh), coef)
+        state, metrics = step(state, shard_rows(batch, mesh), coef, base)
         metrics = values(metrics)
         if (i + 1) % epoch == 0:
-            total, tokens, _ = per_row(language_model(config), state.params, valid, batch=c.batch)
+            total, tokens, _ = per_row(language_model(config), whole(config, state.params), valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)
         this.save(i, state, epoch, valid=float(metrics.get("loss/valid", np.inf)))

@@ -26,6 +26,7 @@ from jaxtyping import PyTree
 
 from experiments.evaluate import Judge, alignment_tax, distance, helpful, judge_of, write
 from experiments.instructgpt import before_ppo
+from experiments.lora import whole
 from experiments.ppo_ptx import (
     Frozen,
     batches_of,
@@ -187,7 +188,7 @@ def measure(config: Config) -> list[dict[str, float]]:
     written = {name: write(config, judge, params) for name, params in others.items()}
     for m in members[len(done) :]:
         say(f"sweep: evaluates {m.label}")
-        params = jax.tree.map(lambda x, m=m: x[m.index], ema)
+        params = whole(config, jax.tree.map(lambda x, m=m: x[m.index], ema))
         done.append(figures_of(config, judge, written, params))
         lines = (json.dumps({"sweep": this.sha256, "member": i, "figures": f}) for i, f in enumerate(done))
         write_atomically(path, "".join(f"{line}\n" for line in lines))

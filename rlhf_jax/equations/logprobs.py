@@ -15,8 +15,9 @@ def states_before(x: Float[Array, "B L *D"], T: int) -> Float[Array, "B T *D"]:
 
 
 def token_logps(logits: Float[Array, "*B V"], tokens: Int[Array, "*B"]) -> Float[Array, "*B"]:
-    """log π(yₜ|…) = logitsₜ[yₜ] − log Σᵥ exp logitsₜ[v], in nats."""
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    """log π(yₜ|…) = logitsₜ[yₜ] − log Σᵥ exp logitsₜ[v], in nats. What an id past the vocabulary (an
+    added PAD) gets means nothing."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode="clip")[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 

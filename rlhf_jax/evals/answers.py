@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
-from rlhf_jax.models import AnyLanguageModel, Sampling, generate
+from rlhf_jax.models import LanguageModel, Sampling, generate
 from rlhf_jax.types import PromptBatch, Response
 
 
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
 
 
 def answer(
-    model: AnyLanguageModel,
+    model: LanguageModel,
     params: PyTree,
     prompts: PromptBatch,
     key: Key[Array, ""],

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
 from rlhf_jax.equations import entropy, states_before, token_logps
-from rlhf_jax.models import AnyLanguageModel, hidden_states, logits
+from rlhf_jax.models import LanguageModel, hidden_states, logits
 from rlhf_jax.types import AnyArray, TextBatch
 
 
@@ -29,7 +29,7 @@ class Likelihood(NamedTuple):
 
 
 def likelihood(
-    model: AnyLanguageModel, params: PyTree, rows: Sequence[Continuation], *, batch: int, length: int
+    model: LanguageModel, params: PyTree, rows: Sequence[Continuation], *, batch: int, length: int
 ) -> Likelihood:
     """log p(target | context) of each row. Rows longer than `length` lose the beginning of their context.
 
@@ -47,7 +47,7 @@ def likelihood(
 
 
 def likeliest(
-    model: AnyLanguageModel, params: PyTree, questions: Sequence[Sequence[Continuation]], *, batch: int, length: int
+    model: LanguageModel, params: PyTree, questions: Sequence[Sequence[Continuation]], *, batch: int, length: int
 ) -> list[int]:
     """Of each question the index of the choice with the highest total log p. The choices of all questions share batches."""
     total = likelihood(model, params, [c for choices in questions for c in choices], batch=batch, length=length).total
@@ -56,7 +56,7 @@ def likeliest(
 
 
 def per_row(
-    model: AnyLanguageModel, params: PyTree, rows: TextBatch, *, batch: int
+    model: LanguageModel, params: PyTree, rows: TextBatch, *, batch: int
 ) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"], Bool[ndarray, " N"]]:
     """Of each row of text: Σ log p of the predicted tokens, their number, and whether all were the most likely."""
     N, parts = len(rows.tokens), []
@@ -68,7 +68,7 @@ def per_row(
 
 
 @partial(jax.jit, static_argnames="model")
-def _score(params, tokens: Int[AnyArray, "B T"], predict: Bool[AnyArray, "B T"], model: AnyLanguageModel):
+def _score(params, tokens: Int[AnyArray, "B T"], predict: Bool[AnyArray, "B T"], model: LanguageModel):
     T = tokens.shape[1] - 1
     hidden, _ = hidden_states(model, params, tokens, jnp.ones(tokens.shape, bool))
     scored = logits(model, params, states_before(hidden, T))

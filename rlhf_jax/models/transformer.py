@@ -296,7 +296,9 @@ class Transformer(nn.Module):
         embedding = nn.Embed(
             c.vocab_size, c.width, embedding_init=nn.initializers.normal(0.02), dtype=c.compute, name="embedding"
         )
-        x_btd = embedding(tokens_bt)
+        x_btd = embedding(
+            jnp.minimum(tokens_bt, c.vocab_size - 1)
+        )  # PAD may be one past the vocabulary; nobody looks at it
         if c.embedding_scale != 1.0:
             x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
         if c.position == "learned":

@@ -1,0 +1,73 @@
+"""The run's decoder: described in the config, or imported from a Hugging Face folder."""
+
+import hashlib
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from experiments.recipe import Config, tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import (
+    LanguageModel,
+    Pretrained,
+    ScalarModel,
+    TransformerConfig,
+    load_pretrained,
+    stack_blocks,
+)
+
+
+def transformer(config: Config, dropout: float = 0.0) -> TransformerConfig:
+    c, memory = config.model, vars(config.memory) if config.memory else {}
+    given = [name for name, value in c.decoder.items() if value is not None]
+    if config.imported:
+        if given:
+            raise InputError(f"model.{given[0]} is given and [imported] says it as well; remove one of them")
+        found = imported(config).config
+        if c.context > found.context:
+            raise InputError(
+                f"model.prompt_tokens + model.answer_tokens is {c.context} and {config.imported.folder} was made for "
+                f"{found.context}; lower them"
+            )
+        return replace(found, dropout=dropout, **memory)
+    if missing := [name for name in c.decoder if name not in given]:
+        raise InputError(
+            f"model.{missing[0]} is missing; add it, see configs/tiny.toml, or name a folder in [imported]"
+        )
+    fields: dict[str, Any] = c.decoder
+    return TransformerConfig(vocab_size=tokenizer(config).size, context=c.context, dropout=dropout, **fields, **memory)
+
+
+@cache
+def digest(folder: str) -> str:
+    """sha256 of what the folder says of the model."""
+    hashed = hashlib.sha256()
+    for path in sorted([Path(folder) / "config.json", *Path(folder).glob("*.safetensors")]):
+        with path.open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return hashed.hexdigest()
+
+
+@cache
+def imported(config: Config) -> Pretrained:
+    """The folder's model; the tokenizer's ids must be rows of its embedding."""
+    assert config.imported
+    found, t = load_pretrained(config.imported.folder), tokenizer(config)
+    if t.size > found.config.vocab_size:
+        raise InputError(
+            f"the tokenizer {t.path} has {t.size} ids and the embedding of {config.imported.folder} "
+            f"{found.config.vocab_size} rows; use the tokenizer that the model was trained with"
+        )
+    if config.memory and config.memory.scan:
+        stacked = stack_blocks(found.params["transformer"], found.config.layers)
+        found = found._replace(params={**found.params, "transformer": stacked})
+    return found
+
+
+def language_model(config: Config, dropout: float = 0.0) -> LanguageModel:
+    return LanguageModel(transformer(config, dropout))
+
+
+def scalar_model(config: Config) -> ScalarModel:
+    return ScalarModel(transformer(config))

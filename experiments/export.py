@@ -1,0 +1,64 @@
+"""A trained model as a Hugging Face folder, which Transformers, vLLM or lm-eval open.
+
+    python experiments/export.py ppo_ptx exported configs/tiny.toml
+
+The first argument is the stage: pretrain, sft, rl_init, ppo, ppo_ptx, or reward_model, which becomes
+*ForSequenceClassification with one label. Corrections (LoRA) are merged. The tokenizer's files go with it.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from experiments.decoder import imported, transformer
+from experiments.ppo_ptx import policy_of
+from experiments.pretrain import pretrained
+from experiments.recipe import Config, tokenizer
+from experiments.reward_model import reward_params
+from experiments.sft import best_epoch, fine_tuned
+from rlhf_jax.config import load_config
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import save_pretrained, write_transformer_config
+from rlhf_jax.runtime import run
+
+MODELS = {
+    "pretrain": pretrained,
+    "sft": lambda config: fine_tuned(config, "sft", best_epoch(config)),
+    "rl_init": lambda config: fine_tuned(config, "rl_init"),
+    "ppo": lambda config: policy_of(config, "ppo"),
+    "ppo_ptx": lambda config: policy_of(config, "ppo_ptx"),
+    "reward_model": reward_params,
+}
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "added_tokens.json",
+)
+
+
+def export(config: Config, stage: str, folder: Path) -> None:
+    scalar, t = stage == "reward_model", tokenizer(config)
+    values = imported(config).values if config.imported else write_transformer_config(transformer(config))
+    special = {"bos_token_id": t.bos, "eos_token_id": t.eos, "pad_token_id": t.pad}
+    save_pretrained(folder, transformer(config), MODELS[stage](config), values | special, scalar=scalar)
+    for path in tokenizer_files(config):
+        shutil.copy(path, folder / path.name)
+
+
+def tokenizer_files(config: Config) -> list[Path]:
+    path = Path(config.tokenizer.path or (config.imported.folder if config.imported else tokenizer(config).path))
+    return [path] if path.is_file() else [file for pattern in TOKENIZER_FILES for file in path.glob(pattern)]
+
+
+def main() -> None:
+    if len(sys.argv) < 4 or sys.argv[1] not in MODELS:
+        raise InputError(f"name a stage ({', '.join(MODELS)}), a folder to write, and a config file")
+    export(load_config(Config, sys.argv[3:]), sys.argv[1], Path(sys.argv[2]))
+    print(f"The model is at {sys.argv[2]}")
+
+
+if __name__ == "__main__":
+    run(main)
