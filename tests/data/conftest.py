@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from rlhf_jax.data import train_tokenizer
 
@@ -13,6 +15,28 @@ TEXTS = [
     "\n\nHuman: Name a fruit.\n\nAssistant: An apple is a fruit.\nA pear is a fruit.",
     "The cat sat on the mat. The dog sat on the cat.",
 ] * 20
+
+
+def byte_characters():
+    """The character that stands for each byte in a byte-level BPE: a printable one for itself, the others from U+0100 on
+    (Radford et al. 2019, `bytes_to_unicode` of their encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
+
+
+def write_bytes_tokenizer(path, special, merges=(), **flags):
+    """A tokenizer.json whose ids 0 to 255 are the bytes, then what the merges make, then the special tokens."""
+    characters = byte_characters()
+    merges = [tuple("".join(characters[b] for b in part.encode()) for part in pair) for pair in merges]
+    vocab = {token: i for i, token in enumerate([*characters, *(a + b for a, b in merges)])}
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([tokenizers.AddedToken(token, normalized=False, **flags) for token in special])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save(str(path))
+    return path
 
 
 @pytest.fixture(scope="session")
