@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from rlhf_jax.data import train_tokenizer
+from rlhf_jax.data import load_tokenizer, train_tokenizer
 
 TEXTS = [
     "\n\nHuman: What is the colour of the sky?\n\nAssistant: The sky is blue.",
@@ -37,6 +37,24 @@ def write_bytes_tokenizer(path, special, merges=(), **flags):
     path.parent.mkdir(parents=True, exist_ok=True)
     made.save(str(path))
     return path
+
+
+def write_llama_tokenizer(path, scheme=None):
+    """As Llama 2's: ▁ for a space and before each text, bytes for characters it lacks, merges that also make "<s>"."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
+    tokens += ["▁", "H", "i", "<", "s", ">", "Hi", "▁Hi", "<s"]
+    merges = [("H", "i"), ("▁", "Hi"), ("<", "s"), ("<s", ">")]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    if scheme is None:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    strip = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(strip)
+    made.add_special_tokens(["<unk>", "<s>", "</s>"])
+    made.save(str(path))
+    return load_tokenizer(path), vocab
 
 
 @pytest.fixture(scope="session")

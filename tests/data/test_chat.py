@@ -4,7 +4,8 @@ import datetime
 import json
 
 import pytest
-from conftest import write_bytes_tokenizer
+import tokenizers
+from conftest import write_bytes_tokenizer, write_llama_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -251,11 +252,27 @@ def test_no_eos_is_said(tmp_path):
         render_chat(TALK, tokenizer, load_chat_template("zephyr"))
 
 
+def by_the_library(tokenizer, text):
+    """Its own reading, which takes special tokens for what they are: right where no content holds one."""
+    return tokenizers.Tokenizer.from_file(str(tokenizer.path)).encode(text, add_special_tokens=False).ids
+
+
 def test_white_space_that_a_special_token_takes_along(tmp_path):
-    tokenizer = load_tokenizer(write_bytes_tokenizer(tmp_path / "a" / "tokenizer.json", ["</s>"], rstrip=True))
-    assert encoded(TALK[:2], tokenizer, ChatTemplate("a </s> \n b"))[0] == [*b"a ", 256, *b"b"]
-    tokenizer = load_tokenizer(write_bytes_tokenizer(tmp_path / "b" / "tokenizer.json", ["</s>"], lstrip=True))
-    assert encoded(TALK[:2], tokenizer, ChatTemplate("a </s> \n b"))[0] == [*b"a", 256, *b" \n b"]
+    expected = {"rstrip": [*b"a ", 256, *b"b"], "lstrip": [*b"a", 256, *b" \n b"]}
+    for flag, ids in expected.items():
+        path = write_bytes_tokenizer(tmp_path / flag / "tokenizer.json", ["</s>"], **{flag: True})
+        tokenizer = load_tokenizer(path)
+        assert encoded(TALK[:2], tokenizer, ChatTemplate("a </s> \n b"))[0] == ids
+        assert by_the_library(tokenizer, "a </s> \n b") == ids
+
+
+@pytest.mark.parametrize("scheme", [None, "always", "first", "never"])
+def test_spaces_in_front_are_the_librarys(tmp_path, scheme):
+    tokenizer, id = write_llama_tokenizer(tmp_path / "tokenizer.json", scheme)
+    for text in ("Hi Hi</s>Hi", "<s>Hi Hi</s> Hi"):
+        assert encoded(TALK, tokenizer, ChatTemplate(text))[0] == by_the_library(tokenizer, text)
+    first = "Hi" if scheme in ("first", "never") else "▁Hi"  # behind the first token of all, "first" is no more
+    assert encoded(TALK, tokenizer, ChatTemplate("<s>Hi"))[0] == [1, id[first]]
 
 
 def test_one_special_token_begins_as_another(tmp_path):

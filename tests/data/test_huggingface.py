@@ -5,10 +5,10 @@ import json
 
 import pytest
 import tokenizers
-from conftest import TEXTS, byte_characters, write_bytes_tokenizer
+from conftest import TEXTS, byte_characters, write_bytes_tokenizer, write_llama_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from rlhf_jax.data import check_vocabulary, load_tokenizer
 from rlhf_jax.errors import InputError
@@ -41,24 +41,6 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "tokenizer.json"
     made.save(str(path))
     return load_tokenizer(path)
-
-
-def llama(path, scheme=None):
-    """As Llama 2's: ▁ for a space and before each text, bytes for characters it lacks, merges that also make "<s>"."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
-    tokens += ["▁", "H", "i", "<", "s", ">", "Hi", "▁Hi", "<s"]
-    merges = [("H", "i"), ("▁", "Hi"), ("<", "s"), ("<s", ">")]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    made = tokenizers.Tokenizer(models.BPE(vocab, merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
-    if scheme is None:
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    strip = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    made.decoder = decoders.Sequence(strip)
-    made.add_special_tokens(["<unk>", "<s>", "</s>"])
-    made.save(str(path))
-    return load_tokenizer(path), vocab
 
 
 # --- GPT-2
@@ -155,7 +137,7 @@ def test_offsets_hold_the_space_of_a_word(tmp_path):
 
 
 def test_a_llama_style_vocabulary(tmp_path):
-    tokenizer, id = llama(tmp_path / "tokenizer.json")
+    tokenizer, id = write_llama_tokenizer(tmp_path / "tokenizer.json")
     assert (tokenizer.bos, tokenizer.eos, tokenizer.named["unk"]) == (1, 2, 0)
     assert (tokenizer.vocab_size, tokenizer.pad, tokenizer.size) == (268, 268, 269)
     assert tokenizer.encode("Hi Hi") == [id["▁Hi"], id["▁Hi"]]
@@ -166,15 +148,25 @@ def test_a_llama_style_vocabulary(tmp_path):
 
 def test_text_behind_other_text_gets_no_space_in_front(tmp_path):
     for scheme in (None, "always", "first"):
-        tokenizer, id = llama(tmp_path / "tokenizer.json", scheme)
+        tokenizer, id = write_llama_tokenizer(tmp_path / "tokenizer.json", scheme)
         assert tokenizer.encode("Hi") == [id["▁Hi"]]
         assert tokenizer.encode_continued("Hi") == [id["Hi"]]
         assert tokenizer.encode_continued(" Hi") == [id["▁Hi"]]
         assert tokenizer.vocabulary.prefix_after_special == (scheme != "first")
 
 
+def test_a_prefix_deep_in_a_pre_tokenizer_is_found(tmp_path):
+    made = tokenizers.Tokenizer.from_file(str(write_bytes_tokenizer(tmp_path / "tokenizer.json", ["</s>"])))
+    digits, byte_level = pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.encode("ab") == list(b" ab")
+    assert tokenizer.encode_continued("ab") == list(b"ab")
+
+
 def test_merges_that_make_a_special_token_are_not_used(tmp_path):
-    tokenizer, id = llama(tmp_path / "tokenizer.json")
+    tokenizer, id = write_llama_tokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.encode("<s>") == [id["▁"], id["<s"], id[">"]]
     assert tokenizer.decode(tokenizer.encode("Hi<s>")) == "Hi<s>"
 
