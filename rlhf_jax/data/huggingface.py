@@ -49,12 +49,16 @@ class HuggingFaceVocabulary:
         spec = {**spec, "added_tokens": list(listed.values())}
         spec |= {"post_processor": None, "truncation": None, "padding": None}
         model = spec.get("model") or {}
-        if model.get("type") == "BPE":  # Llama's merges make "<s>" of its letters
-            spec["model"] = {**model, "merges": [m for m in model["merges"] if _merged(m) not in self.special]}
+        if (
+            model.get("type") == "BPE"
+        ):  # Llama's merges make "<s>" of its letters; dropout would cut a text anew each time
+            merges = [m for m in model["merges"] if _merged(m) not in self.special]
+            spec["model"] = {**model, "merges": merges, "dropout": None}
         self.processor = _build(spec)
         parts = {key: _without_prefix(spec.get(key)) for key in ("normalizer", "pre_tokenizer")}
         same = all(spec.get(key) == part for key, part in parts.items())
         self._continued = self.processor if same else _build({**spec, **parts})
+        # "first" is the first text of all, which what follows a special token is not.
         self.prefix_after_special = '"prepend_scheme": "first"' not in json.dumps(spec.get("pre_tokenizer"))
         for text, special in self.special.items():
             if (found := self.processor.token_to_id(text)) != special.id:

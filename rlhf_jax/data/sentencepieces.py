@@ -25,8 +25,6 @@ class SentencePieces:
     def __init__(self, model: bytes, added: Mapping[str, Special], path: Path):
         """InputError: a broken or truncated file; an added token whose id is another piece's."""
         try:
-            if not model:  # the library would load nothing and complain later
-                raise RuntimeError
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)  # pyright: ignore[reportCallIssue]
             self._continued = sentencepiece.SentencePieceProcessor(model_proto=model + KEEP_SPACES)  # pyright: ignore[reportCallIssue]
         except RuntimeError:

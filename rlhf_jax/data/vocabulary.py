@@ -13,6 +13,8 @@ class Special(NamedTuple):
 
 @runtime_checkable
 class Vocabulary(Protocol):
+    """One library's reading of a file. `Tokenizer` says what its methods do; here they see valid text and plain ids."""
+
     processor: Any  # the library's own object
     size: int  # ids that the file defines: the highest, plus one
     special: dict[str, Special]
@@ -27,6 +29,10 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: list[int]) -> str: ...
 
-    def find(self, token: str) -> int | None: ...
+    def find(self, token: str) -> int | None:
+        """The id of a token by its text, None where there is none."""
+        ...
 
-    def name(self, id: int) -> str: ...
+    def name(self, id: int) -> str:
+        """The text of a token by its id, empty where there is none."""
+        ...

@@ -132,7 +132,11 @@ def bytes_tokenizer(tmp_path_factory):
 
 def test_offsets_hold_the_space_of_a_word(tmp_path):
     merges = [(" ", "w"), (" w", "o")]
-    tokenizer = load_tokenizer(write_bytes_tokenizer(tmp_path / "tokenizer.json", ["</s>"], merges))
+    made = tokenizers.Tokenizer.from_file(str(write_bytes_tokenizer(tmp_path / "tokenizer.json", ["</s>"], merges)))
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert made.encode("a wo").offsets == [(0, 1), (2, 4)]
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
     assert tokenizer.encode_with_offsets("a wo") == ([ord("a"), 257], [(0, 1), (1, 4)])
 
 
@@ -153,6 +157,14 @@ def test_text_behind_other_text_gets_no_space_in_front(tmp_path):
         assert tokenizer.encode_continued("Hi") == [id["Hi"]]
         assert tokenizer.encode_continued(" Hi") == [id["▁Hi"]]
         assert tokenizer.vocabulary.prefix_after_special == (scheme != "first")
+
+
+def test_dropout_of_merges_is_off(tmp_path):
+    path = write_bytes_tokenizer(tmp_path / "tokenizer.json", ["</s>"], [("a", "b")])
+    spec = json.loads(path.read_bytes())
+    spec["model"]["dropout"] = 1.0  # every merge is left out, every time
+    path.write_text(json.dumps(spec))
+    assert load_tokenizer(path).encode("ab") == [256]
 
 
 def test_a_prefix_deep_in_a_pre_tokenizer_is_found(tmp_path):
