@@ -225,6 +225,13 @@ def test_the_models_configs_name_ids(tmp_path, name, eos):
     assert (t.eos, t.pad) == (257, 258)
 
 
+def test_the_tokenizers_own_files_go_before_the_models(tmp_path):
+    t = folder(tmp_path, generation_config={"eos_token_id": 257}, config={"eos_token_id": 258})
+    assert t.eos == 257
+    t = folder(tmp_path, special_tokens_map={"eos_token": "<s>"})
+    assert t.eos == 259
+
+
 def test_without_configs_custom_names_them(tmp_path):
     t = folder(tmp_path)
     assert (t.eos, t.pad, t.bos) == (256, 258, 259)
