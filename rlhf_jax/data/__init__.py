@@ -1,5 +1,7 @@
 """Text to NumPy batches: readers, tokenizer, encoders and the sampler."""
 
+from rlhf_jax.data.chat import TooLongError, encode_chat, encode_chats, render_chat
+from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template
 from rlhf_jax.data.comparisons import Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
 from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, text_documents
 from rlhf_jax.data.demonstrations import (
@@ -29,27 +31,33 @@ from rlhf_jax.data.prompts import (
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
 from rlhf_jax.data.table import Table, coefficient_table
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
 
 __all__ = [
     "ASSISTANT",
     "HUMAN",
+    "ChatTemplate",
     "Demonstration",
     "Prompt",
     "Ranking",
     "Row",
     "Table",
     "Tokenizer",
+    "TooLongError",
     "as_text_batch",
     "batch_indices",
+    "check_vocabulary",
     "coefficient_table",
     "drop_shared_prefixes",
+    "encode_chat",
+    "encode_chats",
     "encode_demonstrations",
     "encode_prompts",
     "encode_rankings",
     "exchange_answers",
     "fits",
     "limit_per_user",
+    "load_chat_template",
     "load_tokenizer",
     "mask_tokens",
     "pack",
@@ -62,6 +70,7 @@ __all__ = [
     "read_rankings",
     "read_rows",
     "render",
+    "render_chat",
     "split_by_user",
     "split_last_answer",
     "take",

@@ -78,8 +78,8 @@ def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> boo
 
 
 def encode_turn(prompt: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The tokens of the prompt, and of the answer, set off by the tokenizer's leading space, with EOS."""
-    return tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos]
+    """The tokens of the prompt, and of the answer, which a space sets off, with EOS."""
+    return tokenizer.encode(prompt), [*tokenizer.encode_continued(f" {answer}"), tokenizer.eos]
 
 
 def turn_length(prompt: list[int], answer: list[int], length: int, name: str) -> int:

@@ -128,7 +128,8 @@ def is_transcript(text: str) -> bool:
     return TURN.search(text) is not None
 
 
-def _fields(message: Any, number: int) -> tuple[str, str]:
+def checked_message(message: Any, number: int) -> tuple[str, str]:
+    """(role, content) of the message with this number. InputError: neither, an unknown role, no string."""
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         raise InputError(f"message {number} is no object with 'role' and 'content': give it both")
     role, content = message["role"], message["content"]
@@ -136,6 +137,11 @@ def _fields(message: Any, number: int) -> tuple[str, str]:
         raise InputError(f"message {number} has the role {role!r}: use 'user', 'assistant' or 'system'")
     if not isinstance(content, str):
         raise InputError(f"message {number} has a content that is no string: make it one")
+    return role, content
+
+
+def _fields(message: Any, number: int) -> tuple[str, str]:
+    role, content = checked_message(message, number)
     content = content.strip()
     if marker := TURN.search(content):
         raise InputError(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")

@@ -56,6 +56,29 @@ def test_an_answer_gets_one_leading_space(tokenizer):
     assert both == tokenizer.encode(f"{prompt} {answer}")
 
 
+def test_text_behind_other_text_gets_no_space_of_its_own(tokenizer):
+    for first, second in [("The c", "at"), ("The", " cat"), ("The", "  cat"), ("The ", ""), ("", "cat")]:
+        assert tokenizer.decode([*tokenizer.encode(first), *tokenizer.encode_continued(second)]) == first + second
+
+
+def test_offsets_are_characters(tokenizer):
+    """The piece of a space that the text does not have stands for nothing; the bytes of a character for all of it."""
+    ids, offsets = tokenizer.encode_with_offsets("é😀\n cat")
+    pieces = [tokenizer.processor.id_to_piece(i) for i in ids]
+    assert pieces[:8] == ["▁", *(f"<0x{b:02X}>" for b in "é😀".encode()), "\n"]
+    assert offsets[:8] == [(0, 0), *2 * [(0, 1)], *4 * [(1, 2)], (2, 3)]
+    assert ("▁cat", (3, 7)) in zip(pieces, offsets, strict=True)
+
+
+@given(awkward)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_offsets_cover_the_text(tokenizer, text):
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode(text)
+    assert {i for begin, end in offsets for i in range(begin, end)} == set(range(len(text)))
+    assert offsets == sorted(offsets)
+
+
 def test_training_again_gives_the_same_bytes(tokenizer, tmp_path):
     again = train_tokenizer(iter(TEXTS), 330, tmp_path / "deeper" / "again.model")
     assert again.sha256 == tokenizer.sha256 == hashlib.sha256(again.path.read_bytes()).hexdigest()
@@ -97,6 +120,14 @@ def test_missing_and_broken_files_are_said(tmp_path):
     (tmp_path / "broken.model").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"broken.model is no sentencepiece model"):
         load_tokenizer(tmp_path / "broken.model")
+
+
+@pytest.mark.parametrize("part", [0, 0.5, 0.99])
+def test_a_truncated_model_is_said(tokenizer, tmp_path, part):
+    whole = tokenizer.path.read_bytes()
+    (tmp_path / "half.model").write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(InputError, match=r"half.model is no sentencepiece model"):
+        load_tokenizer(tmp_path / "half.model")
 
 
 def test_what_cannot_be_encoded_or_decoded_is_said(tokenizer):

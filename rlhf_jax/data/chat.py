@@ -1,0 +1,243 @@
+"""Conversations through a chat template: messages to text, to tokens, to what supervised fine-tuning learns from."""
+
+import bisect
+import itertools
+import logging
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from rlhf_jax.data.chat_template import END, START, ChatTemplate, fill, marks_answers
+from rlhf_jax.data.dialogue import Message, checked_message
+from rlhf_jax.data.sources import located
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.types import TextBatch
+
+SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
+
+
+class TooLongError(InputError):
+    """A conversation of which not even the last turn fits. Encoders can be told to drop its row."""
+
+
+def render_chat(
+    messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate, add_generation_prompt: bool = False
+) -> str:
+    """The text of messages {"role": "user" | "assistant" | "system", "content": str}.
+
+    With `add_generation_prompt` it ends where the assistant's next answer begins. As in Transformers, the template
+    sees messages, add_generation_prompt, bos_token, eos_token, pad_token and unk_token, raise_exception,
+    strftime_now and tojson, and runs in a sandbox.
+
+    InputError: broken messages; content that would begin a new turn; a tokenizer without the special tokens that
+    the template needs; a template that refuses the messages.
+    """
+    checked = _checked(messages, tokenizer, template)
+    return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt))
+
+
+def encode_chat(
+    messages: Sequence[Any],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    length: int,
+    add_generation_prompt: bool = False,
+) -> tuple[Int[ndarray, " T"], Bool[ndarray, " T"]]:
+    """(tokens, assistant_mask) of a conversation, at most `length` of each: int32, and True at the assistant's tokens.
+
+    The mask marks what the assistant itself writes, with the EOS or end of turn by which it stops: the template's
+    {% generation %} blocks, or where it has none, what an answer adds to the conversation before it and its
+    generation prompt. White space behind the token that ends a turn is the template's.
+    Tokens end where the assistant's text begins, so that the prompt has the tokens that it has in generation.
+
+    A special token that the template writes becomes its id; content that looks like one stays text. What a
+    template marks with plain text, content is refused for in the built-in ones (`markers`) and could imitate
+    in others.
+
+    A conversation that is longer loses its oldest turns, a user's with the answers to it; an opening system message
+    and all from the last user's turn on stay. TooLongError: these alone exceed `length`. InputError: as
+    `render_chat`; a template without {% generation %} in which an answer does not continue its prompt.
+    """
+    checked = _checked(messages, tokenizer, template)
+    system, turns = _turns(checked)
+
+    @cache
+    def encoded(first: int) -> tuple[list[int], list[bool]]:
+        kept = [*system, *(message for turn in turns[first:] for message in turn)]
+        return _encode(kept, tokenizer, template, add_generation_prompt)
+
+    last = max(len(turns) - 1, 0)
+    first = bisect.bisect_left(range(last), True, key=lambda first: len(encoded(first)[0]) <= length)
+    tokens, mask = encoded(first)
+    if len(tokens) > length:
+        raise TooLongError(
+            f"the last turn takes {len(tokens)} tokens with its template and the context is {length}: shorten it, "
+            "raise the context, or drop the rows that do not fit"
+        )
+    return np.array(tokens, np.int32), np.array(mask, bool)
+
+
+def encode_chats(
+    conversations: Sequence[Sequence[Any]],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    length: int,
+    too_long: Literal["error", "drop"] = "error",
+) -> TextBatch:
+    """[N, length]: conversations (see `encode_chat`), then padding. Only the assistant's tokens are predicted.
+
+    InputError, with the conversation's number: as `encode_chat`; nothing of the assistant's. With too_long="drop",
+    rows whose last turn alone does not fit are left out, and a warning is logged that counts them.
+    """
+    rows, dropped = [], 0
+    for number, messages in enumerate(conversations, 1):
+        try:
+            with located(f"conversation {number}"):
+                tokens, mask = encode_chat(messages, tokenizer, template, length)
+                if not mask[1:].any():
+                    raise InputError("nothing in it is the assistant's: add an answer, or remove it")
+        except TooLongError:
+            if too_long == "error":
+                raise
+            dropped += 1
+            continue
+        rows.append((tokens, mask))
+    if dropped:
+        logging.getLogger(__name__).warning(
+            "dropped %d of %d conversations, whose last turn exceeds %d tokens", dropped, len(conversations), length
+        )
+    batch = np.full((len(rows), length), tokenizer.pad, np.int32)
+    predict = np.zeros(batch.shape, bool)
+    for row, (tokens, mask) in enumerate(rows):
+        batch[row, : len(tokens)] = tokens
+        predict[row, 1 : len(mask)] = mask[1:]  # nothing precedes a row's first token
+    return TextBatch(batch, predict)
+
+
+def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate) -> list[Message]:
+    """The messages, with a SHIELD before every place of their content that reads as a special token."""
+    for token in template.needs:
+        if token not in tokenizer.special:
+            raise InputError(
+                f"the chat template needs the special token {token!r}, which {tokenizer.path} does not have: "
+                "choose zephyr or hh, which do with EOS"
+            )
+    if not messages:
+        raise InputError("the list of messages is empty: give one message at least")
+    special = re.compile(f"(?={_special_texts(tokenizer)})")
+    markers = [marker for marker in template.markers if marker not in tokenizer.special]
+    checked = []
+    for number, message in enumerate(messages, 1):
+        role, content = checked_message(message, number)
+        for mark in (START, END, SHIELD):
+            if mark in content:
+                raise InputError(f"message {number} holds U+{ord(mark):04X}, which is no character: remove it")
+        for marker in markers:
+            if marker in content:
+                raise InputError(f"message {number} holds {marker!r}, which would begin a new turn: reword it")
+        checked.append({"role": role, "content": special.sub(SHIELD, content)})
+    return checked
+
+
+def _turns(messages: list[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """The opening system messages, and the rest in parts, each a user's message with what follows it."""
+    opening = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    turns: list[list[Message]] = []
+    for message in messages[opening:]:
+        if message["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    return messages[:opening], turns
+
+
+def _render(messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool) -> str:
+    """The text, with its marks."""
+    if "eos_token" in template.source:
+        _ = tokenizer.eos  # an InputError where there is none, of which Jinja would make no text
+    tokens = {f"{role}_token": tokenizer.vocabulary.name(id) for role, id in tokenizer.named.items()}
+    return fill(template, messages, tokens, prompt)
+
+
+def _encode(
+    messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool
+) -> tuple[list[int], list[bool]]:
+    text = _render(messages, tokenizer, template, prompt)
+    if marks_answers(template):
+        text, spans = _marked_spans(text)
+    else:
+        spans = _prefix_spans(messages, tokenizer, template, text)
+    tokens: list[int] = []
+    mask: list[bool] = []
+
+    def add_text(begin: int, end: int) -> None:
+        borders = {border for span in spans for border in span if begin < border < end}
+        cuts = sorted({begin, end} | borders)
+        for start, stop in itertools.pairwise(cuts):
+            fresh = start == begin and (start == 0 or tokenizer.vocabulary.prefix_after_special)
+            encode = tokenizer.encode if fresh else tokenizer.encode_continued
+            ids = encode(text[start:stop].replace(SHIELD, ""))
+            tokens.extend(ids)
+            mask.extend([inside(start)] * len(ids))
+
+    def inside(place: int) -> bool:
+        return any(begin <= place < end for begin, end in spans)
+
+    place = 0
+    for found in _written_by_template(tokenizer).finditer(text):
+        special, (start, end) = tokenizer.special[found[0]], found.span()
+        add_text(place, place + len(text[place:start].rstrip()) if special.lstrip else start)
+        tokens.append(special.id)
+        mask.append(inside(start))
+        place = len(text) - len(text[end:].lstrip()) if special.rstrip else end
+    add_text(place, len(text))
+    return tokens, mask
+
+
+def _marked_spans(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text without the marks of the generation blocks, and where these are in it."""
+    spans: list[tuple[int, int]] = []
+    plain, begin = "", 0
+    for piece in re.split(f"([{START}{END}])", text):
+        if piece == START:
+            begin = len(plain)
+        elif piece == END:
+            spans.append((begin, len(plain)))
+        else:
+            plain += piece
+    return plain, spans
+
+
+def _prefix_spans(
+    messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, text: str
+) -> list[tuple[int, int]]:
+    """Where `text` has the assistant's answers, by what each adds to the conversation before it."""
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(messages[:i], tokenizer, template, prompt=True)
+        whole = _render(messages[: i + 1], tokenizer, template, prompt=False)
+        if not (whole.startswith(before) and text.startswith(whole)):
+            raise InputError(
+                f"in the chat template the assistant's message {i + 1} does not continue the conversation before it: "
+                "give it {% generation %} blocks around what the assistant writes"
+            )
+        ends = [found.end() for found in _written_by_template(tokenizer).finditer(whole, len(before))]
+        stops = ends and not whole[ends[-1] :].strip()
+        spans.append((len(before), ends[-1] if stops else len(whole)))
+    return spans
+
+
+def _special_texts(tokenizer: Tokenizer) -> str:
+    """A regular expression that matches the special tokens, where one begins as another the longer."""
+    return "|".join(map(re.escape, sorted(tokenizer.special, key=len, reverse=True))) or "(?!)"
+
+
+def _written_by_template(tokenizer: Tokenizer) -> re.Pattern[str]:
+    return re.compile(f"(?<!{SHIELD})(?:{_special_texts(tokenizer)})")
