@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipe import Config, tokenizer
+from rlhf_jax.data import check_vocabulary
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
     LanguageModel,
@@ -54,11 +55,7 @@ def imported(config: Config) -> Pretrained:
     """The folder's model; the tokenizer's ids must be rows of its embedding."""
     assert config.imported
     found, t = load_pretrained(config.imported.folder), tokenizer(config)
-    if t.size > found.config.vocab_size:
-        raise InputError(
-            f"the tokenizer {t.path} has {t.size} ids and the embedding of {config.imported.folder} "
-            f"{found.config.vocab_size} rows; use the tokenizer that the model was trained with"
-        )
+    check_vocabulary(t, found.config.vocab_size, config.imported.folder)
     if config.memory and config.memory.scan:
         stacked = stack_blocks(found.params["transformer"], found.config.layers)
         found = found._replace(params={**found.params, "transformer": stacked})

@@ -208,7 +208,7 @@ def alignment_tax(config: Config, params: PyTree, truth: Truth | None) -> Figure
         choices = []
         for fact in facts:
             begun = t.encode(fact.sentence("|").split(" |")[0])
-            choices.append([Continuation([t.eos, *begun], t.encode(value)) for value in fact.values])
+            choices.append([Continuation([t.eos, *begun], t.encode_continued(f" {value}")) for value in fact.values])
         best = likeliest(model, params, choices, batch=batch, length=config.model.context)
         figures["closed/facts"] = proportion_interval(
             [fact.values[i] == fact.truth for fact, i in zip(facts, best, strict=True)]
@@ -230,7 +230,7 @@ def truthful(config: Config, params: PyTree, truth: Truth) -> Figures:
     choices = []
     for fact, question in asked:
         prompt = t.encode(prompt_text(question.text))
-        choices.append([Continuation(prompt, t.encode(fact.sentence(value))) for value in fact.values])
+        choices.append([Continuation(prompt, t.encode_continued(f" {fact.sentence(value)}")) for value in fact.values])
     best = likeliest(model, params, choices, batch=config.evaluate.batch, length=config.model.context)
     right = [fact.values[i] == fact.truth for (fact, _), i in zip(asked, best, strict=True)]
     prompts = [Prompt(prompt_text(q.text)) for _, q in asked]

@@ -31,7 +31,7 @@ from rlhf_jax.steps import Estimator
 @dataclass(frozen=True)
 class TokenizerConfig:
     path: str
-    vocab_size: int
+    vocab_size: int | None  # of one that is trained on the run's text
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,8 @@ def tokenizer(config: Config) -> Tokenizer:
     path = Path(config.out) / "tokenizer.model"
     if not path.exists():
         require_writable(Path(config.out))
+        if config.tokenizer.vocab_size is None:
+            raise InputError("tokenizer.vocab_size is missing; add it, see configs/tiny.toml, or set tokenizer.path")
         train_tokenizer(material(config).tokenizer_text(), config.tokenizer.vocab_size, path)
     return load_tokenizer(path)
 

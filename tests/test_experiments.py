@@ -4,13 +4,27 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from rlhf_jax.data import load_tokenizer
+from rlhf_jax.models import (
+    LanguageModel,
+    TransformerConfig,
+    hidden_states,
+    load_pretrained,
+    logits,
+    save_pretrained,
+)
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("pretrain", "sft", "reward_model", "rl_init", "ppo", "ppo_ptx")
@@ -152,6 +166,64 @@ def program_line(name: str, out: Path, *more: str) -> list[str]:
 def program(name: str, out: Path, *more: str) -> subprocess.CompletedProcess:
     line = program_line(name, out, *more)
     return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "kv_heads": 2}
+LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, "kv_heads": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("decoder", "lora"), [(GPT2, False), (LLAMA, True)], ids=["gpt2", "llama with LoRA"])
+def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, decoder, lora):
+    """A Hugging Face folder, the whole recipe on it, and the policy as a folder again, equal to what was trained."""
+    folder, out = tmp_path / "model", tmp_path / "run"
+    vocabulary = load_tokenizer(uninterrupted / "tokenizer.model")
+    sizes = {"vocab_size": vocabulary.size, "context": 64, "width": 32, "layers": 2, "heads": 2, "hidden": 64}
+    config = TransformerConfig(**sizes, **decoder, tied=not lora, dropout=0.0)
+    row = jnp.ones((1, 4), jnp.int32)
+    base = LanguageModel(config).init(jax.random.key(0), row, row > 0)["params"]
+    save_pretrained(folder, config, base)
+    shutil.copy(uninterrupted / "tokenizer.model", folder / "tokenizer.model")
+    text = (ROOT / "configs" / "imported.toml").read_text().replace("models/gpt2", str(folder))
+    text = text if lora else re.sub(r"(?ms)^\[lora\].*?\n\n", "", text)
+    (tmp_path / "imported.toml").write_text(text)
+    options = re.sub(r"--(model\.(width|layers|heads|kv-heads|hidden)|tokenizer\S+|pretrain\S+) \S+", "", SMALL).split()
+    options += ["--out", str(out), "--sft.lr", "5e-3", "--ppo.lr", "1e-3"]
+    for line in (
+        ["instructgpt.py"],
+        ["export.py", "ppo_ptx", str(tmp_path / "exported")],
+        ["export.py", "reward_model", str(tmp_path / "score")],
+    ):
+        command = [sys.executable, f"experiments/{line[0]}", *line[1:], str(tmp_path / "imported.toml"), *options]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert not (out / "pretrain" / "checkpoints").exists()  # the folder's model is the base
+
+    of_folder, policy, _ = load_pretrained(tmp_path / "exported")
+    assert (
+        of_folder == load_pretrained(folder).config
+        and load_tokenizer(tmp_path / "exported").sha256 == vocabulary.sha256
+    )
+    moved = {path for path, leaf in flat(policy).items() if not np.array_equal(leaf, flat(base)[path])}
+    corrected = {path for path in flat(base) if path[-2:] in (("query", "kernel"), ("value", "kernel"))}
+    assert moved == (corrected if lora else set(flat(base)))
+    state = json.loads((out / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()[0])
+    assert state["objective/kl"] == pytest.approx(0, abs=1e-4)
+    load_pretrained(tmp_path / "score", scalar=True)
+    transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    tokens = np.array([[5, 9, 300, 41, 7]])
+    hidden, _ = hidden_states(LanguageModel(of_folder), policy, jnp.asarray(tokens), jnp.asarray(tokens > 0))
+    import torch
+
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(logits(LanguageModel(of_folder), policy, hidden), expected, atol=1e-4)
+
+
+def flat(params) -> dict[tuple[str, ...], np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {tuple(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
 
 
 @pytest.mark.slow

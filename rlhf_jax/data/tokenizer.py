@@ -46,7 +46,7 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Ids in all, with a pad that was added: the rows that a model's embedding needs."""
+        """Ids in all, with a pad that was added."""
         return max(self.vocab_size, self.pad + 1)
 
     @property
@@ -167,16 +167,13 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, name: str) -> None:
-    """InputError where the embedding of the model `name` has fewer `rows` than the tokenizer has ids."""
-    if rows >= tokenizer.size:
-        return
-    if rows >= tokenizer.vocab_size:
-        ids = f"{tokenizer.size} ids, the last being a pad that was added because it has none of its own"
-        do = f"extend the embedding to {tokenizer.size} rows"
-    else:
-        ids = f"{tokenizer.size} ids"
-        do = "use the tokenizer that the model was trained with"
-    raise InputError(f"{name} has {rows} rows in its embedding and the tokenizer {tokenizer.path} {ids}: {do}")
+    """InputError where the embedding of the model `name` has fewer `rows` than the tokenizer's file has ids. A pad that was
+    added needs no row: nobody reads its embedding, and nobody predicts it."""
+    if rows < tokenizer.vocab_size:
+        raise InputError(
+            f"{name} has {rows} rows in its embedding and the tokenizer {tokenizer.path} {tokenizer.vocab_size} ids: "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path | str) -> Tokenizer:

@@ -434,9 +434,6 @@ def test_an_embedding_with_too_few_rows(tmp_path):
         InputError, match=r"small has 257 rows .* 258 ids: use the tokenizer that the model was trained with"
     ):
         check_vocabulary(with_pad, 257, "small")
-    with pytest.raises(
-        InputError, match=r"small has 257 rows .* 258 ids, the last being a pad .*: extend .* to 258 rows"
-    ):
-        check_vocabulary(without, 257, "small")
+    check_vocabulary(without, 257, "small")  # the pad that was added needs no row
     with pytest.raises(InputError, match=r"small has 256 rows .* use the tokenizer"):
         check_vocabulary(without, 256, "small")
