@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from experiments.pretrain import pretrained
@@ -22,8 +23,9 @@ def frozen_base(config: Config) -> PyTree:
     return None if config.lora is None else pretrained(config)
 
 
-def lora_scale(config: Config) -> float:
-    return 1.0 if config.lora is None else config.lora.alpha / config.lora.rank
+def lora_scale(config: Config) -> np.float32:
+    """The factor on the corrections."""
+    return np.float32(1.0 if config.lora is None else config.lora.alpha / config.lora.rank)
 
 
 def on_base(model: AnyLanguageModel | AnyScalarModel, base: PyTree, scale: Any) -> Any:
@@ -38,4 +40,4 @@ def whole(config: Config, params: PyTree) -> PyTree:
         return params
     if params["head"]:  # a scalar one
         base = {"transformer": base["transformer"]}
-    return jax.jit(merge_lora, static_argnums=2)(base, params, lora_scale(config))
+    return jax.jit(merge_lora)(base, params, lora_scale(config))

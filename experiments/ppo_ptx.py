@@ -71,7 +71,7 @@ from rlhf_jax.steps import (
     reward,
     training_score,
 )
-from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState, PromptBatch, Response, TextBatch
+from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState, PromptBatch, Response, Scalar, TextBatch
 
 Name = Literal["ppo", "ppo_ptx"]
 SAMPLE, SHUFFLE = 0, 1  # what a key is for
@@ -84,7 +84,7 @@ class Frozen(NamedTuple):
     sft: PyTree
     reward: tuple[PyTree, ...]
     base: PyTree = None
-    scale: float | Array = 1.0
+    scale: Float[Scalar, ""] = np.float32(1.0)
 
     def adapt(self, models: Models) -> Models:
         return Models(*(on_base(model, self.base, self.scale) for model in models))

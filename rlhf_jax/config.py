@@ -47,7 +47,7 @@ def read_config(config_type: type[C], path: Path) -> C:
 
 
 def _build(kind: Any, value: Any, where: str, key: str) -> Any:
-    if isinstance(kind, types.UnionType):  # a section that may be left out
+    if _optional(kind):  # it may be left out
         return _build(next(k for k in typing.get_args(kind) if k is not type(None)), value, where, key)
     if is_dataclass(kind):
         if not isinstance(value, dict):
@@ -62,7 +62,7 @@ def _build(kind: Any, value: Any, where: str, key: str) -> Any:
         for field in fields(kind):
             if field.name in value:
                 built[field.name] = _build(hints[field.name], value[field.name], where, _join(key, field.name))
-            elif isinstance(hints[field.name], types.UnionType):
+            elif _optional(hints[field.name]):
                 built[field.name] = None
             else:
                 raise InputError(f"{where}: {_join(key, field.name)} is missing; add it, see configs/tiny.toml")
@@ -76,6 +76,10 @@ def _build(kind: Any, value: Any, where: str, key: str) -> Any:
     if type(value) is not kind:
         raise InputError(f"{where}: {key} is {value!r} and must be of type {kind.__name__}")
     return value
+
+
+def _optional(kind: Any) -> bool:
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
 
 
 def _join(section: str, name: str) -> str:
