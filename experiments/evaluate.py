@@ -49,7 +49,7 @@ from rlhf_jax.evals import (
 from rlhf_jax.labelers import rating
 from rlhf_jax.models import Sampling
 from rlhf_jax.runtime import read_metrics, run, say, write_atomically
-from rlhf_jax.steps import response_logits, response_logps
+from rlhf_jax.steps import reading
 from rlhf_jax.types import AnyArray, Response
 
 Figures = dict[str, Estimate]
@@ -184,7 +184,7 @@ def logp_rows(config: Config) -> Callable[[PyTree, AnyArray, AnyArray], jax.Arra
     def logps(params, tokens, mask):
         given = tokens[:, -T:]
         response = Response(given, mask[:, -T:], logp=given * 0.0, temperature=given[:, 0] * 0.0 + 1.0, support=None)
-        return response_logps(response_logits(params, tokens, mask, response, model=model), response).sum(axis=1)
+        return reading(params, tokens, mask, response, model=model).logp.sum(axis=1)
 
     return logps
 

@@ -28,12 +28,7 @@ from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import gae, linear, token_rewards, whiten
 from rlhf_jax.evals import Inspected, write_inspector
 from rlhf_jax.runtime import run
-from rlhf_jax.steps import (
-    ppo_step,
-    response_logits,
-    response_logps,
-    response_values,
-)
+from rlhf_jax.steps import ppo_step, reading, response_values
 from rlhf_jax.types import Experience
 
 
@@ -64,7 +59,7 @@ def inspect_tokens(config: Config) -> Path:
         after, _ = ppo_step(
             state, experience, coef, models=models, optimisers=optimisers_of(config), form=form, reference=frozen.sft
         )
-        moved = response_logps(response_logits(after.policy, tokens, mask, y, model=models.policy), y)
+        moved = reading(after.policy, tokens, mask, y, model=models.policy).logp
         mean_value = jnp.sum(jnp.where(y.mask, V, 0.0)) / jnp.sum(y.mask)
         return (
             y,

@@ -65,8 +65,7 @@ from rlhf_jax.steps import (
     join,
     minibatches,
     ppo_step,
-    response_logits,
-    response_logps,
+    reading,
     response_values,
     reward,
     training_score,
@@ -132,9 +131,8 @@ def rollout(
     raw = jnp.stack([reward(r, tokens, mask, model=models.value) for r in frozen.reward])
     ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
     score, moments = training_score(raw, ended, state.scores, coef, form)
-    logits, logits_sft = (response_logits(p, tokens, mask, y, model=models.policy) for p in (state.policy, frozen.sft))
-    kl, logp_sft = divergences(logits, logits_sft, y), response_logps(logits_sft, y)
-    return Rollout(tokens, mask, y, raw, score, moments, ended, kl, logp_sft)
+    read = reading(state.policy, tokens, mask, y, model=models.policy, reference=frozen.sft)
+    return Rollout(tokens, mask, y, raw, score, moments, ended, divergences(read, y.mask), read.logp_ref)
 
 
 def rollout_metrics(x: Rollout) -> dict[str, Mean]:

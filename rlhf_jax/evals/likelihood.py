@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
 from rlhf_jax.equations import entropy, states_before, token_logps
-from rlhf_jax.models import LanguageModel, hidden_states, logits
+from rlhf_jax.models import LanguageModel, hidden_states, over_logits
 from rlhf_jax.types import AnyArray, TextBatch
 
 
@@ -71,10 +71,14 @@ def per_row(
 def _score(params, tokens: Int[AnyArray, "B T"], predict: Bool[AnyArray, "B T"], model: LanguageModel):
     T = tokens.shape[1] - 1
     hidden, _ = hidden_states(model, params, tokens, jnp.ones(tokens.shape, bool))
-    scored = logits(model, params, states_before(hidden, T))
-    logp = token_logps(scored, tokens[:, 1:])
+    before = states_before(hidden, T)
+    logp, greedy = over_logits(
+        lambda scored, token: (token_logps(scored, token), jnp.argmax(scored, axis=-1) == token),
+        model,
+        [(params, before)],
+        tokens[:, 1:],
+    )
     predict = predict[:, 1:]
-    greedy = jnp.argmax(scored, axis=-1) == tokens[:, 1:]
     total = jnp.sum(jnp.where(predict, logp, 0.0), axis=1)
     return total, jnp.sum(predict, axis=1, dtype=jnp.float32), jnp.all(greedy | ~predict, axis=1)
 

@@ -1,5 +1,6 @@
 """Tokens → numbers, in Flax."""
 
+from rlhf_jax.models.chunks import over_logits
 from rlhf_jax.models.families import read_transformer_config, write_transformer_config
 from rlhf_jax.models.heads import (
     Adapted,
@@ -26,13 +27,14 @@ from rlhf_jax.models.transformer import (
     stack_blocks,
     unstack_blocks,
 )
-from rlhf_jax.models.warping import Sampling, penalise, rewarp, warp
+from rlhf_jax.models.warping import Drawn, Sampling, drawn, penalise, rewarp, warp
 
 __all__ = [
     "Adapted",
     "AnyLanguageModel",
     "AnyScalarModel",
     "Cache",
+    "Drawn",
     "LanguageModel",
     "Pretrained",
     "Rope",
@@ -41,6 +43,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "draw",
+    "drawn",
     "empty_cache",
     "generate",
     "hidden_states",
@@ -49,6 +52,7 @@ __all__ = [
     "load_pretrained",
     "logits",
     "merge_lora",
+    "over_logits",
     "penalise",
     "positions_of",
     "read_transformer_config",

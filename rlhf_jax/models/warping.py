@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.types import Response, Scalar
+from rlhf_jax.types import AnyArray, Repetition, Response, Scalar
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,34 @@ def warp(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V
     return logits
 
 
-def rewarp(logits: Float[Array, "B T V"], response: Response) -> Float[Array, "B T V"]:
-    """Any model's logits of a response's tokens under the transform that the response was drawn through.
+class Drawn(NamedTuple):
+    """The transform that tokens were drawn through, in arrays that broadcast against their [B, T]; None: there is none."""
+
+    temperature: Float[AnyArray, "B 1"]
+    support: Bool[AnyArray, "B T V"] | None
+    repetition: Repetition | None  # [B, 1] and [B, 1, V]
+    columns: Int[AnyArray, "B T"]  # of the response, where the tokens stand
+
+
+def drawn(response: Response) -> Drawn:
+    """Of a response's tokens."""
+    temperature, repetition = jax.tree.map(
+        lambda by_row: jnp.asarray(by_row)[:, None], (response.temperature, response.repetition)
+    )
+    columns = jnp.broadcast_to(jnp.arange(response.tokens.shape[1])[None, :], response.tokens.shape)
+    return Drawn(temperature, response.support, repetition, columns)
+
+
+def rewarp(logits: Float[Array, "B T V"], through: Drawn) -> Float[Array, "B T V"]:
+    """Any model's logits of tokens under the transform that the tokens were drawn through.
 
     What top-k, top-p and min-p keep is the sampler's choice, the same tokens for every model: each then is a distribution
     over the same set, so that ratios and KLs are finite, and KL(π‖π) is 0. The repetition penalty depends on nothing but
     the tokens before, so that it is applied to each model's logits anew.
     """
-    repetition = response.repetition
+    repetition = through.repetition
     if repetition is not None:
-        columns = jnp.arange(logits.shape[1])
-        seen = jnp.asarray(repetition.since)[:, None, :] <= columns[None, :, None]
-        logits = penalise(logits, seen, jnp.asarray(repetition.penalty)[:, None, None])
-    logits = logits / jnp.asarray(response.temperature)[:, None, None]
-    return logits if response.support is None else jnp.where(response.support, logits, -jnp.inf)
+        seen = repetition.since <= through.columns[..., None]
+        logits = penalise(logits, seen, repetition.penalty[..., None])
+    logits = logits / through.temperature[..., None]
+    return logits if through.support is None else jnp.where(through.support, logits, -jnp.inf)

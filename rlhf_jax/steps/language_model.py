@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from rlhf_jax.equations import Mean, masked_mean, states_before, token_logps
-from rlhf_jax.models import AnyLanguageModel, hidden_states, logits
+from rlhf_jax.models import AnyLanguageModel, hidden_states, over_logits
 from rlhf_jax.steps.optimiser import TextCoef, update
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
@@ -20,7 +20,7 @@ def text_logps(
     everything = jnp.ones(batch.tokens.shape, bool)  # rows are padded on the right: causality hides the padding
     hidden, _ = hidden_states(model, params, batch.tokens, everything, dropout_key=dropout_key)
     before = states_before(hidden, batch.tokens.shape[1] - 1)
-    return token_logps(logits(model, params, before), jnp.asarray(batch.tokens[:, 1:]))
+    return over_logits(token_logps, model, [(params, before)], jnp.asarray(batch.tokens[:, 1:]))
 
 
 def next_token_loss(
@@ -49,7 +49,7 @@ def masked_token_loss(
     """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
     everything = jnp.ones(batch.inputs.shape, bool)
     hidden, _ = hidden_states(model, params, batch.inputs, everything, causal=False, dropout_key=dropout_key)
-    logp = token_logps(logits(model, params, hidden), jnp.asarray(batch.tokens))
+    logp = over_logits(token_logps, model, [(params, hidden)], jnp.asarray(batch.tokens))
     nll = masked_mean(-logp, jnp.asarray(batch.predict))
     return nll.value, {"loss/train": nll}
 

@@ -30,10 +30,10 @@ from rlhf_jax.equations import (
     states_before,
     token_logps,
 )
-from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, hidden_states, logits, rewarp, scalars
+from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, drawn, hidden_states, over_logits, rewarp, scalars
 from rlhf_jax.steps.language_model import text_logps
 from rlhf_jax.steps.optimiser import descend
-from rlhf_jax.types import Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
+from rlhf_jax.types import AnyArray, Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
 
@@ -120,18 +120,49 @@ def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], B
     return tokens, jnp.concatenate([jnp.asarray(prompts.mask), jnp.asarray(response.mask)], axis=1)
 
 
-def response_logits(
-    params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response, *, model: AnyLanguageModel
-) -> Float[Array, "B T V"]:
-    """Logits of π(·|x, y₍<ₜ₎) under the transform that the response was drawn through: temperature, truncation, penalty."""
-    hidden, _ = hidden_states(model, params, tokens, mask)
-    before = states_before(hidden, response.tokens.shape[1])
-    return rewarp(logits(model, params, before), response)
+class Reading(NamedTuple):
+    """What a policy makes of each token of a response, in nats, under the transform that the response was drawn through:
+    temperature, truncation, penalty. What was not asked for is None."""
+
+    logp: Float[Array, "B T"]  # log π(yₜ|x, y₍<ₜ₎), 0 outside the response
+    entropy: Float[AnyArray, "B T"]  # of π(·|x, y₍<ₜ₎), outside the response too
+    logp_ref: Float[AnyArray, "B T"]  # log π_ref(yₜ|x, y₍<ₜ₎), 0 outside the response
+    kl_exact: Float[AnyArray, "B T"]  # KL(π‖π_ref) after x, y₍<ₜ₎, outside the response too
 
 
-def response_logps(warped: Float[Array, "B T V"], response: Response) -> Float[Array, "B T"]:
-    """log π(yₜ|x, y₍<ₜ₎) in nats, 0 outside the response."""
-    return jnp.where(response.mask, token_logps(warped, jnp.asarray(response.tokens)), 0.0)
+def reading(
+    params: PyTree,
+    tokens: Int[Array, "B L"],
+    mask: Bool[Array, "B L"],
+    response: Response,
+    *,
+    model: AnyLanguageModel,
+    entropies: bool = False,
+    reference: PyTree = None,
+) -> Reading:
+    """Of the policy with these parameters. tokens, mask: x ⊕ y, see `join`.
+
+    entropies: whether to take them too. reference: parameters of π_ref, for log π_ref and the exact KL.
+    """
+
+    def spoken(params: PyTree) -> tuple[PyTree, Float[Array, "B T D"]]:
+        hidden, _ = hidden_states(model, params, tokens, mask)
+        return params, states_before(hidden, response.tokens.shape[1])
+
+    def read(*logits_tokens_drawn) -> Reading:
+        *each, y, through = logits_tokens_drawn
+        warped, *refs = (rewarp(logits, through) for logits in each)
+        return Reading(
+            token_logps(warped, y),
+            entropy(warped) if entropies else None,
+            token_logps(refs[0], y) if refs else None,
+            kl_exact(warped, refs[0]) if refs else None,
+        )
+
+    both = [params] if reference is None else [params, reference]
+    found = over_logits(read, model, [spoken(p) for p in both], jnp.asarray(response.tokens), drawn(response))
+    logp, logp_ref = (None if x is None else jnp.where(response.mask, x, 0.0) for x in (found.logp, found.logp_ref))
+    return found._replace(logp=logp, logp_ref=logp_ref)
 
 
 def response_values(
@@ -141,17 +172,16 @@ def response_values(
     return states_before(scalars(model, params, tokens, mask), T)
 
 
-def divergences(
-    warped: Float[Array, "B T V"], warped_ref: Float[Array, "B T V"], response: Response
-) -> dict[Estimator, Float[Array, "B T"]]:
-    """KL(π‖π_ref) of each token by every estimator, in nats, 0 outside the response."""
-    logp, logp_ref = response_logps(warped, response), response_logps(warped_ref, response)
-    exact = jnp.where(response.mask, kl_exact(warped, warped_ref), 0.0)
+def divergences(read: Reading, mask: Bool[Array, "B T"]) -> dict[Estimator, Float[Array, "B T"]]:
+    """KL(π‖π_ref) of each token by every estimator, in nats, 0 outside the response.
+
+    read: with a reference. mask: the response's.
+    """
     return {
-        "k1": kl_k1(logp, logp_ref),
-        "k2": kl_k2(logp, logp_ref),
-        "k3": kl_k3(logp, logp_ref),
-        "exact": exact,
+        "k1": kl_k1(read.logp, read.logp_ref),
+        "k2": kl_k2(read.logp, read.logp_ref),
+        "k3": kl_k3(read.logp, read.logp_ref),
+        "exact": jnp.where(mask, read.kl_exact, 0.0),
     }
 
 
@@ -184,22 +214,21 @@ def policy_loss(
     """
     y = jax.tree.map(jnp.asarray, batch.response)
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
-    warped = response_logits(params, tokens, mask, y, model=model)
-    logp = response_logps(warped, y)
+    exact = form.kl_loss == "exact"
+    read = reading(params, tokens, mask, y, model=model, entropies=True, reference=reference if exact else None)
     losses, metrics = clipped_policy_loss(
-        logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef.clip_low, coef.clip_high, coef.dual_clip
+        read.logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef.clip_low, coef.clip_high, coef.dual_clip
     )
     if form.kl_loss == "exact":
-        kl = kl_exact(warped, response_logits(reference, tokens, mask, y, model=model))
+        kl = read.kl_exact
     else:
-        kl = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[form.kl_loss](logp, jnp.asarray(batch.logp_sft))
-    entropies = entropy(warped)
-    policy, penalty, bonus = (averaged(x, y.mask, form.policy_mean) for x in (losses, kl, entropies))
+        kl = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[form.kl_loss](read.logp, jnp.asarray(batch.logp_sft))
+    policy, penalty, bonus = (averaged(x, y.mask, form.policy_mean) for x in (losses, kl, read.entropy))
     loss = policy.value + coef.beta_loss * penalty.value - coef.entropy * bonus.value
     return loss, metrics | {
         "loss/policy_avg": policy,
         "loss/kl_avg": penalty,
-        "policy/entropy_avg": masked_mean(entropies, y.mask),
+        "policy/entropy_avg": masked_mean(read.entropy, y.mask),
     }
 
 

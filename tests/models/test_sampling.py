@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlhf_jax.models import LanguageModel, Sampling, draw, generate, hidden_states, penalise, rewarp, warp
+from rlhf_jax.models import LanguageModel, Sampling, draw, drawn, generate, hidden_states, penalise, rewarp, warp
 from rlhf_jax.types import PromptBatch
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
@@ -162,7 +162,7 @@ def test_rewarp_gives_back_the_distribution_that_was_sampled_from(written, full_
     """The same model's logits: π/π_old = 1. Another's: the same tokens are possible, and what was said is penalised."""
     y = written(sampling, eos=3)
     logits = full_logits(y)
-    logp = np.asarray(jax.nn.log_softmax(rewarp(jnp.asarray(logits), y), axis=-1))
+    logp = np.asarray(jax.nn.log_softmax(rewarp(jnp.asarray(logits), drawn(y)), axis=-1))
     found = np.take_along_axis(logp, y.tokens[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(found[y.mask], y.logp[y.mask], atol=1e-5)
 
@@ -174,7 +174,7 @@ def test_rewarp_gives_back_the_distribution_that_was_sampled_from(written, full_
         warp(penalise(jnp.asarray(logits), jnp.asarray(seen), sampling.repetition_penalty), sampling)
     )
     expected = np.where(possible, expected, -np.inf)
-    np.testing.assert_allclose(rewarp(jnp.asarray(other), y)[y.mask], expected[y.mask], rtol=1e-6)
+    np.testing.assert_allclose(rewarp(jnp.asarray(other), drawn(y))[y.mask], expected[y.mask], rtol=1e-6)
 
 
 def test_what_is_off_takes_no_memory(written):

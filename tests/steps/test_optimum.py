@@ -29,8 +29,7 @@ from rlhf_jax.steps import (
     initial_state,
     join,
     policy_loss,
-    response_logits,
-    response_logps,
+    reading,
     response_values,
     reward,
     text_logps,
@@ -106,8 +105,7 @@ def problem() -> Problem:
 
 def log_policy(params: dict, problem: Problem) -> jax.Array:
     """log π(y|x) of every answer, [3, answers]."""
-    logits = response_logits(params, problem.tokens, problem.mask, problem.response, model=MODELS.policy)
-    logp = response_logps(logits, problem.response)
+    logp = reading(params, problem.tokens, problem.mask, problem.response, model=MODELS.policy).logp
     return row_sums(logp, jnp.asarray(problem.response.mask)).reshape(3, -1)
 
 
@@ -298,9 +296,9 @@ def mean_gradient(kl_loss: str, policy_mean: str):
     @jax.jit
     def gradient(problem: Problem, policy: dict, in_reward, beta, beta_loss, lam, baseline) -> jax.Array:
         y, rows = jax.tree.map(jnp.asarray, problem.response), (problem.tokens, problem.mask)
-        logits, logits_sft = (response_logits(p, *rows, y, model=MODELS.policy) for p in (policy, problem.frozen.sft))
-        logp, logp_sft = response_logps(logits, y), response_logps(logits_sft, y)
-        kl = sum(in_reward[name] * each for name, each in divergences(logits, logits_sft, y).items())
+        read = reading(policy, *rows, y, model=MODELS.policy, reference=problem.frozen.sft)
+        logp, logp_sft = read.logp, read.logp_ref
+        kl = sum(in_reward[name] * each for name, each in divergences(read, y.mask).items())
         rewards = token_rewards(problem.scores.reshape(-1), kl, beta, y.mask)
         values = response_values(random_params(MODELS.value, 9), *rows, T, model=MODELS.value)
         advantages, _ = gae(rewards, values * baseline, y.mask, 1.0, lam)

@@ -10,16 +10,15 @@ import optax
 import pytest
 
 from experiments.ppo_ptx import iteration
-from rlhf_jax.equations import kl_exact, token_logps, values
-from rlhf_jax.models import Sampling, generate
+from rlhf_jax.equations import kl_exact, states_before, token_logps, values
+from rlhf_jax.models import Sampling, drawn, generate, hidden_states, logits, rewarp
 from rlhf_jax.steps import (
     divergences,
     join,
     policy_loss,
     ppo_step,
     pretrain_loss,
-    response_logits,
-    response_logps,
+    reading,
     training_score,
 )
 from rlhf_jax.types import Experience, Moments
@@ -60,12 +59,23 @@ def experience(tiny):
     def collect(prompts):
         y = generate(policy, tiny.state.policy, prompts, jax.random.key(3), 5, TRUNCATED, p.eos, p.pad)
         tokens, mask = join(prompts, y)
-        logp_sft = response_logps(response_logits(tiny.frozen.sft, tokens, mask, y, model=policy), y)
+        logp_sft = reading(tiny.frozen.sft, tokens, mask, y, model=policy).logp
         return tokens, mask, y, logp_sft
 
     tokens, mask, y, logp_sft = collect(tiny.batch.prompts)
     adv = jnp.where(y.mask, jnp.asarray(np.random.default_rng(0).normal(size=y.mask.shape), jnp.float32), 0.0)
     return Experience(tokens, mask, y, logp_sft, None, adv, None, tiny.batch.pretrain)
+
+
+@pytest.fixture(scope="module")
+def warped(tiny):
+    """Logits of a response's tokens under the transform that it was drawn through, [B, T, V]."""
+
+    def warped(params, tokens, mask, y):
+        hidden, _ = hidden_states(tiny.models.policy, params, tokens, mask)
+        return rewarp(logits(tiny.models.policy, params, states_before(hidden, y.tokens.shape[1])), drawn(y))
+
+    return jax.jit(warped)
 
 
 def gradient(tiny, experience, form=None, **changes):
@@ -78,10 +88,8 @@ def test_answers_have_their_log_probabilities_again_under_top_k_and_top_p(tiny, 
     y = experience.response
     kept = np.asarray(y.support).sum(axis=-1)[np.asarray(y.mask)]
     assert kept.max() <= 4 and kept.min() < kept.max()  # top-k acts, and top-p below it
-    logits = jax.jit(partial(response_logits, model=tiny.models.policy))(
-        tiny.state.policy, experience.tokens, experience.mask, y
-    )
-    np.testing.assert_allclose(response_logps(logits, y), y.logp, atol=1e-5)
+    read = jax.jit(partial(reading, model=tiny.models.policy))(tiny.state.policy, experience.tokens, experience.mask, y)
+    np.testing.assert_allclose(read.logp, y.logp, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
@@ -97,29 +105,26 @@ def test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself(tiny, run, sampling):
     assert metrics["objective/kl_exact"] > 0.01
 
 
-def test_a_reference_that_would_not_say_it_leaves_a_finite_kl(tiny, experience):
+def test_a_reference_that_would_not_say_it_leaves_a_finite_kl(tiny, experience, warped):
     """π_SFT speaks of the tokens that the sampler kept, whatever it would itself have kept."""
     own = experience.response.replace(support=None)
-    free = jax.jit(partial(response_logits, model=tiny.models.policy))(
-        tiny.frozen.sft, experience.tokens, experience.mask, own
-    )
+    free = warped(tiny.frozen.sft, experience.tokens, experience.mask, own)
     given = np.where(experience.response.support, free, -np.inf)
     expected = np.where(own.mask, token_logps(jnp.asarray(given), own.tokens), 0.0)
     np.testing.assert_allclose(experience.logp_sft, expected, atol=1e-5)
 
 
-def test_the_four_estimators_are_of_the_same_two_distributions(tiny, experience):
+def test_the_four_estimators_are_of_the_same_two_distributions(tiny, experience, warped):
     y = experience.response.replace(support=None)
-    logits, ref = (
-        jax.jit(partial(response_logits, model=tiny.models.policy))(p, experience.tokens, experience.mask, y)
-        for p in (tiny.state.policy, tiny.frozen.sft)
-    )
-    found = divergences(logits, ref, y)
-    difference = np.asarray(response_logps(logits, y) - response_logps(ref, y))
+    both, rows = (tiny.state.policy, tiny.frozen.sft), (experience.tokens, experience.mask, y)
+    read = jax.jit(partial(reading, model=tiny.models.policy))(both[0], *rows, reference=both[1])
+    found = divergences(read, y.mask)
+    one, other = (warped(params, *rows) for params in both)
+    difference = np.where(y.mask, token_logps(one, y.tokens) - token_logps(other, y.tokens), 0.0)
     np.testing.assert_allclose(found["k1"], difference, atol=1e-6)
     np.testing.assert_allclose(found["k2"], difference**2 / 2, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["k3"], np.exp(-difference) - 1 + difference, rtol=1e-4, atol=1e-6)
-    p, q = jax.nn.softmax(logits), jax.nn.softmax(ref)
+    p, q = jax.nn.softmax(one), jax.nn.softmax(other)
     exact = np.where(y.mask, np.sum(p * np.log(np.asarray(p) / np.asarray(q)), axis=-1), 0.0)
     np.testing.assert_allclose(found["exact"], exact, rtol=1e-4, atol=1e-5)
 
@@ -139,16 +144,13 @@ def test_any_estimator_can_be_the_reward_s_and_whitening_can_move_or_end(tiny, r
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])
-def test_the_kl_in_the_loss_adds_its_gradient(tiny, experience, assert_equal, estimator):
+def test_the_kl_in_the_loss_adds_its_gradient(tiny, experience, warped, assert_equal, estimator):
     form, y = tiny.form._replace(kl_loss=estimator), experience.response
 
     def kl(params):
-        logits, ref = (
-            response_logits(p, experience.tokens, experience.mask, y, model=tiny.models.policy)
-            for p in (params, tiny.frozen.sft)
-        )
-        x = response_logps(logits, y) - experience.logp_sft
-        by_hand = {"k2": x**2 / 2, "k3": jnp.exp(-x) - 1 + x, "exact": kl_exact(logits, ref)}[estimator]
+        one, other = (warped(p, experience.tokens, experience.mask, y) for p in (params, tiny.frozen.sft))
+        x = jnp.where(y.mask, token_logps(one, y.tokens), 0.0) - experience.logp_sft
+        by_hand = {"k2": x**2 / 2, "k3": jnp.exp(-x) - 1 + x, "exact": kl_exact(one, other)}[estimator]
         return jnp.sum(jnp.where(y.mask, by_hand, 0.0)) / jnp.sum(y.mask)
 
     without, with_it = gradient(tiny, experience, form), gradient(tiny, experience, form, beta_loss=0.3)

@@ -15,8 +15,7 @@ from rlhf_jax.steps import (
     policy_loss,
     ppo_step,
     pretrain_loss,
-    response_logits,
-    response_logps,
+    reading,
     response_values,
     value_loss,
 )
@@ -75,8 +74,8 @@ def test_the_ratio_is_1_before_the_first_update_and_not_after_it(tiny, experienc
 def test_every_token_of_an_answer_has_its_own_log_prob(tiny, experience):
     """log π of the sampler, token by token, is that of a forward pass over the finished answer; 0 on padding."""
     y = experience.response
-    run = jax.jit(partial(response_logits, model=tiny.models.policy))
-    logps = response_logps(run(tiny.state.policy, experience.tokens, experience.mask, y), y)
+    run = jax.jit(partial(reading, model=tiny.models.policy))
+    logps = run(tiny.state.policy, experience.tokens, experience.mask, y).logp
     np.testing.assert_allclose(logps, y.logp, atol=1e-5)
     outside = ~np.asarray(y.mask)
     assert outside.any()

@@ -1,0 +1,60 @@
+"""How much memory an update takes, as the compiler reports it: nothing is run."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig
+from rlhf_jax.steps import Models, initial_state, ppo_step
+from rlhf_jax.types import Experience, Response, TextBatch
+
+CONFIG = TransformerConfig(
+    vocab_size=131_072,
+    context=256,
+    width=256,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    hidden=1024,
+    norm="rmsnorm",
+    position="rope",
+    mlp="swiglu",
+    bias=False,
+    tied=True,
+    dropout=0.0,
+)
+B, P, T = 8, 128, 128  # answers, and tokens of a prompt and of an answer
+
+
+def update_bytes(tiny, logit_rows):
+    """Temporary memory of one update from 8 answers and a pretraining row for each, the KL in the loss the exact one."""
+    config = replace(CONFIG, logit_rows=logit_rows)
+    models = Models(LanguageModel(config), ScalarModel(config))
+    form = tiny.form._replace(kl_loss="exact")
+
+    def first_state():
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        policy, value = (m.init(jax.random.key(0), tokens, tokens == 0)["params"] for m in models)
+        return initial_state(policy, value, tiny.optimisers, jax.random.key(0))
+
+    def experience():
+        tokens, mask, each = jnp.zeros((B, P + T), jnp.int32), jnp.ones((B, P + T), bool), jnp.zeros((B, T))
+        y = Response(tokens[:, P:], mask[:, P:], each, temperature=jnp.ones(B), support=None)
+        rows = TextBatch(tokens[:, None, :], mask[:, None, :])
+        return Experience(tokens, mask, y, each, each, each, each, rows)
+
+    state = jax.eval_shape(first_state)
+    step = jax.jit(partial(ppo_step, models=models, optimisers=tiny.optimisers, form=form))
+    lowered = step.lower(state, jax.eval_shape(experience), tiny.coef, reference=state.policy)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_chunks_of_tokens_take_a_third_of_the_memory_at_most(tiny):
+    """131,072 words: the logits of 8 · 128 tokens are 0.5 GiB, of 256 tokens an eighth of a GiB."""
+    whole, chunked = (update_bytes(tiny, rows) for rows in (0, 256))
+    print(f"temporary memory of an update: {whole:,} bytes; {chunked:,} in chunks of 256 tokens")
+    assert chunked < whole / 3
