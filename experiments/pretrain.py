@@ -41,16 +41,26 @@ def pretrain_stage(config: Config) -> Stage:
     return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents)
 
 
+def base_sha256(config: Config) -> str:
+    """Of the base model, for its children's records."""
+    return digest(config.imported.folder) if config.imported and as_imported(config) else pretrain_stage(config).sha256
+
+
+def as_imported(config: Config) -> bool:
+    """Whether the base model is the folder's as it is, without more pretraining."""
+    return config.imported is not None and not config.pretrain.steps
+
+
 def pretrained(config: Config) -> dict:
     """The base model's parameters: an imported one's as they are where pretrain.steps is 0."""
-    if config.imported and not config.pretrain.steps:
+    if as_imported(config):
         return imported(config).params
     return pretrain_stage(config).load(jax.eval_shape(partial(first_state, config)))[0].params
 
 
 def pretrain(config: Config) -> None:
     c, this = config.pretrain, pretrain_stage(config)
-    if this.finished or (config.imported and not c.steps):
+    if as_imported(config) or this.finished:
         return
     mesh, rows = make_mesh(config.runtime.devices), packed(config, "train")
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)

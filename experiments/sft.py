@@ -17,8 +17,8 @@ import numpy as np
 from experiments.decoder import language_model
 from experiments.lora import corrections, frozen_base, lora_scale, on_base, whole
 from experiments.material import Part
+from experiments.pretrain import base_sha256, packed, pretrained
 from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import packed, pretrain_stage, pretrained
 from experiments.recipe import SFT, Config, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
@@ -57,7 +57,7 @@ def sft_stage(config: Config, name: Name) -> Stage:
     t, length = tokenizer(config), config.model.context
     rows = sum(fits(d, t, length) for d in material(config).demonstrations["train"])
     steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
-    parents = {"pretrain": pretrain_stage(config).sha256}
+    parents = {"pretrain": base_sha256(config)}
     return stage(config, name, steps, config.sections("pretrain", name), parents, keep=None)
 
 
