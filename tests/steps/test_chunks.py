@@ -136,6 +136,17 @@ def test_the_policy_s_loss_its_metrics_and_its_gradient(tiny, experience, kl_los
     assert_close(chunked, whole)
 
 
+def test_an_exact_kl_without_a_reference(tiny, experience):
+    with pytest.raises(ValueError, match="reference"):
+        policy_loss(
+            tiny.state.policy,
+            experience,
+            tiny.coef,
+            model=tiny.models.policy,
+            form=tiny.form._replace(kl_loss="exact"),
+        )
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("loss", [next_token_loss, masked_token_loss])
 def test_the_losses_of_text(tiny, loss, dropout):
