@@ -209,7 +209,7 @@ def test_no_array_has_a_number_for_every_token_and_every_word(tiny, experience, 
         found[rows] = [largest_number(text) for text in (str(program.jaxpr), program.lower().compile().as_text())]
     everything = 8 * 5 * WIDE
     assert min(found[0]) >= everything  # where there are such arrays, they are found
-    assert max(found[10]) <= everything / 4
+    assert max(found[10]) < everything / 3  # the embedding is the largest
 
 
 def test_every_device_works_on_its_rows_of_every_chunk(tiny):
