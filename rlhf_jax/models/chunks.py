@@ -22,7 +22,7 @@ def over_logits(
     per_token: pytrees of arrays [B, T, …], or [B, 1, …] where all tokens of a row share them; nothing is differentiated
     with respect to them. fn returns a pytree of arrays [B, T], each number of which may depend on that token only: where
     logit_rows is above 0 and below B·T, fn sees N ≤ logit_rows rows of one token each, [N, 1, V] and [N, 1, …], and the
-    gradient computes their logits again. On several devices, logit_rows counts the tokens of all of them.
+    gradient computes their logits again. Where jit deals out rows to devices, logit_rows counts the tokens of them all.
     """
     B, T = spoken[0][1].shape[:2]
     limit = model.config.logit_rows
@@ -33,8 +33,8 @@ def over_logits(
 
     def cut(x: Array) -> Array:
         """[B, T, …] → [N, chunks, …]. A chunk, x[:, i], has tokens of all rows, so that every device that holds some of
-        the rows has its share of every chunk. What pads the last ones is a token again: zeros could be a distribution
-        without support, whose gradient is NaN."""
+        the rows has its share of every chunk. The last token stands again where tokens are lacking, so that fn meets no
+        numbers, such as a support without tokens, that it would not meet otherwise."""
         tokens = x.reshape(B * T, *x.shape[2:])
         padding = [(0, N * chunks - B * T)] + [(0, 0)] * (tokens.ndim - 1)
         return jnp.pad(tokens, padding, mode="edge").reshape(N, chunks, *tokens.shape[1:])

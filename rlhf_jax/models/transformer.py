@@ -56,7 +56,7 @@ class TransformerConfig:
     cache: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers, parameters stacked; see `stack_blocks`
-    logit_rows: int = 0  # tokens whose logits exist at a time in losses; 0 is all
+    logit_rows: int = 0  # tokens whose logits exist at a time, but for sampling; 0 is all
 
     @property
     def head_width(self) -> int:

@@ -121,8 +121,8 @@ def join(prompts: PromptBatch, response: Response) -> tuple[Int[Array, "B L"], B
 
 
 class Reading(NamedTuple):
-    """What a policy makes of each token of a response, in nats, under the transform that the response was drawn through:
-    temperature, truncation, penalty. What was not asked for is None."""
+    """What a policy makes of each token of a response, in nats and float32, under the transform that the response was
+    drawn through: temperature, truncation, penalty. What was not asked for is None."""
 
     logp: Float[Array, "B T"]  # log π(yₜ|x, y₍<ₜ₎), 0 outside the response
     entropy: Float[AnyArray, "B T"]  # of π(·|x, y₍<ₜ₎), outside the response too
@@ -142,7 +142,8 @@ def reading(
 ) -> Reading:
     """Of the policy with these parameters. tokens, mask: x ⊕ y, see `join`.
 
-    entropies: whether to take them too. reference: parameters of π_ref, for log π_ref and the exact KL.
+    entropies: whether to take them too. reference: parameters of π_ref, for log π_ref and the exact KL. [B, T, V] exists
+    only where model.config.logit_rows is 0 or at least B·T; see `over_logits`.
     """
 
     def spoken(params: PyTree) -> tuple[PyTree, Float[Array, "B T D"]]:
@@ -210,16 +211,18 @@ def policy_loss(
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """The clipped loss over the tokens of the answers + beta_loss·KL(π‖π_SFT) − entropy·H(π).
 
-    reference: the parameters of π_SFT, read only where form.kl_loss is "exact".
+    reference: the parameters of π_SFT, read only where form.kl_loss is "exact"; ValueError if they are missing there.
     """
     y = jax.tree.map(jnp.asarray, batch.response)
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     exact = form.kl_loss == "exact"
+    if exact and reference is None:
+        raise ValueError("the exact KL in the loss needs the parameters of the reference")
     read = reading(params, tokens, mask, y, model=model, entropies=True, reference=reference if exact else None)
     losses, metrics = clipped_policy_loss(
         read.logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef.clip_low, coef.clip_high, coef.dual_clip
     )
-    if form.kl_loss == "exact":
+    if exact:
         kl = read.kl_exact
     else:
         kl = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[form.kl_loss](read.logp, jnp.asarray(batch.logp_sft))

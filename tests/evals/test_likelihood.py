@@ -1,5 +1,7 @@
 """Likelihoods against the definition, entropies against closed forms."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,9 @@ def by_hand(model, params, context, target):
     return total, greedy
 
 
-def test_likelihood_is_the_sum_over_the_target_only(small):
-    model, params = small
+@pytest.mark.parametrize("logit_rows", [0, 5])  # of 2 · 11 tokens
+def test_likelihood_is_the_sum_over_the_target_only(small, logit_rows):
+    model, params = LanguageModel(replace(small[0].config, logit_rows=logit_rows)), small[1]
     rows = [Continuation([3, 1], [4]), Continuation([5], [2, 9, 7]), Continuation([1, 2, 3, 4, 5], [6, 6])]
     found = likelihood(model, params, rows, batch=2, length=12)
     wanted = [by_hand(model, params, *row) for row in rows]

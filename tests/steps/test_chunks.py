@@ -21,7 +21,7 @@ from rlhf_jax.steps import (
     pretrain_loss,
     reading,
 )
-from rlhf_jax.types import Experience, MaskedTextBatch
+from rlhf_jax.types import Experience, MaskedTextBatch, Repetition
 
 TRANSFORMS = {
     "plain": Sampling(0.7, 0, 1.0),
@@ -136,6 +136,17 @@ def test_the_policy_s_loss_its_metrics_and_its_gradient(tiny, experience, kl_los
     assert_close(chunked, whole)
 
 
+def test_an_exact_kl_without_a_reference(tiny, experience):
+    with pytest.raises(ValueError, match="reference"):
+        policy_loss(
+            tiny.state.policy,
+            experience,
+            tiny.coef,
+            model=tiny.models.policy,
+            form=tiny.form._replace(kl_loss="exact"),
+        )
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("loss", [next_token_loss, masked_token_loss])
 def test_the_losses_of_text(tiny, loss, dropout):
@@ -160,51 +171,57 @@ WIDE = 1009  # a vocabulary beside which every other dimension is small
 
 
 def wide_model(tiny, rows):
-    """A model in chunks of so many tokens, and the shapes of its parameters."""
-    model = LanguageModel(replace(tiny.models.policy.config, vocab_size=WIDE, logit_rows=rows))
+    """A model in chunks of so many tokens, and parameters for it."""
+    model = LanguageModel(replace(tiny.models.policy.config, width=12, vocab_size=WIDE, logit_rows=rows))
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return model, jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens == 0))["params"]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens == 0))["params"]
+    return model, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def largest_float(text):
+def traced(fn, *arguments):
+    """The program of fn. It takes leaves, since our types hold arrays and JAX would put descriptions of them there."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return jax.jit(lambda leaves: fn(*jax.tree.unflatten(structure, leaves))).trace(leaves)
+
+
+def largest_number(text):
     """Elements of the largest array of numbers that a program's text names; masks of bits are not counted."""
     shapes = re.findall(r"\b(?:f32|s32|i32)\[([\d,]+)\]", text)
     return max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
 
-@pytest.mark.parametrize("sampling", [TRANSFORMS["plain"], TRANSFORMS["all"]], ids=["plain", "all"])
-def test_no_array_has_a_number_for_every_token_and_every_word(tiny, sampling):
+@pytest.mark.parametrize("truncated", [False, True])
+def test_no_array_has_a_number_for_every_token_and_every_word(tiny, experience, truncated):
     """Neither as the program is written nor as it is compiled, neither forward nor backward."""
+    y, form = experience.response.replace(support=None), tiny.form._replace(kl_loss="exact")
+    if truncated:
+        penalty = Repetition(jnp.ones(8), jnp.zeros((8, WIDE), jnp.int32))
+        y = y.replace(support=jnp.ones((8, 5, WIDE), bool), repetition=penalty)
     found = {}
     for rows in (0, 10):
         model, params = wide_model(tiny, rows)
-        form = tiny.form._replace(kl_loss="exact")
 
-        def answer(params, prompts, model=model):
-            y = generate(model, params, prompts, jax.random.key(3), 5, sampling, 1, 0)
-            return *join(prompts, y), y
+        def loss(params, reference, batch, model=model):
+            policy, _ = policy_loss(params, batch, tiny.coef, model=model, form=form, reference=reference)
+            return policy + pretrain_loss(params, batch.pretrain, tiny.coef, model=model, form=form)[0]
 
-        tokens, mask, y = jax.eval_shape(answer, params, tiny.batch.prompts)
-        experience = Experience(tokens, mask, y, y.logp, None, y.logp, None, tiny.batch.pretrain)
-
-        def loss(params, reference, experience, model=model, form=form):
-            policy, _ = policy_loss(params, experience, tiny.coef, model=model, form=form, reference=reference)
-            return policy + pretrain_loss(params, experience.pretrain, tiny.coef, model=model, form=form)[0]
-
-        lowered = jax.jit(jax.grad(loss)).trace(params, params, experience)
-        found[rows] = [largest_float(text) for text in (str(lowered.jaxpr), lowered.lower().compile().as_text())]
+        program = traced(jax.grad(loss), params, params, replace(experience, response=y))
+        found[rows] = [largest_number(text) for text in (str(program.jaxpr), program.lower().compile().as_text())]
     everything = 8 * 5 * WIDE
-    assert min(found[0]) >= everything  # the test sees them where they are
-    assert max(found[10]) < everything / 2
+    assert min(found[0]) >= everything  # where there are such arrays, they are found
+    assert max(found[10]) < everything / 3  # the embedding is the largest
 
 
-def test_every_device_works_on_its_rows_of_every_chunk(tiny, answers):
-    """With rows dealt out to 8 devices, logits are [1, 1, V] on each at 8 tokens a chunk."""
+def test_every_device_works_on_its_rows_of_every_chunk(tiny):
+    """With rows dealt out to 8 devices and chunks of 8 tokens, each device makes the logits of one."""
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
     by_row, everywhere = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (("data",), ()))
     model, params = wide_model(tiny, 8)
-    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=everywhere), params)
     rows = jax.tree.map(lambda x: jax.device_put(x[:, 0], by_row), tiny.batch.pretrain)
-    compiled = jax.jit(jax.grad(lambda p, rows: next_token_loss(p, rows, COEF, model=model)[0])).lower(params, rows)
-    sizes = re.findall(rf"f32\[([\d,]*)\b{WIDE}\]", compiled.compile().as_text())
-    assert sizes and max(math.prod(map(int, s.strip(",").split(","))) for s in sizes if s) <= 8
+
+    def loss(params, rows):
+        return next_token_loss(params, rows, COEF, model=model)[0]
+
+    program = traced(jax.grad(loss), jax.device_put(params, everywhere), rows).lower().compile().as_text()
+    tokens = {math.prod(map(int, lead.split(","))) for lead in re.findall(rf"f32\[([\d,]+),{WIDE}\]", program)}
+    assert tokens - {12} == {1}  # 12 is the gradient of the unembedding
