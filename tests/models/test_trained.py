@@ -1,6 +1,7 @@
-"""A model that was trained elsewhere writes English here (llama2.c's 260 thousand parameters, on short stories)."""
+"""A model that was trained elsewhere writes English here (llama2.c's 260 thousand parameters)."""
 
 import json
+import lzma
 import os
 import re
 import struct
@@ -22,8 +23,8 @@ BOS, EOS = 1, 2
 @pytest.fixture(scope="module")
 def data():
     folder = Path(os.environ.get("RLHF_JAX_DATA", "none"))
-    if not (folder / "tiny-llama-aidreams").is_dir():
-        pytest.skip("RLHF_JAX_DATA names no folder with tiny-llama-aidreams")
+    if not all((folder / name).is_dir() for name in ("tiny-llama-aidreams", "books-pd")):
+        pytest.skip("RLHF_JAX_DATA names no folder with tiny-llama-aidreams and books-pd")
     return folder
 
 
@@ -94,26 +95,28 @@ def convert(path: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values))
 
 
-def greedy_words(config, params, tokens: list[bytes]) -> list[str]:
-    """The whole words of 100 tokens after BOS."""
-    prompt = PromptBatch(jnp.array([[BOS]]), jnp.ones((1, 1), bool))
-    write = jax.jit(
-        lambda params: generate(LanguageModel(config), params, prompt, jax.random.key(0), 100, GREEDY, eos=EOS, pad=0)
-    )
-    y = write(params)
-    said = np.asarray(y.tokens[0])[np.asarray(y.mask[0])]
-    text = b"".join(tokens[i] for i in said if i > EOS).decode(errors="replace")
-    print(text)
-    return re.findall("[a-z]+", text.lower())[:-1]  # the last may be cut off
-
-
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "llama"
     convert(data / "tiny-llama-aidreams" / "aidreams260K.bin", folder)
     config, params, _ = load_pretrained(folder)
-    english = set(re.findall("[a-z]+", (data / "tinyshakespeare" / "input.txt").read_text().lower()))
-    return config, params, tokens_of(data / "tiny-llama-aidreams" / "tok512.bin"), english
+    with lzma.open(data / "books-pd" / "books.jsonl.xz", "rt", encoding="utf-8") as books:
+        english = set(re.findall("[a-z]+", books.read().lower()))
+    tokens = tokens_of(data / "tiny-llama-aidreams" / "tok512.bin")
+    prompt = PromptBatch(jnp.array([[BOS]]), jnp.ones((1, 1), bool))
+
+    @jax.jit
+    def write(params):
+        return generate(LanguageModel(config), params, prompt, jax.random.key(0), 100, GREEDY, eos=EOS, pad=0)
+
+    def words(params) -> list[str]:
+        """The whole words of 100 tokens after BOS."""
+        y = write(params)
+        said = np.asarray(y.tokens[0])[np.asarray(y.mask[0])]
+        text = b"".join(tokens[i] for i in said if i > EOS).decode(errors="replace")
+        return re.findall("[a-z]+", text.lower())[:-1]  # the last may be cut off
+
+    return config, params, words, english
 
 
 def share_known(words, english) -> float:
@@ -121,16 +124,16 @@ def share_known(words, english) -> float:
 
 
 def test_it_writes_english(trained):
-    """At least 9 of 10 words are Shakespeare's, and not the same few again and again."""
-    config, params, tokens, english = trained
-    words = greedy_words(config, params, tokens)
+    """At least 9 of 10 words stand in English books, and not the same few again and again."""
+    _, params, words_of, english = trained
+    words = words_of(params)
     assert len(words) >= 20 and len(set(words)) >= 15
     assert share_known(words, english) >= 0.9
 
 
 def test_it_knows_its_positions(trained):
     """The same weights with llama2.c's pairs left as they are write worse: the first test sees the rotation."""
-    config, params, tokens, english = trained
+    config, params, words_of, english = trained
     e = config.head_width
 
     def interleaved(w):  # the columns of a head from halves back to pairs
@@ -142,5 +145,5 @@ def test_it_knows_its_positions(trained):
             turned = {k: {"kernel": interleaved(block["attention"][k]["kernel"])} for k in ("query", "key")}
             block = {**block, "attention": {**block["attention"], **turned}}
         blocks[name] = block
-    words = greedy_words(config, {**params, "transformer": blocks}, tokens)
-    assert not words or share_known(words, english) < 0.9 or len(set(words)) < 15
+    words = words_of({**params, "transformer": blocks})
+    assert share_known(words, english) < 0.9
