@@ -37,7 +37,9 @@ class Keys:
         return value
 
     def whole(self, name: str, default: Any = ..., least: int = 1) -> Any:
-        return self._checked(name, default, lambda x: type(x) is int and least <= x < 2**31, f"a whole number from {least} up")
+        return self._checked(
+            name, default, lambda x: type(x) is int and least <= x < 2**31, f"a whole number from {least} up"
+        )
 
     def number(self, name: str, default: Any = ..., zero: bool = False, sign: bool = False) -> Any:
         """zero, sign: whether it may be 0, or any."""
@@ -304,9 +306,7 @@ def rope_of(keys: Keys, context: int, values: dict | None, theta: float, share: 
     theta, share = float(inner.number("rope_theta", theta)), float(inner.number("partial_rotary_factor", share))
     if theta <= 1 or share > 1:
         raise InputError(f"{keys.source}: rope_theta {theta} and the rotated share {share} must be > 1 and ≤ 1")
-    original = inner.whole(
-        "original_max_position_embeddings", keys.whole("original_max_position_embeddings", context)
-    )
+    original = inner.whole("original_max_position_embeddings", keys.whole("original_max_position_embeddings", context))
     match kind:
         case "default":
             inner.unread -= {"factor", "original_max_position_embeddings"}
@@ -317,9 +317,7 @@ def rope_of(keys: Keys, context: int, values: dict | None, theta: float, share: 
             low, high = float(inner.number("low_freq_factor")), float(inner.number("high_freq_factor"))
             if low >= high:
                 raise InputError(f"{inner.source}: low_freq_factor {low} is not below high_freq_factor {high}")
-            scaling = Llama3(
-                float(inner.number("factor")), low, high, inner.whole("original_max_position_embeddings")
-            )
+            scaling = Llama3(float(inner.number("factor")), low, high, inner.whole("original_max_position_embeddings"))
         case "yarn":
             factor = float(inner.number("factor", context / original))
             attention = inner.number("attention_factor", None)
@@ -354,9 +352,9 @@ def ropes(
     return {"": rope_of(keys, context, new if new is not None else old, theta, share)}
 
 
-def the_rope(keys: Keys, context: int, *names: str) -> Rope:
+def the_rope(keys: Keys, context: int, share_key: str = "partial_rotary_factor", theta_key: str = "rope_theta") -> Rope:
     """Of a family that has one for all layers."""
-    found = ropes(keys, context, *names)
+    found = ropes(keys, context, share_key, theta_key)
     if "" not in found:
         raise InputError(f"{keys.source}: rope_parameters by kind of layer is not implemented for this model_type")
     return found[""]
@@ -552,7 +550,9 @@ def phi3(keys: Keys) -> TransformerConfig:
     """Phi-3: Llama with its matrices side by side."""
     fields = common(keys, tied=False)
     keys.get("original_max_position_embeddings")
-    return TransformerConfig(**fields, rope=the_rope(keys, fields["context"]), window=keys.whole("sliding_window", None))
+    return TransformerConfig(
+        **fields, rope=the_rope(keys, fields["context"]), window=keys.whole("sliding_window", None)
+    )
 
 
 def olmo2(keys: Keys) -> TransformerConfig:

@@ -80,9 +80,7 @@ def test_a_dtype_is_that_of_the_parameters_and_of_the_file(tmp_path):
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     save_pretrained(tmp_path / "half", LLAMA, params, dtype="bfloat16")
     assert_same_bits(load_pretrained(tmp_path / "half", dtype=None).params, rounded)
-    assert_same_bits(
-        load_pretrained(tmp_path / "half").params, jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
-    )
+    assert_same_bits(load_pretrained(tmp_path / "half").params, jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
     save_pretrained(tmp_path / "whole", LLAMA, params)
     assert_same_bits(load_pretrained(tmp_path / "whole", dtype="bfloat16").params, rounded)
 
@@ -98,9 +96,7 @@ def test_a_scalar_models_bias_comes_back(tmp_path, config, dtype):
     _, again, values = load_pretrained(tmp_path, scalar=True, dtype=None)
     assert_same_bits(again, params)
     assert values["architectures"][0].endswith("ForSequenceClassification") and len(values["id2label"]) == 1
-    np.testing.assert_array_equal(
-        scalars(model, again, TOKENS, EVERYTHING), scalars(model, params, TOKENS, EVERYTHING)
-    )
+    np.testing.assert_array_equal(scalars(model, again, TOKENS, EVERYTHING), scalars(model, params, TOKENS, EVERYTHING))
 
     save_pretrained(tmp_path, config, {**params, "bias": jnp.zeros((), dtype)}, values, scalar=True)
     assert float(load_pretrained(tmp_path, scalar=True).params["bias"]) == 0.0  # and not the bias of before
@@ -290,13 +286,13 @@ def test_no_value_of_a_wrong_kind_ends_in_a_traceback(family):
     read_transformer_config(values, "here")
     for name in values:
         for value in NONSENSE:
+            refusal = None
             try:
                 read_transformer_config(values | {name: value}, "here")
-                taken = True
             except InputError as error:
-                taken = False
-                assert str(error).startswith("here") and "\n" not in str(error), (name, value)
-            assert not (taken and isinstance(value, dict)), (name, value)
+                refusal = str(error)
+            assert refusal is not None or not isinstance(value, dict), (name, value)
+            assert refusal is None or says("here").match(refusal), (name, value)
 
 
 @pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn"])
@@ -313,12 +309,14 @@ def test_no_rotary_value_of_a_wrong_kind_ends_in_a_traceback(scaling):
             for value in ["big", [], {"a": [1]}, -1, True if name != "truncate" else 1]:
                 with pytest.raises(InputError, match=says("here")):
                     read_transformer_config(values | {"rope_parameters": rotary | {name: value}}, "here")
+    kinds = SEVERAL | {"gate_attention": {}}
     with pytest.raises(InputError, match=says("gate_attention")):
-        kinds = SEVERAL | {"gate_attention": {}}
         read_transformer_config(FULL["gemma3_text"] | {"rope_parameters": kinds}, "here")
 
 
-@pytest.mark.parametrize("kept", [0, 5, 40, -200, -1], ids=["empty", "no header", "half a header", "less data", "one byte"])
+@pytest.mark.parametrize(
+    "kept", [0, 5, 40, -200, -1], ids=["empty", "no header", "half a header", "less data", "one byte"]
+)
 def test_cut_off_weights(folder, kept):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:kept])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -132,9 +133,7 @@ def test_remat_changes_nothing_but_memory(scan):
     params = wild(LanguageModel(SLIDING))
     params = stacked(params, SLIDING) if scan else params
     remat = LanguageModel(replace(config, remat=True))
-    assert_close(
-        logits_and_gradients(remat, params), logits_and_gradients(LanguageModel(config), params), atol=1e-4
-    )
+    assert_close(logits_and_gradients(remat, params), logits_and_gradients(LanguageModel(config), params), atol=1e-4)
     program = str(jax.make_jaxpr(lambda params: logits_and_gradients(remat, params))(params))
     assert "remat" in program or "checkpoint" in program
 
@@ -210,8 +209,8 @@ def test_half_precision(config):
     error = np.asarray(found - expected)[np.asarray(MASK)]
     size = float(jnp.std(expected))
     assert 1e-4 * size < error.std() < 0.05 * size
-    norms = [float(optax.global_norm(x)) for x in (jax.tree.map(jnp.subtract, grads, expected_grads), expected_grads)]
-    assert norms[0] < 0.1 * norms[1]
+    off, size = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (grads, expected_grads))
+    assert np.linalg.norm(off - size) < 0.1 * np.linalg.norm(size)
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
@@ -252,7 +251,14 @@ def test_attention_by_hand(heads, groups, library):
     allowed = rng.random((B, T, S)) < 0.5
     allowed[0, 2], allowed[1, :, :] = False, allowed[1, :, :] | (np.arange(S) == 3)
     arrays = [jnp.asarray(x, jnp.float32) for x in (q, k, v)]
-    found = np.asarray(attend(*arrays, jnp.asarray(allowed), scale, None, library=library))
+
+    @jax.jit
+    @partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    def both(q, k, v):
+        found = attend(q, k, v, jnp.asarray(allowed), scale, None, library=library)
+        return jnp.sum(found**2), found
+
+    (_, found), grads = both(*arrays)
     expected = np.zeros((B, T, heads, E))
     for b, t, h in np.ndindex(B, T, heads):
         kept, group = allowed[b, t], h // (heads // groups)
@@ -263,11 +269,7 @@ def test_attention_by_hand(heads, groups, library):
     assert not real.all()
     np.testing.assert_allclose(found[real], expected[real], atol=1e-5)
     assert np.isfinite(found).all()
-
-    def total(q, k, v):
-        return jnp.sum(attend(q, k, v, jnp.asarray(allowed), scale, None, library=library) ** 2)
-
-    assert all(np.isfinite(g).all() for g in jax.grad(total, argnums=(0, 1, 2))(*arrays))
+    assert all(np.isfinite(g).all() for g in grads)
 
 
 def test_a_cap_by_hand():
@@ -304,7 +306,7 @@ def test_a_fresh_correction_is_none(scan):
     lora = init_lora(base, TARGETS, 2, jax.random.key(0))
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(lora["lora"]))
     found = jax.jit(lambda p: logits_of(Adapted(model, base, 4.0), p))(lora)
-    np.testing.assert_array_equal(found, jax.jit(lambda p: logits_of(model, p))(base))
+    np.testing.assert_allclose(found, jax.jit(lambda p: logits_of(model, p))(base), atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -336,9 +338,17 @@ def test_a_corrected_scalar_model(scan):
     assert set(head) == {"kernel", "bias"}
     value = corrected(base, head)
     adapted, merged = Adapted(model, base, 0.7), merge_lora(base, value, 0.7)
-    expected = scalars(model, {k: merged[k] for k in ("transformer", "kernel", "bias")}, TOKENS, MASK)
-    np.testing.assert_allclose(scalars(adapted, value, TOKENS, MASK), expected, atol=1e-3)
-    grads = jax.grad(lambda p: jnp.sum(scalars(adapted, p, TOKENS, MASK) ** 2))(value)
+    merged = {name: merged[name] for name in ("transformer", "kernel", "bias")}
+    expected = jax.jit(lambda p: scalars(model, p, TOKENS, MASK))(merged)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def both(params):
+        found = scalars(adapted, params, TOKENS, MASK)
+        return jnp.sum(found**2), found
+
+    (_, found), grads = both(value)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
     assert jax.tree.structure(grads) == jax.tree.structure(value)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
@@ -355,7 +365,11 @@ def test_only_the_correction_learns(scan):
     _, of_merged = logits_and_gradients(model, merge_lora(base, lora, scale))
     block = (lambda tree: tree["transformer"]["blocks"]) if scan else (lambda tree: tree["transformer"]["block_1"])
     for part, name in (("attention", "query"), ("attention", "value"), ("mlp", "down")):
-        w, ab, g = block(of_merged)[part][name]["kernel"], block(lora["lora"])[part][name], block(grads["lora"])[part][name]
+        w, ab, g = (
+            block(of_merged)[part][name]["kernel"],
+            block(lora["lora"])[part][name],
+            block(grads["lora"])[part][name],
+        )
         np.testing.assert_allclose(g["a"], scale * w @ ab["b"].swapaxes(-1, -2), atol=1e-3)
         np.testing.assert_allclose(g["b"], scale * ab["a"].swapaxes(-1, -2) @ w, atol=1e-3)
 
@@ -378,7 +392,9 @@ def test_the_base_is_one_for_policy_and_value():
     assert not before & {id(x) for x in jax.tree.leaves(lora)}
 
 
-@pytest.mark.parametrize(("config", "targets", "named"), [(LLAMA, ("query", "qery"), "qery"), (GPT2, ("gate",), "gate")])
+@pytest.mark.parametrize(
+    ("config", "targets", "named"), [(LLAMA, ("query", "qery"), "qery"), (GPT2, ("gate",), "gate")]
+)
 def test_a_matrix_that_there_is_not(config, targets, named):
     with pytest.raises(InputError, match=f"no matrix '{named}' to correct; name some of query, "):
         init_lora(wild(LanguageModel(config)), targets, 2, jax.random.key(0))
