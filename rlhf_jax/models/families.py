@@ -23,16 +23,37 @@ class Keys:
         self.values, self.source, self.unread = values, source, set(values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or the default where the key is missing or null."""
+        """The value, or the default where the key is missing or null. A default of ... is none: the key must be there."""
         self.unread.discard(name)
         value = self.values.get(name)
+        if value is None and default is ...:
+            raise InputError(f"{self.source} has no {name!r}; add it, or copy the file anew")
         return default if value is None else value
 
-    def need(self, name: str) -> Any:
-        value = self.get(name)
-        if value is None:
-            raise InputError(f"{self.source} has no {name!r}; add it, or copy the file anew")
+    def _checked(self, name: str, default: Any, fits: Callable[[Any], bool], kind: str) -> Any:
+        value = self.get(name, default)
+        if self.values.get(name) is not None and not fits(value):
+            raise InputError(f"{self.source}: {name} = {value!r} is not {kind}; mend it, or copy the file anew")
         return value
+
+    def whole(self, name: str, default: Any = ..., least: int = 1) -> Any:
+        return self._checked(
+            name, default, lambda x: type(x) is int and least <= x < 2**31, f"a whole number from {least} up"
+        )
+
+    def number(self, name: str, default: Any = ..., zero: bool = False, sign: bool = False) -> Any:
+        """zero, sign: whether it may be 0, or any."""
+
+        def fits(x: Any) -> bool:
+            return type(x) in (int, float) and abs(x) < 1e38 and (x > 0 or sign or (zero and x == 0))
+
+        return self._checked(name, default, fits, "a number" if sign else f"a number {'≥' if zero else '>'} 0")
+
+    def switch(self, name: str, default: Any) -> Any:
+        return self._checked(name, default, lambda x: type(x) is bool, "true or false")
+
+    def map(self, name: str, default: Any = None) -> Any:
+        return self._checked(name, default, lambda x: type(x) is dict, "a map of keys and values")
 
     def only(self, name: str, *allowed: Any) -> None:
         """A switch of which we have one position (the first, where it is missing)."""
@@ -41,7 +62,7 @@ class Keys:
             raise InputError(f"{self.source}: {name} = {value!r} is not implemented, only {allowed[0]!r} is")
 
     def one_of(self, name: str, value: Any, known: dict) -> Any:
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise InputError(
                 f"{self.source}: {name} = {value!r} is not implemented, only {', '.join(map(repr, known))}"
             )
@@ -91,6 +112,7 @@ UNRELATED = {
     "problem_type",
     "resid_pdrop",
     "return_dict",
+    "rlhf_jax_score_bias",
     "sep_token_id",
     "summary_activation",
     "summary_first_dropout",
@@ -278,29 +300,32 @@ GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gel
 
 def rope_of(keys: Keys, context: int, values: dict | None, theta: float, share: float) -> Rope:
     """From Transformers 5's rope_parameters, or from rope_scaling and the keys beside it."""
-    inner = Keys(dict(values or {}), f"{keys.source}, rotary positions")
+    inner = Keys(values or {}, f"{keys.source}, rotary positions")
     kind = inner.get("rope_type", inner.get("type", "default"))
     inner.get("type")
-    theta, share = float(inner.get("rope_theta", theta)), float(inner.get("partial_rotary_factor", share))
-    original = inner.get("original_max_position_embeddings", keys.get("original_max_position_embeddings", context))
+    theta, share = float(inner.number("rope_theta", theta)), float(inner.number("partial_rotary_factor", share))
+    if theta <= 1 or share > 1:
+        raise InputError(f"{keys.source}: rope_theta {theta} and the rotated share {share} must be > 1 and ≤ 1")
+    original = inner.whole("original_max_position_embeddings", keys.whole("original_max_position_embeddings", context))
     match kind:
         case "default":
             inner.unread -= {"factor", "original_max_position_embeddings"}
             scaling = None
         case "linear":
-            scaling = Linear(float(inner.need("factor")))
+            scaling = Linear(float(inner.number("factor")))
         case "llama3":
-            low, high = float(inner.need("low_freq_factor")), float(inner.need("high_freq_factor"))
-            scaling = Llama3(
-                float(inner.need("factor")), low, high, int(inner.need("original_max_position_embeddings"))
-            )
+            low, high = float(inner.number("low_freq_factor")), float(inner.number("high_freq_factor"))
+            if low >= high:
+                raise InputError(f"{inner.source}: low_freq_factor {low} is not below high_freq_factor {high}")
+            scaling = Llama3(float(inner.number("factor")), low, high, inner.whole("original_max_position_embeddings"))
         case "yarn":
-            factor = float(inner.get("factor", context / original))
-            attention, mscale, all_dim = (inner.get(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+            factor = float(inner.number("factor", context / original))
+            attention = inner.number("attention_factor", None)
+            mscale, all_dim = (inner.number(name, None, zero=True) for name in ("mscale", "mscale_all_dim"))
             if attention is None and mscale and all_dim:
                 attention = (0.1 * mscale * math.log(factor) + 1.0) / (0.1 * all_dim * math.log(factor) + 1.0)
-            fast, slow = float(inner.get("beta_fast", 32)), float(inner.get("beta_slow", 1))
-            scaling = Yarn(factor, int(original), fast, slow, attention, bool(inner.get("truncate", True)))
+            fast, slow = float(inner.number("beta_fast", 32)), float(inner.number("beta_slow", 1))
+            scaling = Yarn(factor, original, fast, slow, attention, inner.switch("truncate", True))
         case _:
             raise InputError(
                 f"{keys.source}: rope_type {kind!r} is not implemented, only default, linear, llama3 and yarn"
@@ -317,11 +342,22 @@ def ropes(
     theta: float = 10_000.0,
 ) -> dict[str, Rope]:
     """By kind of layer, where there are several, else under ""."""
-    theta, share = float(keys.get(theta_key, theta)), float(keys.get(share_key, 1.0))
-    new, old = keys.get("rope_parameters"), keys.get("rope_scaling")
+    theta, share = float(keys.number(theta_key, theta)), float(keys.number(share_key, 1.0))
+    new, old = keys.map("rope_parameters"), keys.map("rope_scaling")
     if new is not None and "full_attention" in new:
-        return {kind: rope_of(keys, context, each, theta, share) for kind, each in new.items()}
+        kinds = Keys(new, f"{keys.source}, rope_parameters")
+        found = {kind: kinds.map(kind) for kind in ("full_attention", "sliding_attention")}
+        kinds.finish()
+        return {kind: rope_of(keys, context, each, theta, share) for kind, each in found.items() if each is not None}
     return {"": rope_of(keys, context, new if new is not None else old, theta, share)}
+
+
+def the_rope(keys: Keys, context: int, share_key: str = "partial_rotary_factor", theta_key: str = "rope_theta") -> Rope:
+    """Of a family that has one for all layers."""
+    found = ropes(keys, context, share_key, theta_key)
+    if "" not in found:
+        raise InputError(f"{keys.source}: rope_parameters by kind of layer is not implemented for this model_type")
+    return found[""]
 
 
 def sliding_layers(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
@@ -329,6 +365,8 @@ def sliding_layers(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bo
     kinds = keys.get("layer_types")
     if kinds is None:
         return tuple(default)
+    if not isinstance(kinds, list):
+        raise InputError(f"{keys.source}: layer_types = {kinds!r} is not a list of kinds, one a layer")
     if len(kinds) != layers:
         raise InputError(f"{keys.source}: layer_types names {len(kinds)} layers and num_hidden_layers is {layers}")
     known = {"sliding_attention": True, "full_attention": False}
@@ -337,31 +375,31 @@ def sliding_layers(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bo
 
 def common(keys: Keys, tied: bool, mlp: str | None = None) -> dict[str, Any]:
     """What Llama's config and its heirs' share."""
-    heads = keys.need("num_attention_heads")
-    width = keys.need("hidden_size")
+    heads = keys.whole("num_attention_heads")
+    width = keys.whole("hidden_size")
     keys.only("use_bidirectional_attention", False)
     return {
-        "vocab_size": keys.need("vocab_size"),
-        "context": keys.need("max_position_embeddings"),
+        "vocab_size": keys.whole("vocab_size"),
+        "context": keys.whole("max_position_embeddings"),
         "width": width,
-        "layers": keys.need("num_hidden_layers"),
+        "layers": keys.whole("num_hidden_layers"),
         "heads": heads,
-        "kv_heads": keys.get("num_key_value_heads", heads),
-        "hidden": keys.need("intermediate_size"),
+        "kv_heads": keys.whole("num_key_value_heads", heads),
+        "hidden": keys.whole("intermediate_size"),
         "norm": "rmsnorm",
         "position": "rope",
         "mlp": mlp or keys.one_of("hidden_act", keys.get("hidden_act", "silu"), GATED),
         "bias": False,
-        "tied": keys.get("tie_word_embeddings", tied),
+        "tied": keys.switch("tie_word_embeddings", tied),
         "dropout": 0.0,
-        "head_dim": keys.get("head_dim", width // heads),
-        "norm_eps": keys.get("rms_norm_eps", 1e-6),
+        "head_dim": keys.whole("head_dim", width // heads),
+        "norm_eps": keys.number("rms_norm_eps", 1e-6),
     }
 
 
 def gpt2(keys: Keys) -> TransformerConfig:
     """GPT-2 (Radford et al. 2019)."""
-    width, heads = keys.need("n_embd"), keys.need("n_head")
+    width, heads = keys.whole("n_embd"), keys.whole("n_head")
     for name, position in (
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
@@ -370,61 +408,61 @@ def gpt2(keys: Keys) -> TransformerConfig:
         keys.only(name, position)
     keys.get("reorder_and_upcast_attn")  # our scores are float32 anyhow
     return TransformerConfig(
-        vocab_size=keys.need("vocab_size"),
-        context=keys.need("n_positions"),
+        vocab_size=keys.whole("vocab_size"),
+        context=keys.whole("n_positions"),
         width=width,
-        layers=keys.need("n_layer"),
+        layers=keys.whole("n_layer"),
         heads=heads,
         kv_heads=heads,
-        hidden=keys.get("n_inner", 4 * width),
+        hidden=keys.whole("n_inner", 4 * width),
         norm="layernorm",
         position="learned",
         mlp=keys.one_of("activation_function", keys.get("activation_function", "gelu_new"), PLAIN),
         bias=True,
-        tied=keys.get("tie_word_embeddings", True),
+        tied=keys.switch("tie_word_embeddings", True),
         dropout=0.0,
-        norm_eps=keys.get("layer_norm_epsilon", 1e-5),
+        norm_eps=keys.number("layer_norm_epsilon", 1e-5),
     )
 
 
 def neox(keys: Keys) -> TransformerConfig:
     """GPT-NeoX and Pythia (Biderman et al. 2023, arXiv:2304.01373)."""
-    context, heads = keys.need("max_position_embeddings"), keys.need("num_attention_heads")
-    bias = keys.get("attention_bias", True)
+    context, heads = keys.whole("max_position_embeddings"), keys.whole("num_attention_heads")
+    bias = keys.switch("attention_bias", True)
     return TransformerConfig(
-        vocab_size=keys.need("vocab_size"),
+        vocab_size=keys.whole("vocab_size"),
         context=context,
-        width=keys.need("hidden_size"),
-        layers=keys.need("num_hidden_layers"),
+        width=keys.whole("hidden_size"),
+        layers=keys.whole("num_hidden_layers"),
         heads=heads,
         kv_heads=heads,
-        hidden=keys.need("intermediate_size"),
+        hidden=keys.whole("intermediate_size"),
         norm="layernorm",
         position="rope",
         mlp=keys.one_of("hidden_act", keys.get("hidden_act", "gelu"), PLAIN),
         bias=True,
-        tied=keys.get("tie_word_embeddings", False),
+        tied=keys.switch("tie_word_embeddings", False),
         dropout=0.0,
         qkv_bias=bias,
         out_bias=bias,
-        norm_eps=keys.get("layer_norm_eps", 1e-5),
-        parallel=keys.get("use_parallel_residual", True),
-        rope=ropes(keys, context, "rotary_pct", "rotary_emb_base")[""],
+        norm_eps=keys.number("layer_norm_eps", 1e-5),
+        parallel=keys.switch("use_parallel_residual", True),
+        rope=the_rope(keys, context, "rotary_pct", "rotary_emb_base"),
     )
 
 
 def llama(keys: Keys) -> TransformerConfig:
     """Llama 1 to 3."""
-    fields, bias = common(keys, tied=False), keys.get("attention_bias", False)
-    mlp_bias = keys.get("mlp_bias", False)
-    rope = ropes(keys, fields["context"])[""]
+    fields, bias = common(keys, tied=False), keys.switch("attention_bias", False)
+    mlp_bias = keys.switch("mlp_bias", False)
+    rope = the_rope(keys, fields["context"])
     return TransformerConfig(**fields, qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias, rope=rope)
 
 
 def mistral(keys: Keys) -> TransformerConfig:
     """Mistral: Llama with a window, in all layers."""
-    fields, window = common(keys, tied=False), keys.get("sliding_window")
-    return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""], window=window)
+    fields, window = common(keys, tied=False), keys.whole("sliding_window", None)
+    return TransformerConfig(**fields, rope=the_rope(keys, fields["context"]), window=window)
 
 
 def qwen2(keys: Keys) -> TransformerConfig:
@@ -434,18 +472,18 @@ def qwen2(keys: Keys) -> TransformerConfig:
 
 def qwen3(keys: Keys) -> TransformerConfig:
     """Qwen 3: norms on each head's query and key."""
-    bias = keys.get("attention_bias", False)
-    fields = common(keys, tied=False) | {"head_dim": keys.get("head_dim", 128)}
+    bias = keys.switch("attention_bias", False)
+    fields = common(keys, tied=False) | {"head_dim": keys.whole("head_dim", 128)}
     return TransformerConfig(**fields, **qwen_window(keys), qkv_bias=bias, out_bias=bias, qk_norm="head")
 
 
 def qwen_window(keys: Keys) -> dict[str, Any]:
     """The window, which the first max_window_layers layers do not have."""
-    layers, first = keys.need("num_hidden_layers"), keys.get("max_window_layers", 28)
-    window = keys.get("sliding_window", 4096) if keys.get("use_sliding_window", False) else None
+    layers, first = keys.whole("num_hidden_layers"), keys.whole("max_window_layers", 28, least=0)
+    window = keys.whole("sliding_window", 4096) if keys.switch("use_sliding_window", False) else None
     keys.get("sliding_window")
     sliding = sliding_layers(keys, layers, [window is not None and i >= first for i in range(layers)])
-    rope = ropes(keys, keys.need("max_position_embeddings"))[""]
+    rope = the_rope(keys, keys.whole("max_position_embeddings"))
     return {"rope": rope} | ({"window": window, "sliding": sliding} if window is not None and any(sliding) else {})
 
 
@@ -454,9 +492,9 @@ def gemma_common(keys: Keys) -> dict[str, Any]:
     act = keys.get("hidden_activation", keys.get("hidden_act", "gelu_pytorch_tanh"))
     keys.get("hidden_act")
     mlp = keys.one_of("hidden_activation", act, {"gelu": "geglu", "gelu_pytorch_tanh": "geglu"})
-    fields, bias = common(keys, tied=True, mlp=mlp), keys.get("attention_bias", False)
+    fields, bias = common(keys, tied=True, mlp=mlp), keys.switch("attention_bias", False)
     return fields | {
-        "head_dim": keys.get("head_dim", 256),
+        "head_dim": keys.whole("head_dim", 256),
         "norm_offset": 1.0,
         "qkv_bias": bias,
         "out_bias": bias,
@@ -467,7 +505,7 @@ def gemma_common(keys: Keys) -> dict[str, Any]:
 def gemma(keys: Keys) -> TransformerConfig:
     """Gemma 1: scaled embeddings, norms that multiply by 1 + w."""
     fields = gemma_common(keys)
-    return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""])
+    return TransformerConfig(**fields, rope=the_rope(keys, fields["context"]))
 
 
 def gemma2(keys: Keys) -> TransformerConfig:
@@ -476,23 +514,23 @@ def gemma2(keys: Keys) -> TransformerConfig:
     return TransformerConfig(
         **fields,
         norms="both",
-        rope=ropes(keys, fields["context"])[""],
-        window=keys.get("sliding_window", 4096),
+        rope=the_rope(keys, fields["context"]),
+        window=keys.whole("sliding_window", 4096),
         sliding=sliding_layers(keys, fields["layers"], [i % 2 == 0 for i in range(fields["layers"])]),
-        attention_scale=keys.get("query_pre_attn_scalar", 256) ** -0.5,
-        attention_cap=keys.get("attn_logit_softcapping"),
-        logit_cap=keys.get("final_logit_softcapping"),
+        attention_scale=keys.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_cap=keys.number("attn_logit_softcapping", None),
+        logit_cap=keys.number("final_logit_softcapping", None),
     )
 
 
 def gemma3(keys: Keys) -> TransformerConfig:
     """Gemma 3's text decoder: five layers slide, with a base of their own, the sixth does not."""
     fields = gemma_common(keys)
-    layers, every = fields["layers"], keys.get("sliding_window_pattern", keys.get("_sliding_window_pattern", 6))
+    layers, every = fields["layers"], keys.whole("sliding_window_pattern", keys.whole("_sliding_window_pattern", 6))
     keys.get("_sliding_window_pattern")
     found, local_theta = (
         ropes(keys, fields["context"], theta=1_000_000.0),
-        float(keys.get("rope_local_base_freq", 10_000.0)),
+        float(keys.number("rope_local_base_freq", 10_000.0)),
     )
     return TransformerConfig(
         **fields,
@@ -500,11 +538,11 @@ def gemma3(keys: Keys) -> TransformerConfig:
         qk_norm="head",
         rope=found.get("full_attention", found.get("", Rope())),
         local_rope=found.get("sliding_attention", Rope(local_theta)),
-        window=keys.get("sliding_window", 4096),
+        window=keys.whole("sliding_window", 4096),
         sliding=sliding_layers(keys, layers, [bool((i + 1) % every) for i in range(layers)]),
-        attention_scale=keys.get("query_pre_attn_scalar", 256) ** -0.5,
-        attention_cap=keys.get("attn_logit_softcapping"),
-        logit_cap=keys.get("final_logit_softcapping"),
+        attention_scale=keys.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_cap=keys.number("attn_logit_softcapping", None),
+        logit_cap=keys.number("final_logit_softcapping", None),
     )
 
 
@@ -512,13 +550,15 @@ def phi3(keys: Keys) -> TransformerConfig:
     """Phi-3: Llama with its matrices side by side."""
     fields = common(keys, tied=False)
     keys.get("original_max_position_embeddings")
-    return TransformerConfig(**fields, rope=ropes(keys, fields["context"])[""], window=keys.get("sliding_window"))
+    return TransformerConfig(
+        **fields, rope=the_rope(keys, fields["context"]), window=keys.whole("sliding_window", None)
+    )
 
 
 def olmo2(keys: Keys) -> TransformerConfig:
     """OLMo 2: norms after each branch, and over all heads' queries and keys."""
-    fields, bias = common(keys, tied=False), keys.get("attention_bias", False)
-    rope = ropes(keys, fields["context"])[""]
+    fields, bias = common(keys, tied=False), keys.switch("attention_bias", False)
+    rope = the_rope(keys, fields["context"])
     return TransformerConfig(**fields, rope=rope, norms="after", qk_norm="width", qkv_bias=bias, out_bias=bias)
 
 
@@ -547,7 +587,7 @@ FAMILIES = {
 def family_of(values: dict, source: str) -> Family:
     """The family that config.json names. InputError: one that we do not have."""
     name = values.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(f"{source}: model_type {name!r} is not implemented, only {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
@@ -557,6 +597,10 @@ def read_transformer_config(values: dict, source: str) -> TransformerConfig:
     keys = Keys(values, source)
     config = family_of(values, source).read(keys)
     keys.finish()
+    if config.heads % config.kv_heads or (config.head_dim is None and config.width % config.heads):
+        raise InputError(
+            f"{source}: {config.heads} heads share neither a width of {config.width} nor {config.kv_heads} keys evenly"
+        )
     if config.position == "rope" and config.rope.rotated(config.head_width) % 2:
         raise InputError(
             f"{source}: {config.rope.rotated(config.head_width)} rotated dimensions a head; they must be even"

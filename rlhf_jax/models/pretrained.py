@@ -14,13 +14,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.models.families import Tensor, computed, family_of, read_transformer_config, write_transformer_config
+from rlhf_jax.models.families import (
+    Keys,
+    Tensor,
+    computed,
+    family_of,
+    read_transformer_config,
+    write_transformer_config,
+)
 from rlhf_jax.models.heads import LanguageModel, ScalarModel
 from rlhf_jax.models.transformer import TransformerConfig, unstack_blocks
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BUFFERS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")  # constants in old files
 SCORE_BIAS = "rlhf_jax_score_bias"  # in config.json: torch's score layer has none
+FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be; quantised ones have their scales elsewhere
 SHARD = 5 * 10**9  # bytes a file
 
 Path_ = tuple[str, ...]
@@ -65,11 +73,11 @@ def load_pretrained(
         whole = tensor.join([np.broadcast_to(np.int8(0), shape) for shape in wanted], config).shape
         array = _read(files[theirs], theirs, whole)
         for path, part in zip(tensor.paths, tensor.split(array, config), strict=True):
-            part = np.ascontiguousarray(part, dtype=dtype)
-            _put(params, path, jax.device_put(part, None if place is None else place(path, part.shape)))
+            _put(params, path, _placed(np.ascontiguousarray(part, dtype=dtype), path, place))
     if scalar:
+        bias = np.asarray(Keys(values, str(folder / "config.json")).number(SCORE_BIAS, 0.0, sign=True))
         del shapes["bias",]
-        _put(params, ("bias",), jnp.float32(values.get(SCORE_BIAS, 0.0)))
+        _put(params, ("bias",), _placed(bias.astype(params["kernel"].dtype), ("bias",), place))
     assert not shapes, f"no family's table gives {shapes}"
     heads = {"lm_head.weight", "embed_out.weight"} if config.tied or scalar else set()
     if unknown := [name for name in found if name not in heads and not BUFFERS.search(name)]:
@@ -114,6 +122,7 @@ def save_pretrained(
     values["architectures"] = [f"{family.classes}{'ForSequenceClassification' if scalar else family.head}"]
     values["dtype"] = str(next(iter(tensors.values())).dtype)
     values.pop("torch_dtype", None)
+    values.pop(SCORE_BIAS, None)
     if scalar:
         bias = float(flat.pop(("bias",)))
         values |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}} | ({SCORE_BIAS: bias} if bias else {})
@@ -121,6 +130,10 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, tensors, shard)
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _placed(array: np.ndarray, path: Path_, place: Callable | None) -> jax.Array:
+    return jax.device_put(array, None if place is None else place(path, array.shape))
 
 
 def _write(folder: Path, tensors: dict[str, np.ndarray], shard: int) -> None:
@@ -178,18 +191,21 @@ def _put(tree: dict, path: Path_, leaf: Any) -> None:
 
 def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; name a folder with config.json and .safetensors files") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy it anew") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no map of keys and values: copy it anew")
+    return values
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Tensor → file."""
     if (folder / INDEX).exists():
         index = _json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict):
+        if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise InputError(f"{folder / INDEX} has no weight_map: copy it anew")
         return {name: folder / file for name, file in index.items()}
     if not (folder / SINGLE).exists():
@@ -215,6 +231,8 @@ def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
             raise InputError(
                 f"{path}: {name} has the shape {found} and config.json says {shape}: they do not belong together"
             )
+        if stored.get_dtype() not in FLOATS:
+            raise InputError(f"{path}: {name} is of type {stored.get_dtype()}, not {', '.join(FLOATS)}: convert it")
         return file.get_tensor(name)
     except SafetensorError as error:
         raise InputError(f"{path} is broken ({error}): copy it anew") from None
