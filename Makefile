@@ -1,12 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/instructgpt.py configs/tiny.toml
 
 test: .venv/installed
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+test-all: .venv/installed
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed

@@ -20,7 +20,7 @@ from rlhf_jax.models import (
 
 
 def transformer(config: Config, dropout: float = 0.0) -> TransformerConfig:
-    c, memory = config.model, vars(config.memory) if config.memory else {}
+    c, memory = config.model, memory_of(config)
     given = [name for name, value in c.decoder.items() if value is not None]
     if config.imported:
         if given:
@@ -38,6 +38,14 @@ def transformer(config: Config, dropout: float = 0.0) -> TransformerConfig:
         )
     fields: dict[str, Any] = c.decoder
     return TransformerConfig(vocab_size=tokenizer(config).size, context=c.context, dropout=dropout, **fields, **memory)
+
+
+def memory_of(config: Config) -> dict[str, Any]:
+    """How the decoder computes, where [memory] says it."""
+    m = config.memory
+    if m is None:
+        return {}
+    return {"compute": m.compute, "cache": m.cache, "remat": m.remat, "scan": m.scan, "logit_rows": m.logit_rows}
 
 
 @cache

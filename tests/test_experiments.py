@@ -173,7 +173,10 @@ LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("decoder", "lora"), [(GPT2, False), (LLAMA, True)], ids=["gpt2", "llama with LoRA"])
+@pytest.mark.parametrize(
+    ("decoder", "lora"),
+    [pytest.param(GPT2, False, id="gpt2", marks=pytest.mark.long), pytest.param(LLAMA, True, id="llama with LoRA")],
+)
 def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, decoder, lora):
     """A Hugging Face folder, the whole recipe on it, and the policy as a folder again, equal to what was trained."""
     folder, out = tmp_path / "model", tmp_path / "run"
@@ -246,7 +249,7 @@ def test_best_of_n(uninterrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["ipo", "kto"])
+@pytest.mark.parametrize("objective", [pytest.param("ipo", marks=pytest.mark.long), "kto"])
 def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
     out = tmp_path / "preference"
     _copy_stages_before("ppo", uninterrupted, out)

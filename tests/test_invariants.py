@@ -11,9 +11,9 @@ import pytest
 TESTS = Path(__file__).parent
 INVARIANTS = {
     "fractional rewards survive": ["steps/test_ppo_iteration.py::test_fractional_rewards_survive"],
-    "a policy has no KL to itself, at every temperature, top-k and top-p": [
+    "a policy has no KL to itself, at every temperature, top-k, top-p, min-p and penalty": [
         "steps/test_ppo_iteration.py::test_a_policy_has_no_kl_to_itself",
-        "steps/test_ppo_options.py::test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself_under_top_k_and_top_p",
+        "steps/test_ppo_options.py::test_the_ratio_is_1_and_a_policy_has_no_kl_to_itself",
     ],
     "rollout keys advance, and across a resume too": [
         "steps/test_ppo_iteration.py::test_keys_advance_and_a_restored_state_continues_bit_for_bit"

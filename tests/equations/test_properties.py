@@ -66,7 +66,7 @@ from rlhf_jax.equations import (
 )
 
 B, T, K, V = 3, 5, 6, 4
-few = settings(max_examples=15, deadline=None, report_multiple_bugs=False)
+few = settings(max_examples=10, deadline=None, report_multiple_bugs=False)
 
 
 def reals(*shape: int, size: float = 4.0):

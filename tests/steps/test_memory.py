@@ -68,7 +68,7 @@ def update_bytes(tiny, logit_rows):
     return jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_chunks_of_tokens_take_a_third_of_the_memory_at_most(tiny):
     """131,072 words: the logits of 8 · 128 tokens are 0.5 GiB, of 256 tokens an eighth of a GiB."""
     whole, chunked = (update_bytes(tiny, rows) for rows in (0, 256))
