@@ -32,6 +32,7 @@ from rlhf_jax.models.rope import Linear, Llama3, Yarn, frequencies, rotate
 from rlhf_jax.types import PromptBatch
 from tests.models.conftest import GPT2, LLAMA, wild
 
+LONG = pytest.mark.long
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 PAD, NEVER = 0, -1
 SLIDING = replace(LLAMA, layers=3, window=3, sliding=(True, False, True), local_rope=Rope(theta=100.0))
@@ -92,7 +93,7 @@ def stacked(params, config):
 # --- scan and remat ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [GPT2, SLIDING], ids=["gpt2", "sliding"])
+@pytest.mark.parametrize("config", [pytest.param(GPT2, id="gpt2", marks=LONG), pytest.param(SLIDING, id="sliding")])
 def test_scan_is_the_loop(config):
     plain, scanned = LanguageModel(config), LanguageModel(replace(config, scan=True))
     params = wild(plain)
@@ -127,7 +128,7 @@ def test_scanned_layers_start_apart():
     assert np.abs(first - second).max() > 0.01
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_remat_changes_nothing_but_memory(scan):
     config = replace(SLIDING, scan=scan)
     params = wild(LanguageModel(SLIDING))
@@ -143,7 +144,9 @@ def test_remat_changes_nothing_but_memory(scan):
 MIX = (True, False)
 
 
-@pytest.mark.parametrize(("window", "sliding"), [(3, MIX), (5, MIX), (7, MIX), (3, None)])
+@pytest.mark.parametrize(
+    ("window", "sliding"), [(3, MIX), *(pytest.param(*case, marks=LONG) for case in ((5, MIX), (7, MIX), (3, None)))]
+)
 def test_a_ring_is_the_full_forward(window, sliding):
     """Prompts of 5 columns (5, 3 and 1 tokens) and 8 tokens more, so that rings go round, some of them twice."""
     config = replace(LLAMA, window=window, sliding=sliding)
@@ -194,7 +197,7 @@ def test_a_window_ends_what_a_token_sees(window):
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [GPT2, SLIDING], ids=["gpt2", "sliding"])
+@pytest.mark.parametrize("config", [pytest.param(GPT2, id="gpt2", marks=LONG), pytest.param(SLIDING, id="sliding")])
 def test_half_precision(config):
     """bfloat16 has 8 bits: each rounding moves a number by at most 2⁻⁹ of it. A few dozen such roundings on the way to the
     logits, at random, leave them within a few hundredths of their own size, and not within float32's 10⁻⁵."""
@@ -215,7 +218,7 @@ def test_half_precision(config):
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_a_cache_in_half_precision(compute, scan):
     config = replace(SLIDING, compute=compute, cache="bfloat16", scan=scan)
     model = LanguageModel(config)
@@ -300,7 +303,7 @@ def language_pair(scan):
     return LanguageModel(config), stacked(base, LLAMA) if scan else base
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_a_fresh_correction_is_none(scan):
     model, base = language_pair(scan)
     lora = init_lora(base, TARGETS, 2, jax.random.key(0))
@@ -309,7 +312,7 @@ def test_a_fresh_correction_is_none(scan):
     np.testing.assert_allclose(found, jax.jit(lambda p: logits_of(model, p))(base), atol=1e-5)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_a_corrected_model_is_its_merged_one(scan):
     """W + scale·a·b, written out for one matrix; then logits and answers of the whole."""
     model, base = language_pair(scan)
@@ -330,7 +333,7 @@ def test_a_corrected_model_is_its_merged_one(scan):
     assert (y.tokens != written(model, base).tokens).any()
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_a_corrected_scalar_model(scan):
     language, base = language_pair(scan)
     model = ScalarModel(language.config)
@@ -353,7 +356,7 @@ def test_a_corrected_scalar_model(scan):
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
 def test_only_the_correction_learns(scan):
     """Gradients of a and b are those of W by the chain rule, scale·(∇W)bᵀ and scale·aᵀ(∇W); Adam keeps two numbers for
     each of theirs and one count."""

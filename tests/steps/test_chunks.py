@@ -80,12 +80,18 @@ def read(tiny, answers):
 
 
 # Of 8 · 5 tokens: one, no divisor, a divisor, all but one, and more than there are.
-@pytest.mark.parametrize("rows", [1, 7, 10, 39, 1000])
+@pytest.mark.parametrize("rows", [7, *(pytest.param(rows, marks=pytest.mark.long) for rows in (1, 10, 39, 1000))])
 def test_a_reading_and_its_gradient(read, rows):
     assert_close(read(TRANSFORMS["plain"], rows), read(TRANSFORMS["plain"], 0))
 
 
-@pytest.mark.parametrize("sampling", list(TRANSFORMS.values())[1:], ids=list(TRANSFORMS)[1:])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(sampling, id=name, marks=[] if name == list(TRANSFORMS)[-1] else pytest.mark.long)
+        for name, sampling in list(TRANSFORMS.items())[1:]
+    ],
+)
 def test_a_reading_under_every_transform(answers, read, sampling):
     y = answers(sampling)[2]
     if y.support is not None:
@@ -147,7 +153,7 @@ def test_an_exact_kl_without_a_reference(tiny, experience):
         )
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.long), 0.5])
 @pytest.mark.parametrize("loss", [next_token_loss, masked_token_loss])
 def test_the_losses_of_text(tiny, loss, dropout):
     rows = jax.tree.map(lambda x: jnp.asarray(x[:, 0]), tiny.batch.pretrain)
@@ -190,7 +196,7 @@ def largest_number(text):
     return max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
 
-@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("truncated", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_no_array_has_a_number_for_every_token_and_every_word(tiny, experience, truncated):
     """Neither as the program is written nor as it is compiled, neither forward nor backward."""
     y, form = experience.response.replace(support=None), tiny.form._replace(kl_loss="exact")
