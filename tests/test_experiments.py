@@ -112,7 +112,9 @@ def test_the_same_command_again_does_nothing(uninterrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=[] if s in ("pretrain", "ppo_ptx") else pytest.mark.long) for s in STAGES]
+)
 def test_killed_in_any_stage_it_ends_bit_for_bit_the_same(stage, uninterrupted, tmp_path):
     """SIGKILL somewhere between the stage's first metrics and its end; then the same command again."""
     out = tmp_path / "killed"
@@ -142,7 +144,7 @@ def _copy_stages_before(stage: str, source: Path, out: Path) -> None:
         shutil.copytree(source / earlier, out / earlier)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_reward_models_normalised_scores_and_top_p(uninterrupted, tmp_path):
     """The options of PPO that reach outside its iteration."""
     out = tmp_path / "options"
@@ -238,7 +240,7 @@ def test_the_tokens_of_answers_as_a_page(uninterrupted):
         assert page.count(f'<span class="name">{quantity}</span>') == 4  # evaluate.shown
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_best_of_n(uninterrupted):
     done = program("best_of_n", uninterrupted, "--evaluate.best-of", "4")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -275,7 +277,7 @@ def test_without_a_value_network(uninterrupted, tmp_path):
     assert done.returncode == 2 and "group.answers" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_stops_resumes_and_has_the_figures_of_every_member(uninterrupted, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ["--sweep.table", "prod beta=0,0.5 gamma=0,1", "--sweep.seeds", "2", "--sweep.together", "2"]
