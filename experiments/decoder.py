@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.recipe import Config, tokenizer
 from rlhf_jax.data import check_vocabulary
 from rlhf_jax.errors import InputError
@@ -62,11 +64,13 @@ def digest(folder: str) -> str:
 def imported(config: Config) -> Pretrained:
     """The folder's model; the tokenizer's ids must be rows of its embedding."""
     assert config.imported
-    found, t = load_pretrained(config.imported.folder), tokenizer(config)
+    t = tokenizer(config)
+    with jax.ensure_compile_time_eval():  # it may first be asked for while shapes are traced
+        found = load_pretrained(config.imported.folder)
+        if config.memory and config.memory.scan:
+            stacked = stack_blocks(found.params["transformer"], found.config.layers)
+            found = found._replace(params={**found.params, "transformer": stacked})
     check_vocabulary(t, found.config.vocab_size, config.imported.folder)
-    if config.memory and config.memory.scan:
-        stacked = stack_blocks(found.params["transformer"], found.config.layers)
-        found = found._replace(params={**found.params, "transformer": stacked})
     return found
 
 
