@@ -53,6 +53,8 @@ def memory_of(config: Config) -> dict[str, Any]:
 @cache
 def digest(folder: str) -> str:
     """sha256 of what the folder says of the model."""
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"imported.folder: {folder} has no config.json; name a folder with one and .safetensors files")
     hashed = hashlib.sha256()
     for path in sorted([Path(folder) / "config.json", *Path(folder).glob("*.safetensors")]):
         with path.open("rb") as file:

@@ -8,6 +8,7 @@ The first argument is the stage: pretrain, sft, rl_init, ppo, ppo_ptx, or reward
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.decoder import imported, transformer
@@ -17,9 +18,10 @@ from experiments.recipe import Config, tokenizer
 from experiments.reward_model import reward_params
 from experiments.sft import best_epoch, fine_tuned
 from rlhf_jax.config import load_config
+from rlhf_jax.data import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import save_pretrained, write_transformer_config
-from rlhf_jax.runtime import run
+from rlhf_jax.runtime import require_writable, run
 
 MODELS = {
     "pretrain": pretrained,
@@ -29,28 +31,24 @@ MODELS = {
     "ppo_ptx": lambda config: policy_of(config, "ppo_ptx"),
     "reward_model": reward_params,
 }
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "added_tokens.json",
-)
 
 
 def export(config: Config, stage: str, folder: Path) -> None:
-    scalar, t = stage == "reward_model", tokenizer(config)
-    values = imported(config).values if config.imported else write_transformer_config(transformer(config))
-    special = {"bos_token_id": t.bos, "eos_token_id": t.eos, "pad_token_id": t.pad}
-    save_pretrained(folder, transformer(config), MODELS[stage](config), values | special, scalar=scalar)
-    for path in tokenizer_files(config):
+    require_writable(folder)
+    decoder, named = transformer(config), tokenizer(config).named
+    values = imported(config).values if config.imported else write_transformer_config(decoder)
+    special = {f"{role}_token_id": named[role] for role in ("bos", "eos", "pad") if role in named}
+    save_pretrained(folder, decoder, MODELS[stage](config), values | special, scalar=stage == "reward_model")
+    for path in files_of_tokenizer(config):
         shutil.copy(path, folder / path.name)
 
 
-def tokenizer_files(config: Config) -> list[Path]:
+def files_of_tokenizer(config: Config) -> Sequence[Path]:
+    """Of a folder all that say something of its tokenizer."""
     path = Path(config.tokenizer.path or (config.imported.folder if config.imported else tokenizer(config).path))
-    return [path] if path.is_file() else [file for pattern in TOKENIZER_FILES for file in path.glob(pattern)]
+    return (
+        [path / name for name in TOKENIZER_FILES if (path / name).is_file()] if path.is_dir() else tokenizer_files(path)
+    )
 
 
 def main() -> None:

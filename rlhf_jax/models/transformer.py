@@ -31,7 +31,8 @@ class TransformerConfig:
     hidden: int  # width of the MLP
     norm: Literal["layernorm", "rmsnorm"]
     position: Literal["learned", "rope"]
-    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu"]  # "gelu" is its tanh form; …glu has a gate
+    # "gelu" is its tanh form; …glu has a gate (Shazeer 2020, arXiv:2002.05202)
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
     bias: bool  # of matrices and of layer norms
     tied: bool  # the unembedding is the embedding
     dropout: float  # of the embedding and of each residual branch
@@ -200,7 +201,7 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-GATES = {"swiglu": "silu", "geglu": "gelu"}
+GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_exact": "gelu_exact", "reglu": "relu"}
 
 
 class MLP(nn.Module):
