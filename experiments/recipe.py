@@ -208,8 +208,20 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+    pmap: bool
+    micro_batches: int
+    policy: Literal["cut", "whole"]
+    value: Literal["cut", "whole"]
+    reward: Literal["cut", "whole"]
+    reference: Literal["cut", "whole"]
+
+
+@dataclass(frozen=True)
 class Runtime:
-    devices: int
     wandb: bool
     save_every: int
     look_every: int
@@ -236,7 +248,11 @@ class Config:
     preference: Preference | None
     sweep: Sweep | None
     evaluate: Evaluate
+    mesh: MeshConfig
     runtime: Runtime
+    coordinator: str | None  # host:port of the first of several processes, or "auto" where the cluster says it
+    processes: int | None
+    process: int | None  # this one, from 0
 
     def sections(self, *names: str) -> dict:
         """What the result of a stage depends on: the common sections and its own."""

@@ -680,4 +680,6 @@ def computed(config: TransformerConfig) -> TransformerConfig:
         remat=False,
         scan=False,
         logit_rows=0,
+        micro_batches=1,
+        axis_name=None,
     )

@@ -58,6 +58,8 @@ class TransformerConfig:
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers, parameters stacked; see `stack_blocks`
     logit_rows: int = 0  # tokens whose logits exist at a time, but for sampling; 0 is all
+    micro_batches: int = 1  # parts of a training batch that go through one after the other; see models/rows.py
+    axis_name: str | None = None  # of jax.pmap, whose devices share out the rows
 
     @property
     def head_width(self) -> int:
