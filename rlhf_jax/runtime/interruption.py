@@ -14,21 +14,18 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class StopAtOnce(KeyboardInterrupt):
-    """Ctrl-C when an interruption is under way already."""
+STOPPED = "stopped; the same command continues from the last checkpoint"
+_SHOW_CURSOR = "\x1b[?25h"  # which a live bar hides
 
 
 class Interruption:
     """Hears SIGTERM and Ctrl-C inside its `with`, in the main thread; another thread hears nothing.
 
-    The first is told by `asked`; Ctrl-C after it raises StopAtOnce. What is heard and never told goes, at the end, to the
-    handlers that were there before.
+    The first is told by `asked`; Ctrl-C after it ends the process with 130. What is heard and never told goes, at the end,
+    to the handlers that were there before.
     """
 
     def __init__(self):
-        self.at_once = False
         self._heard = self._told = 0
         self._vote: jax.Array | None = None
         self._previous: dict = {}
@@ -61,12 +58,18 @@ class Interruption:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._heard and number == signal.SIGINT:
-            self.at_once = True
-            raise StopAtOnce
+            _write(f"\n{_SHOW_CURSOR if os.isatty(2) else ''}{STOPPED}\n")
+            # No exception: it would wait for a save under way, or be lost in the threads and loops that make one.
+            os._exit(130)
         self._heard = self._heard or number
         if number == signal.SIGINT:
-            with suppress(OSError):  # not `say`: the signal may have come while that was printing
-                os.write(2, b"\nstops and saves after this step; Ctrl-C again stops at once\n")
+            _write("\nstops and saves after this step; Ctrl-C again stops at once\n")
+
+
+def _write(sentence: str) -> None:
+    """Not by `say`: the signal may have come while that was printing."""
+    with suppress(OSError):
+        os.write(2, sentence.encode())
 
 
 def _greatest_of_all_processes(number: int) -> jax.Array:

@@ -1,6 +1,5 @@
 """How a program ends: what the user can mend is one sentence and an exit code, all else a traceback."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +10,8 @@ import jax
 
 from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.runtime.files import disk_reason
-from rlhf_jax.runtime.interruption import StopAtOnce
+from rlhf_jax.runtime.interruption import STOPPED
 from rlhf_jax.runtime.progress import say
-
-_STOPPED = "stopped; the same command continues from the last checkpoint"
 
 
 class _TerminatedError(BaseException):
@@ -35,13 +32,10 @@ def run(main: Callable[[], None]) -> None:
         if reason is None:
             raise
         _exit(2, f"error: cannot open or write {error.filename or 'a file'}: {reason}")
-    except StopAtOnce:
-        say(_STOPPED)
-        os._exit(130)  # a usual exit waits for the threads that are writing a checkpoint
     except KeyboardInterrupt:
-        _exit(130, _STOPPED)
+        _exit(130, STOPPED)
     except _TerminatedError:
-        _exit(0, _STOPPED)
+        _exit(0, STOPPED)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ class Stage:
             self._stopped_by = 0
             self._metrics = MetricsWriter(self.folder, start, self._wandb)
             stack.callback(self._metrics.close)
-            stack.callback(self._close_checkpoints)
+            stack.callback(self.checkpoints.close)
             self._advance = stack.enter_context(progress(self.name, self.total, start))
             self._watch = watch
             self._waiting: tuple[int, Mapping] | None = None
@@ -154,10 +154,6 @@ class Stage:
             raise InputError(
                 f"{self.folder}: the stage {self.name} {found}; run {self._program} with the same config first"
             )
-
-    def _close_checkpoints(self) -> None:
-        if not self._interruption.at_once:  # it would wait for the save under way
-            self.checkpoints.close()
 
     def _flush(self) -> None:
         if self._waiting is None:

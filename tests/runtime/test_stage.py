@@ -14,7 +14,6 @@ import pytest
 
 from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.runtime import Stage
-from rlhf_jax.runtime.interruption import StopAtOnce
 
 ZERO = {"x": np.zeros((), np.float32)}
 
@@ -67,18 +66,6 @@ def test_a_signal_in_the_last_step_stops_the_program_after_it(tmp_path, capsys):
     assert stage(tmp_path).finished
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-def test_ctrl_c_after_another_signal_stops_at_once(tmp_path, first):
-    def both(i):
-        if i == 2:
-            signal.raise_signal(first)
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(StopAtOnce):
-        train(stage(tmp_path), every=2, at=both)
-    assert 3 not in stage(tmp_path).checkpoints.steps()
-
-
 def test_sigterm_may_come_twice(tmp_path):
     def both(i):
         if i == 2:
@@ -105,7 +92,6 @@ def test_the_handlers_from_before_are_back_however_the_loop_ends(tmp_path):
         ("ends", lambda i: inside.append(handlers()), None),
         ("stopped", sends(signal.SIGTERM, 1), SystemExit),
         ("raised", raises_at_2, DivergenceError),
-        ("twice", lambda i: [signal.raise_signal(signal.SIGINT) for _ in range(2)], StopAtOnce),
     ]:
         this = stage(tmp_path / name)
         if error is None:
