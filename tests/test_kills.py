@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import SingleDeviceSharding
 from test_experiments import (
     ROOT,
     STAGES,
@@ -118,14 +119,17 @@ def test_killed_and_resumed_on_another_mesh_it_ends_the_same_to_1e_5(uninterrupt
     finish([program_line(stage, out, *OFTEN, "--runtime.devices", "2")], TWO_DEVICES)
     one, other = (arrays(each / stage / "checkpoints" / str(total) / "state") for each in (uninterrupted, out))
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    for path, leaf in jax.tree.leaves_with_path(one):
-        there = dict(jax.tree.leaves_with_path(other))[path]
+    for (path, leaf), there in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(there, leaf, rtol=0, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def arrays(state: Path) -> dict:
+    here = SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore(state)
+        saved = reader.metadata(state).item_metadata
+        assert saved is not None
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved.tree)
+        tree = reader.restore(state, target)
 
     def as_numpy(leaf) -> np.ndarray:
         return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
