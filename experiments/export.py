@@ -3,7 +3,8 @@
     python experiments/export.py ppo_ptx exported configs/tiny.toml
 
 The first argument is the stage: pretrain, sft, rl_init, ppo, ppo_ptx, or reward_model, which becomes
-*ForSequenceClassification with one label. Corrections (LoRA) are merged. The tokenizer's files go with it.
+*ForSequenceClassification with one label; or ppo_best, ppo_ptx_best: PPO's checkpoint with the largest runtime.best.
+Corrections (LoRA) are merged. The tokenizer's files go with it.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.decoder import imported, transformer
-from experiments.ppo_ptx import policy_of
+from experiments.ppo_ptx import best_policy_of, policy_of
 from experiments.pretrain import pretrained
 from experiments.recipe import Config, tokenizer
 from experiments.reward_model import reward_params
@@ -29,6 +30,8 @@ MODELS = {
     "rl_init": lambda config: fine_tuned(config, "rl_init"),
     "ppo": lambda config: policy_of(config, "ppo"),
     "ppo_ptx": lambda config: policy_of(config, "ppo_ptx"),
+    "ppo_best": lambda config: best_policy_of(config, "ppo"),
+    "ppo_ptx_best": lambda config: best_policy_of(config, "ppo_ptx"),
     "reward_model": reward_params,
 }
 

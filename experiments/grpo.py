@@ -139,7 +139,7 @@ def section(config: Config) -> Group:
 
 def group_stage(config: Config) -> Stage:
     sections = config.sections("pretrain", "sft", "rl_init", "reward", "ppo", "group")
-    return stage(config, "group", config.ppo.iterations, sections, parents_of(config))
+    return stage(config, "group", config.ppo.iterations, sections, parents_of(config), best=config.runtime.best)
 
 
 def group(config: Config) -> None:

@@ -261,7 +261,7 @@ def variant(config: Config, name: Name) -> Config:
 
 def ppo_stage(config: Config, name: Name) -> Stage:
     sections = variant(config, name).sections("pretrain", "sft", "rl_init", "reward", "ppo")
-    return stage(config, name, config.ppo.iterations, sections, parents_of(config))
+    return stage(config, name, config.ppo.iterations, sections, parents_of(config), best=config.runtime.best)
 
 
 def parents_of(config: Config) -> dict[str, str]:
@@ -275,15 +275,20 @@ def untrained(config: Config) -> Frozen:
     return Frozen(language.params, (untrained_reward(config).params,))
 
 
-def final_state(config: Config, name: Name) -> PPOState:
-    """Of a finished stage."""
+def final_state(config: Config, name: Name, step: int | None = None) -> PPOState:
+    """Of a finished stage, or as it was after a step."""
     shapes = jax.eval_shape(lambda: first_state(config, name, untrained(config)))
-    return ppo_stage(config, name).load(shapes)[0]
+    return ppo_stage(config, name).load(shapes, step)[0]
 
 
 def policy_of(config: Config, name: Name) -> PyTree:
     """The policy that a finished stage is reported with: the moving average (App. C.4)."""
     return whole(config, final_state(config, name).ema)
+
+
+def best_policy_of(config: Config, name: Name) -> PyTree:
+    """The same where runtime.best was largest, among the checkpoints."""
+    return whole(config, final_state(config, name, ppo_stage(config, name).best).ema)
 
 
 def ppo(config: Config, name: Name) -> None:

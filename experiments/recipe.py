@@ -224,6 +224,8 @@ class MeshConfig:
 class Runtime:
     wandb: bool
     save_every: int
+    keep: int
+    best: str
     look_every: int
 
 
@@ -313,12 +315,27 @@ def kept_by_length(
     return kept
 
 
+# Which program runs a stage, where it is not called as the stage is.
+PROGRAMS = {"rl_init": "sft", "ppo": "ppo_ptx", "group": "grpo", "preference": "dpo"}
+
+
 def stage(
-    config: Config, name: str, steps: int, sections: dict, parents: dict[str, str], keep: int | None = 2
+    config: Config,
+    name: str,
+    steps: int,
+    sections: dict,
+    parents: dict[str, str],
+    keep_all: bool = False,
+    best: str = "",
 ) -> Stage:
-    return Stage(
-        Path(config.out) / name, steps, sections, tokenizer(config).sha256, parents, keep, config.runtime.wandb
-    )
+    c = config.runtime
+    if c.keep < 1:
+        raise InputError(f"runtime.keep is {c.keep}; keep at least 1 checkpoint, a run continues from the newest")
+    kind = name.rstrip("_0123456789")  # reward_model_2 is of an ensemble
+    program = f"experiments/{PROGRAMS.get(kind, kind)}.py"
+    keep = None if keep_all else c.keep
+    folder, sha256 = Path(config.out) / name, tokenizer(config).sha256
+    return Stage(folder, steps, sections, sha256, parents, program=program, keep=keep, best=best, wandb=c.wandb)
 
 
 def role_seed(config: Config, role: str) -> int:

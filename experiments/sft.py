@@ -58,7 +58,7 @@ def sft_stage(config: Config, name: Name) -> Stage:
     rows = sum(fits(d, t, length) for d in material(config).demonstrations["train"])
     steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
     parents = {"pretrain": base_sha256(config)}
-    return stage(config, name, steps, config.sections("pretrain", name), parents, keep=None)
+    return stage(config, name, steps, config.sections("pretrain", name), parents, keep_all=True)
 
 
 def first_state(config: Config, name: Name, base: dict) -> TrainState:
@@ -120,7 +120,9 @@ def best_epoch(config: Config) -> int:
 
 
 def best_epoch_by_loss(config: Config) -> int:
-    checkpoints = sft_stage(config, "sft").checkpoints
+    this = sft_stage(config, "sft")
+    this.require_finished()
+    checkpoints = this.checkpoints
     return min(checkpoints.steps(), key=lambda step: checkpoints.record(step)["valid"])
 
 
