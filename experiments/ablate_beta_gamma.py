@@ -19,10 +19,9 @@ import numpy as np
 from scipy import stats
 
 from experiments.evaluate import alignment_tax
-from experiments.recipe import Config, material
+from experiments.recipe import Config, configured, material
 from experiments.sft import fine_tuned
 from experiments.sweep import Setting, members_of, sweep, sweep_stage, table_of
-from rlhf_jax.config import load_config
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import SYMBOLS, Cell, Claim, Estimate, Line, mean_interval, write_ablation
 from rlhf_jax.runtime import read_metrics, run
@@ -168,7 +167,7 @@ def require_grid(config: Config) -> None:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     require_grid(config)
     settings, beta, out = sweep(config), config.ppo.beta, Path(config.out)
     whole = [s for s in settings if s.figures]

@@ -14,10 +14,9 @@ import numpy as np
 
 from experiments.evaluate import judge_of
 from experiments.ppo_ptx import answers_of
-from experiments.recipe import Config, role_key, tokenizer
+from experiments.recipe import Config, configured, role_key, tokenizer
 from experiments.reward_model import reward_params, score_rows
 from experiments.sft import fine_tuned
-from rlhf_jax.config import load_config
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import best_of_n_kl
 from rlhf_jax.evals import Estimate, mean_interval, proportion_interval, scores, win_scores
@@ -55,7 +54,7 @@ def best_of_n(config: Config) -> dict[int, dict[str, Estimate | float]]:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     found = best_of_n(config)
     as_json = {
         n: {k: e._asdict() if isinstance(e, Estimate) else e for k, e in row.items()} for n, row in found.items()

@@ -8,10 +8,9 @@ import math
 from pathlib import Path
 
 from experiments.decoder import language_model
-from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
+from experiments.recipe import Config, configured, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import AS_IS, reward_params, reward_stage, score_rows
 from experiments.sft import fine_tuned, sft_stage
-from rlhf_jax.config import load_config
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.evals import answer, scores
 from rlhf_jax.runtime import run, say, write_atomically
@@ -48,4 +47,4 @@ def choose_sft(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: choose_sft(load_config(Config)))
+    run(lambda: choose_sft(configured()))

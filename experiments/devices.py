@@ -11,8 +11,6 @@ from rlhf_jax.models import mesh_axes
 from rlhf_jax.runtime import Rule, everywhere, make_mesh
 from rlhf_jax.runtime import mapped as mapped_over
 
-ROLES = {"sft": "reference", "ema": "policy", "base": "policy"}  # fields of states that are not named for their role
-
 
 def mesh_of(config: Config) -> Mesh:
     c = config.mesh
@@ -23,12 +21,20 @@ def mesh_of(config: Config) -> Mesh:
 
 def rule(config: Config, role: str = "") -> Rule:
     """How a tree lies: as config.mesh says of its role, or where none is given of the one that the first name in a leaf's
-    path tells (policy_opt is the policy's)."""
+    path tells."""
+    c = config.mesh
+    policy, value, reward, reference = (
+        everywhere if how == "whole" or c.pmap else mesh_axes for how in (c.policy, c.value, c.reward, c.reference)
+    )
+    of_role = {
+        **dict.fromkeys(("policy", "policy_opt", "ema", "base"), policy),
+        **dict.fromkeys(("value", "value_opt"), value),
+        "reward": reward,
+        **dict.fromkeys(("reference", "sft"), reference),
+    }
 
     def axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
-        name = role or str(getattr(path[0], "name", "policy")).removesuffix("_opt")
-        how = getattr(config.mesh, ROLES.get(name, name), "cut")
-        return (everywhere if how == "whole" or config.mesh.pmap else mesh_axes)(path, ndim)
+        return of_role.get(role or getattr(path[0], "name", ""), everywhere)(path, ndim)
 
     return axes
 

@@ -25,10 +25,9 @@ from experiments.devices import mapped, mesh_of, rule
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import pretrained
-from experiments.recipe import Config, Preference, kept_by_length, role_key, role_seed, stage, tokenizer
+from experiments.recipe import Config, Preference, configured, kept_by_length, role_key, role_seed, stage, tokenizer
 from experiments.reward_model import training_rankings
 from experiments.sft import best_epoch, fine_tuned, sft_stage
-from rlhf_jax.config import load_config
 from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, exchange_answers, ranking_fits
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
@@ -178,7 +177,7 @@ def measure(config: Config) -> dict[str, Estimate]:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     train(config)
     figures = measure(config)
     as_json = {name: e._asdict() for name, e in figures.items()}

@@ -23,10 +23,9 @@ from experiments.decoder import language_model
 from experiments.material import Truth
 from experiments.ppo_ptx import policy_of, ppo_stage
 from experiments.pretrain import packed, pretrained
-from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
+from experiments.recipe import Config, configured, material, prompts_that_fit, role_key, tokenizer
 from experiments.reward_model import reward_params, reward_stage, score_rows
 from experiments.sft import best_epoch, fine_tuned
-from rlhf_jax.config import load_config
 from rlhf_jax.data import Prompt, encode_prompts, prompt_text
 from rlhf_jax.data.world import OCCUPATIONS, QA_FORMS, TONES, Question, ask, completion
 from rlhf_jax.evals import (
@@ -334,7 +333,7 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     evaluate(config)
     print(Path(config.out) / "report.html")
 

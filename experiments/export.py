@@ -15,10 +15,9 @@ from pathlib import Path
 from experiments.decoder import imported, transformer
 from experiments.ppo_ptx import best_policy_of, policy_of
 from experiments.pretrain import pretrained
-from experiments.recipe import Config, tokenizer
+from experiments.recipe import Config, configured, tokenizer
 from experiments.reward_model import reward_params
 from experiments.sft import best_epoch, fine_tuned
-from rlhf_jax.config import load_config
 from rlhf_jax.data import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import save_pretrained, write_transformer_config
@@ -57,7 +56,7 @@ def files_of_tokenizer(config: Config) -> Sequence[Path]:
 def main() -> None:
     if len(sys.argv) < 4 or sys.argv[1] not in MODELS:
         raise InputError(f"name a stage ({', '.join(MODELS)}), a folder to write, and a config file")
-    export(load_config(Config, sys.argv[3:]), sys.argv[1], Path(sys.argv[2]))
+    export(configured(sys.argv[3:]), sys.argv[1], Path(sys.argv[2]))
     print(f"The model is at {sys.argv[2]}")
 
 

@@ -41,8 +41,7 @@ from experiments.ppo_ptx import (
     rollout,
     rollout_metrics,
 )
-from experiments.recipe import Advantage, Config, Group, role_key, stage
-from rlhf_jax.config import load_config
+from experiments.recipe import Advantage, Config, Group, configured, role_key, stage
 from rlhf_jax.equations import (
     Mean,
     adapted_scale,
@@ -174,4 +173,4 @@ def group(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(lambda: group(load_config(Config)))
+    run(lambda: group(configured()))

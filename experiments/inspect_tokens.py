@@ -22,8 +22,7 @@ from experiments.ppo_ptx import (
     plan_of,
     rollout,
 )
-from experiments.recipe import Config, material, prompts_that_fit, role_key, tokenizer
-from rlhf_jax.config import load_config
+from experiments.recipe import Config, configured, material, prompts_that_fit, role_key, tokenizer
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import gae, linear, token_rewards, whiten
 from rlhf_jax.evals import Inspected, write_inspector
@@ -91,7 +90,7 @@ def inspect_tokens(config: Config) -> Path:
 
 
 def main() -> None:
-    print(f"The page is at {inspect_tokens(load_config(Config))}")
+    print(f"The page is at {inspect_tokens(configured())}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from experiments.evaluate import evaluate
 from experiments.material import Part
 from experiments.ppo_ptx import ppo
 from experiments.pretrain import pretrain, pretrain_stage
-from experiments.recipe import Config, prompts_that_fit
+from experiments.recipe import Config, configured, prompts_that_fit
 from experiments.reward_model import reward_models
 from experiments.sft import sft
-from rlhf_jax.config import load_config
 from rlhf_jax.runtime import require_writable, run
 
 
@@ -38,7 +37,7 @@ def before_ppo(config: Config) -> None:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     before_ppo(config)
     ppo(config, "ppo")
     ppo(config, "ppo_ptx")

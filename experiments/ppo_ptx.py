@@ -20,7 +20,17 @@ from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import packed
-from experiments.recipe import PPO, Config, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
+from experiments.recipe import (
+    PPO,
+    Config,
+    configured,
+    material,
+    prompts_that_fit,
+    role_key,
+    role_seed,
+    stage,
+    tokenizer,
+)
 from experiments.reward_model import (
     member_name,
     reward_stage,
@@ -30,7 +40,6 @@ from experiments.reward_model import (
 )
 from experiments.sft import first_state as sft_state
 from experiments.sft import sft_stage, trained
-from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_prompts, take
 from rlhf_jax.equations import (
     Mean,
@@ -381,7 +390,7 @@ def reference_moments(config: Config, frozen: Frozen, count: int = 256) -> Momen
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     ppo(config, "ppo")
     ppo(config, "ppo_ptx")
 

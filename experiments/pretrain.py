@@ -12,8 +12,7 @@ import numpy as np
 from experiments.decoder import digest, imported, language_model
 from experiments.devices import mapped, mesh_of, rule
 from experiments.material import Part
-from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
-from rlhf_jax.config import load_config
+from experiments.recipe import Config, configured, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
 from rlhf_jax.equations import values
 from rlhf_jax.runtime import Stage, Watch, place, run, shard_rows
@@ -83,4 +82,4 @@ def masked(config: Config, batch: TextBatch, rng: np.random.Generator) -> Masked
 
 
 if __name__ == "__main__":
-    run(lambda: pretrain(load_config(Config)))
+    run(lambda: pretrain(configured()))

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.material import Files, Material, Part, World, material_from_files, material_from_world
+from rlhf_jax.config import load_config
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
@@ -24,7 +25,7 @@ from rlhf_jax.data import (
     train_tokenizer,
 )
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Stage, require_writable, say
+from rlhf_jax.runtime import Stage, join_processes, require_writable, say
 from rlhf_jax.steps import Estimator
 
 
@@ -261,6 +262,14 @@ class Config:
         every = asdict(self)
         usual = ("seed", "world", "files", "tokenizer", "model", "imported", "lora", "memory", "optimiser")
         return {k: every[k] for k in (*usual, *names)}
+
+
+def configured(argv: Sequence[str] | None = None) -> Config:
+    """The config of the command line, in a process that has joined the others where there are several."""
+    config = load_config(Config, argv)
+    if config.coordinator is not None:
+        join_processes(config.coordinator, config.processes, config.process)
+    return config
 
 
 @cache

@@ -19,10 +19,19 @@ from experiments.decoder import language_model, scalar_model
 from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
-from experiments.recipe import Config, kept_by_length, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
+from experiments.recipe import (
+    Config,
+    configured,
+    kept_by_length,
+    material,
+    prompts_that_fit,
+    role_key,
+    role_seed,
+    stage,
+    tokenizer,
+)
 from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage, trained
 from experiments.sft import first_state as sft_state
-from rlhf_jax.config import load_config
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
@@ -301,4 +310,4 @@ def agreement(rankings: list[np.ndarray]) -> Estimate:
 
 
 if __name__ == "__main__":
-    run(lambda: reward_models(load_config(Config)))
+    run(lambda: reward_models(configured()))

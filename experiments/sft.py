@@ -19,8 +19,7 @@ from experiments.lora import corrections, frozen_base, lora_scale, on_base, whol
 from experiments.material import Part
 from experiments.pretrain import base_sha256, packed, pretrained
 from experiments.pretrain import first_state as pretraining_state
-from experiments.recipe import SFT, Config, kept_by_length, material, role_key, role_seed, stage, tokenizer
-from rlhf_jax.config import load_config
+from experiments.recipe import SFT, Config, configured, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
 from rlhf_jax.evals.likelihood import per_row
@@ -127,7 +126,7 @@ def best_epoch_by_loss(config: Config) -> int:
 
 
 def main() -> None:
-    config = load_config(Config)
+    config = configured()
     sft(config, "sft")
     sft(config, "rl_init")
 

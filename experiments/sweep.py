@@ -39,9 +39,8 @@ from experiments.ppo_ptx import (
     untrained,
 )
 from experiments.pretrain import pretrained
-from experiments.recipe import Config, Sweep, stage
+from experiments.recipe import Config, Sweep, configured, stage
 from experiments.sft import best_epoch, fine_tuned
-from rlhf_jax.config import load_config
 from rlhf_jax.data import Table, coefficient_table
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
@@ -256,4 +255,4 @@ def as_text(settings: Sequence[Setting]) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: print(as_text(sweep(load_config(Config)))))
+    run(lambda: print(as_text(sweep(configured()))))

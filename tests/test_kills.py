@@ -116,7 +116,7 @@ def test_killed_and_resumed_on_another_mesh_it_ends_the_same_to_1e_5(uninterrupt
     out, total = tmp_path / "killed", last_step(uninterrupted / stage)
     prepared(stage, uninterrupted, out)
     kill_in(out / stage, [program_line(stage, out, *OFTEN)], total, 0.5, saving=True, seconds=0)
-    finish([program_line(stage, out, *OFTEN, "--runtime.devices", "2")], TWO_DEVICES)
+    finish([program_line(stage, out, *OFTEN, "--mesh.data", "2")], TWO_DEVICES)
     one, other = (arrays(each / stage / "checkpoints" / str(total) / "state") for each in (uninterrupted, out))
     if stage == "reward_model":
         one, other = with_one_constant(one), with_one_constant(other)

@@ -11,6 +11,10 @@ arXiv:1909.08053, §3): query, key, value, gate and up by columns, out and down 
 
 from typing import Any
 
+import jax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
 RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
 
 AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
@@ -54,3 +58,13 @@ def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
         raise ValueError(f"models/placement.py does not say on which axes {'/'.join(names)} lies")
     stacked = (None,) * (ndim - len(axes))  # layers under config.scan
     return (*stacked, *(None if axis is None else RULES[axis] for axis in axes))
+
+
+def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
+    compiler may cut the residual stream as the matrices are, and exchange it all the time."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    devices = sizes.get("data", 1) * sizes.get("fsdp", 1)
+    if "fsdp" not in sizes or devices * sizes["tensor"] == 1 or len(x_btd) % devices:
+        return x_btd
+    return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))

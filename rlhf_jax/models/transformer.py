@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import Linear
+from rlhf_jax.models.placement import rows_apart
 from rlhf_jax.models.rope import Rope, rotate
 
 PLAIN = Rope()
@@ -269,7 +270,7 @@ class Block(nn.Module):
         attended = dropout(after(attended, "attention"))
         read = x_btd if c.parallel else x_btd + attended
         mixed = dropout(after(mlp(before(read, "mlp")), "mlp"))
-        return (read + mixed + attended if c.parallel else read + mixed), layer_cache
+        return rows_apart(read + mixed + attended if c.parallel else read + mixed), layer_cache
 
 
 class Transformer(nn.Module):
@@ -309,7 +310,7 @@ class Transformer(nn.Module):
                 c.context, c.width, embedding_init=nn.initializers.normal(0.01), dtype=c.compute, name="position"
             )
             x_btd = x_btd + position(positions_bt)
-        x_btd = nn.Dropout(c.dropout, deterministic=deterministic)(x_btd)
+        x_btd = rows_apart(nn.Dropout(c.dropout, deterministic=deterministic)(x_btd))
 
         block: Any = nn.remat(Block) if c.remat else Block
         if c.scan:

@@ -2,6 +2,7 @@
 
 from rlhf_jax.runtime.checkpoint import Checkpoints, tree_hash
 from rlhf_jax.runtime.files import require_writable, write_atomically
+from rlhf_jax.runtime.hosts import first_process, join_processes
 from rlhf_jax.runtime.mesh import (
     Rule,
     cores_as_devices,
@@ -30,6 +31,8 @@ __all__ = [
     "check_finite",
     "cores_as_devices",
     "everywhere",
+    "first_process",
+    "join_processes",
     "join_rows",
     "make_mesh",
     "mapped",

@@ -126,13 +126,13 @@ def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable
         if compiled:
             with jax.transfer_guard("disallow"):
                 return compiled[0](state, *arguments)
-        compiled.append(_pmapped(step, mesh) if pmap else _jitted(step, state))
+        compiled.append(_pmapped(step, mesh) if pmap else _jitted(step, mesh, state))
         return compiled[0](state, *arguments)
 
     return call
 
 
-def _jitted(step: Callable[..., Any], state: PyTree) -> Callable[..., Any]:
+def _jitted(step: Callable[..., Any], mesh: Mesh, state: PyTree) -> Callable[..., Any]:
     where = [leaf.sharding for leaf in jax.tree.leaves(state)]
 
     def one(state: PyTree, *arguments: PyTree) -> Any:
@@ -141,7 +141,13 @@ def _jitted(step: Callable[..., Any], state: PyTree) -> Callable[..., Any]:
         leaves = [jax.lax.with_sharding_constraint(x, s) for x, s in zip(leaves, where, strict=True)]
         return jax.tree.unflatten(structure, leaves), metrics
 
-    return jax.jit(one, donate_argnums=0)
+    compiled = jax.jit(one, donate_argnums=0)
+
+    def call(*arguments: PyTree) -> Any:
+        with jax.set_mesh(mesh):  # models look at it
+            return compiled(*arguments)
+
+    return call
 
 
 def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -57,5 +57,5 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _exit(code: int, sentence: str) -> None:
-    say(sentence)
+    say(sentence, every_process=True)
     raise SystemExit(code)

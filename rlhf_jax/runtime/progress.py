@@ -10,14 +10,17 @@ from typing import SupportsFloat
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from rlhf_jax.runtime.hosts import first_process
+
 _LOG_SECONDS = 15.0
 _TERMINAL_SECONDS = 0.1
 _console = Console(stderr=True)  # one for all, so that a sentence prints above a live bar
 
 
-def say(sentence: str) -> None:
-    """Prints one sentence to stderr."""
-    _console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+def say(sentence: str, every_process: bool = False) -> None:
+    """Prints one sentence to stderr; of several processes the first speaks for all."""
+    if every_process or first_process():
+        _console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., N
     latest: dict[str, SupportsFloat] = {}
 
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")]
-    bar = Progress(*columns, console=_console) if terminal else None
+    bar = Progress(*columns, console=_console) if terminal and first_process() else None
     task = bar.add_task(title, total=total, completed=start, text="") if bar else None
 
     def show(now: float) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.checkpoint import Checkpoints
+from rlhf_jax.runtime.hosts import first_process
 from rlhf_jax.runtime.interruption import Interruption
 from rlhf_jax.runtime.metrics import MetricsWriter
 from rlhf_jax.runtime.progress import progress, say
@@ -76,8 +77,9 @@ class Stage:
         with ExitStack() as stack:
             self._interruption = stack.enter_context(Interruption())
             self._stopped_by = 0
-            self._metrics = MetricsWriter(self.folder, start, self._wandb)
-            stack.callback(self._metrics.close)
+            self._metrics = MetricsWriter(self.folder, start, self._wandb) if first_process() else None
+            if self._metrics is not None:
+                stack.callback(self._metrics.close)
             stack.callback(self.checkpoints.close)
             self._advance = stack.enter_context(progress(self.name, self.total, start))
             self._watch = watch
@@ -162,7 +164,8 @@ class Stage:
         values = {name: float(value) for name, value in metrics.items()}
         self._waiting = None
         self._written = (step, values)
-        self._metrics.write(step, values)
+        if self._metrics is not None:
+            self._metrics.write(step, values)
         check_finite(self.name, step, values)
         if self._watch is not None:
             self._watch.look(step, values)
