@@ -19,6 +19,7 @@ from rlhf_jax.data.dialogue import (
     render,
     split_last_answer,
 )
+from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Prompt,
     drop_shared_prefixes,
@@ -28,8 +29,10 @@ from rlhf_jax.data.prompts import (
     read_prompts,
     split_by_user,
 )
+from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
 
@@ -40,8 +43,10 @@ __all__ = [
     "Demonstration",
     "Prompt",
     "Ranking",
+    "Records",
     "Row",
     "Table",
+    "TextStream",
     "Tokenizer",
     "TooLongError",
     "as_text_batch",
@@ -62,6 +67,7 @@ __all__ = [
     "mask_tokens",
     "pack",
     "parse_transcript",
+    "permute",
     "prompt_fits",
     "prompt_text",
     "ranking_fits",
@@ -76,5 +82,6 @@ __all__ = [
     "take",
     "text_documents",
     "train_tokenizer",
+    "weighted_sources",
     "write_rankings",
 ]
