@@ -3,7 +3,9 @@
 python experiments/pretrain.py configs/tiny.toml
 """
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,16 @@ from experiments.decoder import digest, imported, language_model
 from experiments.material import Part
 from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
-from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
+from rlhf_jax.data import (
+    Records,
+    TextStream,
+    as_text_batch,
+    batch_indices,
+    mask_tokens,
+    pack,
+    take,
+    weighted_sources,
+)
 from rlhf_jax.equations import values
 from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
 from rlhf_jax.steps import TextCoef, adam, text_step
@@ -23,6 +34,24 @@ from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 def packed(config: Config, part: Part) -> TextBatch:
     """The pretraining text of a part as rows of a whole context."""
     return as_text_batch(pack(material(config).documents[part], tokenizer(config), config.model.context)[0])
+
+
+def streamed(config: Config) -> TextStream | None:
+    """The rows of [stream], where there is one."""
+    if config.stream is None:
+        return None
+    names, weights = weighted_sources(config.stream.sources)
+    sources = [Records(name, config.stream.field, Path(config.stream.index)) for name in names]
+    c, seed = config.pretrain, role_seed(config, "pretrain")
+    return TextStream(sources, weights, tokenizer(config), config.model.context, c.batch, seed, range(c.batch))
+
+
+def batches(config: Config, stream: TextStream | None) -> Callable[[int], TextBatch]:
+    """Step → its batch: the stream's next, or rows of the material by the step's number."""
+    if stream:
+        return lambda _: next(stream)
+    rows, seed = packed(config, "train"), role_seed(config, "pretrain")
+    return lambda i: take(rows, batch_indices(len(rows.tokens), config.pretrain.batch, seed, i))
 
 
 def first_state(config: Config) -> TrainState:
@@ -38,7 +67,7 @@ def first_state(config: Config) -> TrainState:
 
 def pretrain_stage(config: Config) -> Stage:
     parents = {"imported": digest(config.imported.folder)} if config.imported else {}
-    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents)
+    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain", "stream"), parents)
 
 
 def base_sha256(config: Config) -> str:
@@ -62,18 +91,26 @@ def pretrain(config: Config) -> None:
     c, this = config.pretrain, pretrain_stage(config)
     if as_imported(config) or this.finished:
         return
-    mesh, rows = make_mesh(config.runtime.devices), packed(config, "train")
+    mesh, stream = make_mesh(config.runtime.devices), streamed(config)
+    batch_of = batches(config, stream)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     step = jax.jit(partial(text_step, model=language_model(config), optimiser=optimiser), donate_argnums=0)
     coef = TextCoef(lr=c.lr, steps=float(c.steps), floor=c.floor, warmup=float(c.warmup))
     state = this.resume(replicate(first_state(config), mesh))
+    if stream and this.resumed:
+        stream.seek(this.resumed["stream"])
     seed = role_seed(config, "pretrain")
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
-        batch = take(rows, batch_indices(len(rows.tokens), c.batch, seed, i))
+        batch = batch_of(i)
         hidden = masked(config, batch, np.random.default_rng([seed, i])) if c.objective == "masked" else None
         state, metrics = step(state, shard_rows(hidden or batch, mesh), coef)
         this.log(i, values(metrics))
-        this.save(i, state, config.runtime.save_every)
+        this.save(i, state, config.runtime.save_every, **position(stream))
+
+
+def position(stream: TextStream | None) -> dict:
+    """What the record of a checkpoint says about the stream."""
+    return {"stream": stream.position(stream.taken)} if stream else {}
 
 
 def masked(config: Config, batch: TextBatch, rng: np.random.Generator) -> MaskedTextBatch:

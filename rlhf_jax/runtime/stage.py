@@ -44,6 +44,7 @@ class Stage:
             "parents": dict(parents),
         }
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+        self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
         latest = self.checkpoints.latest()
         if latest is not None:
             self._require_same_origin(self._newest_record())
@@ -57,8 +58,9 @@ class Stage:
         restored = self.checkpoints.restore(state)
         if restored is None:
             return state
-        say(f"{self.name}: continues after step {restored[1]['data']['step']} of {self.total}")
-        return restored[0]
+        state, self.resumed = restored
+        say(f"{self.name}: continues after step {self.resumed['data']['step']} of {self.total}")
+        return state
 
     def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
         """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save."""
