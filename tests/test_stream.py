@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +93,13 @@ def test_files_that_have_changed_since_are_noticed(config, tmp_path):
     os.utime(path, (1, 1))
     with pytest.raises(InputError, match=r"source 1 of the stream has 30 texts .* put its files back"):
         pretrain(config)
+
+
+@pytest.mark.long
+def test_the_speed_of_a_stream_is_measured(tmp_path):
+    line = [sys.executable, "experiments/stream_speed.py", "--gigabytes", "0.002", "--seconds", "1"]
+    line += ["--processes", "1,2", "--folder", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.findall(r"(\d) processes: [\d,]+ tokens/s", done.stderr) == ["1", "2"]
+    assert list(tmp_path.iterdir()) == []
