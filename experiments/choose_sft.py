@@ -4,6 +4,7 @@ python experiments/choose_sft.py configs/tiny.toml
 """
 
 import json
+import math
 from pathlib import Path
 
 from experiments.decoder import language_model
@@ -26,6 +27,8 @@ def choose_sft(config: Config) -> None:
     prompts = encode_prompts(given, t, config.model.prompt_tokens)
     epochs = {}
     for step in checkpoints.steps():
+        if not math.isfinite(checkpoints.record(step)["valid"]):
+            continue  # no epoch's end, but where the run was stopped
         written = answer(
             language_model(config),
             fine_tuned(config, "sft", step),

@@ -21,8 +21,11 @@ from rlhf_jax.models import (
 )
 
 
-def transformer(config: Config, dropout: float = 0.0) -> TransformerConfig:
+def transformer(config: Config, dropout: float = 0.0, training: bool = False) -> TransformerConfig:
+    """training: whether in a step over the whole mesh."""
     c, memory = config.model, memory_of(config)
+    if training:
+        memory |= {"micro_batches": config.mesh.micro_batches, "axis_name": "data" if config.mesh.pmap else None}
     given = [name for name, value in c.decoder.items() if value is not None]
     if config.imported:
         if given:
@@ -53,6 +56,8 @@ def memory_of(config: Config) -> dict[str, Any]:
 @cache
 def digest(folder: str) -> str:
     """sha256 of what the folder says of the model."""
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"imported.folder: {folder} has no config.json; name a folder with one and .safetensors files")
     hashed = hashlib.sha256()
     for path in sorted([Path(folder) / "config.json", *Path(folder).glob("*.safetensors")]):
         with path.open("rb") as file:
@@ -74,9 +79,9 @@ def imported(config: Config) -> Pretrained:
     return found
 
 
-def language_model(config: Config, dropout: float = 0.0) -> LanguageModel:
-    return LanguageModel(transformer(config, dropout))
+def language_model(config: Config, dropout: float = 0.0, training: bool = False) -> LanguageModel:
+    return LanguageModel(transformer(config, dropout, training))
 
 
-def scalar_model(config: Config) -> ScalarModel:
-    return ScalarModel(transformer(config))
+def scalar_model(config: Config, training: bool = False) -> ScalarModel:
+    return ScalarModel(transformer(config, training=training))

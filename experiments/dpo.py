@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.decoder import language_model
+from experiments.devices import mapped, mesh_of, rule
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import pretrained
@@ -31,7 +33,7 @@ from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, e
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, table_text
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, Watch, place, run, shard_rows, write_atomically
 from rlhf_jax.steps import (
     KTOCoef,
     PreferenceCoef,
@@ -45,6 +47,7 @@ from rlhf_jax.steps import (
     preference_step,
     simpo,
     slic,
+    text_coef,
 )
 from rlhf_jax.types import JudgedBatch, PairBatch, TextBatch, TrainState
 
@@ -110,11 +113,13 @@ def train(config: Config) -> None:
     this, c = preference_stage(config), section(config)
     if this.finished:
         return
-    mesh, pairs = make_mesh(config.runtime.devices), pairs_of(config)
-    reference = replicate(fine_tuned(config, "rl_init"), mesh)
-    state = this.resume(replicate(first_state(config, reference), mesh))
-    rate = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
-    step = kto_step(config, rate) if c.objective == "kto" else pair_step(config, rate)
+    mesh, pairs = mesh_of(config), pairs_of(config)
+    start = fine_tuned(config, "rl_init")
+    reference = place(start, mesh, rule(config, "reference"))
+    state = this.resume(place(first_state(config, start), mesh, rule(config, "policy")))
+    rate = text_coef(c.lr, this.total, c.floor)
+    step, coef = kto_step(config, rate) if c.objective == "kto" else pair_step(config, rate)
+    step, coef = mapped(config, mesh, step), place(coef, mesh)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         chosen, rejected = pairs(i)
         if c.objective == "kto":
@@ -122,46 +127,46 @@ def train(config: Config) -> None:
             first, second = rows, exchange_answers(rows, tokenizer(config).pad)
         else:
             first, second = chosen, rejected
-        state, metrics = step(state, shard_rows(first, mesh), shard_rows(second, mesh), reference)
+        state, metrics = step(state, shard_rows((first, second), mesh), coef, reference)
         this.log(i, values(metrics))
         this.save(i, state, config.runtime.save_every)
 
 
-Step = Callable[[TrainState, TextBatch, TextBatch, PyTree], tuple[TrainState, dict[str, Mean]]]
+Step = Callable[[TrainState, tuple[TextBatch, TextBatch], Any, PyTree], tuple[TrainState, dict[str, Mean]]]
 
 
-def pair_step(config: Config, rate: TextCoef) -> Step:
-    """(state, chosen, rejected, reference) → (state, metrics), by the config's objective."""
-    c, model = section(config), language_model(config)
+def pair_step(config: Config, rate: TextCoef) -> tuple[Step, PreferenceCoef]:
+    """(state, (chosen, rejected), coef, reference) → (state, metrics), by the config's objective; and coef."""
+    c, model = section(config), language_model(config, training=True)
     objective, per_token = OBJECTIVES[c.objective]
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    coef = PreferenceCoef(beta=c.beta, smoothing=c.smoothing, margin=c.margin, sft=c.sft, rate=rate)
+    of_loss = (np.float32(x) for x in (c.beta, c.smoothing, c.margin, c.sft))
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, chosen: TextBatch, rejected: TextBatch, reference: PyTree):
+    def step(state: TrainState, pairs: tuple[TextBatch, TextBatch], coef: PreferenceCoef, reference: PyTree):
+        chosen, rejected = pairs
         of = partial(answer_logps, reference, model=model, per_token=per_token)
         batch = PairBatch(chosen, rejected, of(chosen)[0], of(rejected)[0])
         return preference_step(
             state, batch, coef, model=model, optimiser=optimiser, objective=objective, per_token=per_token
         )
 
-    return step
+    return step, PreferenceCoef(*of_loss, rate=rate)
 
 
-def kto_step(config: Config, rate: TextCoef) -> Step:
-    """(state, rows, mismatched rows, reference) → (state, metrics); the first half of the rows is liked."""
-    c, model = section(config), language_model(config)
+def kto_step(config: Config, rate: TextCoef) -> tuple[Step, KTOCoef]:
+    """(state, (rows, mismatched rows), coef, reference) → (state, metrics), the first half of the rows liked; and coef."""
+    c, model = section(config), language_model(config, training=True)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    coef = KTOCoef(beta=c.beta, desirable=c.desirable, undesirable=c.undesirable, rate=rate)
+    of_loss = (np.float32(x) for x in (c.beta, c.desirable, c.undesirable))
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, rows: TextBatch, mismatched: TextBatch, reference: PyTree):
+    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: KTOCoef, reference: PyTree):
+        rows, mismatched = both
         of = partial(answer_logps, reference, model=model, per_token=False)
         liked = jnp.arange(len(rows.tokens)) < len(rows.tokens) // 2
         batch = JudgedBatch(rows, liked, of(rows)[0], mismatched, of(mismatched)[0])
         return judged_step(state, batch, coef, model=model, optimiser=optimiser)
 
-    return step
+    return step, KTOCoef(*of_loss, rate=rate)
 
 
 def measure(config: Config) -> dict[str, Estimate]:

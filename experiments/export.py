@@ -3,23 +3,26 @@
     python experiments/export.py ppo_ptx exported configs/tiny.toml
 
 The first argument is the stage: pretrain, sft, rl_init, ppo, ppo_ptx, or reward_model, which becomes
-*ForSequenceClassification with one label. Corrections (LoRA) are merged. The tokenizer's files go with it.
+*ForSequenceClassification with one label; or ppo_best, ppo_ptx_best: PPO's checkpoint with the largest runtime.best.
+Corrections (LoRA) are merged. The tokenizer's files go with it.
 """
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.decoder import imported, transformer
-from experiments.ppo_ptx import policy_of
+from experiments.ppo_ptx import best_policy_of, policy_of
 from experiments.pretrain import pretrained
 from experiments.recipe import Config, tokenizer
 from experiments.reward_model import reward_params
 from experiments.sft import best_epoch, fine_tuned
 from rlhf_jax.config import load_config
+from rlhf_jax.data import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import save_pretrained, write_transformer_config
-from rlhf_jax.runtime import run
+from rlhf_jax.runtime import require_writable, run
 
 MODELS = {
     "pretrain": pretrained,
@@ -27,30 +30,28 @@ MODELS = {
     "rl_init": lambda config: fine_tuned(config, "rl_init"),
     "ppo": lambda config: policy_of(config, "ppo"),
     "ppo_ptx": lambda config: policy_of(config, "ppo_ptx"),
+    "ppo_best": lambda config: best_policy_of(config, "ppo"),
+    "ppo_ptx_best": lambda config: best_policy_of(config, "ppo_ptx"),
     "reward_model": reward_params,
 }
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "added_tokens.json",
-)
 
 
 def export(config: Config, stage: str, folder: Path) -> None:
-    scalar, t = stage == "reward_model", tokenizer(config)
-    values = imported(config).values if config.imported else write_transformer_config(transformer(config))
-    special = {"bos_token_id": t.bos, "eos_token_id": t.eos, "pad_token_id": t.pad}
-    save_pretrained(folder, transformer(config), MODELS[stage](config), values | special, scalar=scalar)
-    for path in tokenizer_files(config):
+    require_writable(folder)
+    decoder, named = transformer(config), tokenizer(config).named
+    values = imported(config).values if config.imported else write_transformer_config(decoder)
+    special = {f"{role}_token_id": named[role] for role in ("bos", "eos", "pad") if role in named}
+    save_pretrained(folder, decoder, MODELS[stage](config), values | special, scalar=stage == "reward_model")
+    for path in files_of_tokenizer(config):
         shutil.copy(path, folder / path.name)
 
 
-def tokenizer_files(config: Config) -> list[Path]:
+def files_of_tokenizer(config: Config) -> Sequence[Path]:
+    """Of a folder all that say something of its tokenizer."""
     path = Path(config.tokenizer.path or (config.imported.folder if config.imported else tokenizer(config).path))
-    return [path] if path.is_file() else [file for pattern in TOKENIZER_FILES for file in path.glob(pattern)]
+    return (
+        [path / name for name in TOKENIZER_FILES if (path / name).is_file()] if path.is_dir() else tokenizer_files(path)
+    )
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import whole
 from experiments.ppo_ptx import (
     SAMPLE,
@@ -55,7 +56,7 @@ from rlhf_jax.equations import (
     values,
 )
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, initial_state, minibatches, ppo_step
 from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState
 
@@ -138,7 +139,7 @@ def section(config: Config) -> Group:
 
 def group_stage(config: Config) -> Stage:
     sections = config.sections("pretrain", "sft", "rl_init", "reward", "ppo", "group")
-    return stage(config, "group", config.ppo.iterations, sections, parents_of(config))
+    return stage(config, "group", config.ppo.iterations, sections, parents_of(config), best=config.runtime.best)
 
 
 def group(config: Config) -> None:
@@ -146,7 +147,7 @@ def group(config: Config) -> None:
     if this.finished:
         return
     mesh, batches, frozen, look = (
-        make_mesh(config.runtime.devices),
+        mesh_of(config),
         batches_of(config, "group", c.answers),
         frozen_of(config),
         held_out_look(config),
@@ -160,14 +161,14 @@ def group(config: Config) -> None:
         advantage=c.advantage,
         answers=c.answers,
     )
-    step = jax.jit(one, donate_argnums=0)
+    step, coef = mapped(config, mesh, one), place(coefficients(config.ppo), mesh)
     start = initial_state(frozen.sft, None, optimisers_of(config), role_key(config, "group"))
-    state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
+    state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
-        state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(config.ppo), frozen)
+        state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(whole(config, state.policy))
+            metrics |= look(whole(config, on_this_process(state.policy)))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from experiments.decoder import language_model
+from experiments.decoder import language_model, scalar_model
+from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import packed
@@ -23,7 +24,6 @@ from experiments.recipe import PPO, Config, material, prompts_that_fit, role_key
 from experiments.reward_model import (
     member_name,
     reward_stage,
-    scalar_model,
     score_rows,
     trained_reward,
     untrained_reward,
@@ -52,7 +52,7 @@ from rlhf_jax.equations import (
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Answers, answer, per_row, scores
 from rlhf_jax.models import Sampling, generate
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
 from rlhf_jax.steps import (
     Estimator,
     Form,
@@ -200,7 +200,7 @@ def iteration(
 
 
 def coefficients(c: PPO) -> PPOCoef:
-    return PPOCoef(*(jnp.float32(getattr(c, name)) for name in PPOCoef._fields))
+    return PPOCoef(*(np.float32(getattr(c, name)) for name in PPOCoef._fields))
 
 
 def plan_of(config: Config) -> Plan:
@@ -235,7 +235,7 @@ def iteration_of(config: Config) -> Callable[..., tuple[PPOState, dict[str, Mean
 
 
 def models_of(config: Config) -> Models:
-    return Models(language_model(config), scalar_model(config))
+    return Models(language_model(config, training=True), scalar_model(config, training=True))
 
 
 def form_of(config: Config) -> Form:
@@ -261,7 +261,7 @@ def variant(config: Config, name: Name) -> Config:
 
 def ppo_stage(config: Config, name: Name) -> Stage:
     sections = variant(config, name).sections("pretrain", "sft", "rl_init", "reward", "ppo")
-    return stage(config, name, config.ppo.iterations, sections, parents_of(config))
+    return stage(config, name, config.ppo.iterations, sections, parents_of(config), best=config.runtime.best)
 
 
 def parents_of(config: Config) -> dict[str, str]:
@@ -275,10 +275,10 @@ def untrained(config: Config) -> Frozen:
     return Frozen(language.params, (untrained_reward(config).params,))
 
 
-def final_state(config: Config, name: Name) -> PPOState:
-    """Of a finished stage."""
+def final_state(config: Config, name: Name, step: int | None = None) -> PPOState:
+    """Of a finished stage, or as it was after a step."""
     shapes = jax.eval_shape(lambda: first_state(config, name, untrained(config)))
-    return ppo_stage(config, name).load(shapes)[0]
+    return ppo_stage(config, name).load(shapes, step)[0]
 
 
 def policy_of(config: Config, name: Name) -> PyTree:
@@ -286,21 +286,26 @@ def policy_of(config: Config, name: Name) -> PyTree:
     return whole(config, final_state(config, name).ema)
 
 
+def best_policy_of(config: Config, name: Name) -> PyTree:
+    """The same where runtime.best was largest, among the checkpoints."""
+    return whole(config, final_state(config, name, ppo_stage(config, name).best).ema)
+
+
 def ppo(config: Config, name: Name) -> None:
     this = ppo_stage(config, name)
     if this.finished:
         return
     config = variant(config, name)
-    c, mesh = config.ppo, make_mesh(config.runtime.devices)
+    mesh = mesh_of(config)
     batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
-    frozen, step, look = frozen_of(config), jax.jit(iteration_of(config), donate_argnums=0), held_out_look(config)
-    start = starting_state(config, name, frozen)
-    state, frozen = this.resume(replicate(start, mesh)), replicate(frozen, mesh)
+    frozen, step, look = frozen_of(config), mapped(config, mesh, iteration_of(config)), held_out_look(config)
+    start, coef = starting_state(config, name, frozen), place(coefficients(config.ppo), mesh)
+    state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
-        state, metrics = step(state, shard_rows(batches(i), mesh), coefficients(c), frozen)
+        state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(whole(config, state.policy))
+            metrics |= look(whole(config, on_this_process(state.policy)))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.decoder import digest, imported, language_model
+from experiments.devices import mapped, mesh_of, rule
 from experiments.material import Part
 from experiments.recipe import Config, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.config import load_config
@@ -26,8 +27,8 @@ from rlhf_jax.data import (
     weighted_sources,
 )
 from rlhf_jax.equations import values
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
-from rlhf_jax.steps import TextCoef, adam, text_step
+from rlhf_jax.runtime import Stage, Watch, place, run, shard_rows
+from rlhf_jax.steps import adam, text_coef, text_step
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
 
@@ -91,12 +92,12 @@ def pretrain(config: Config) -> None:
     c, this = config.pretrain, pretrain_stage(config)
     if as_imported(config) or this.finished:
         return
-    mesh, stream = make_mesh(config.runtime.devices), streamed(config)
+    mesh, stream = mesh_of(config), streamed(config)
     batch_of = batches(config, stream)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    step = jax.jit(partial(text_step, model=language_model(config), optimiser=optimiser), donate_argnums=0)
-    coef = TextCoef(lr=c.lr, steps=float(c.steps), floor=c.floor, warmup=float(c.warmup))
-    state = this.resume(replicate(first_state(config), mesh))
+    step = mapped(config, mesh, partial(text_step, model=language_model(config, training=True), optimiser=optimiser))
+    coef = place(text_coef(c.lr, c.steps, c.floor, c.warmup), mesh)
+    state = this.resume(place(first_state(config), mesh, rule(config, "policy")))
     if stream and this.resumed:
         stream.seek(this.resumed["stream"])
     seed = role_seed(config, "pretrain")

@@ -217,10 +217,24 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+    pmap: bool
+    micro_batches: int
+    policy: Literal["cut", "whole"]
+    value: Literal["cut", "whole"]
+    reward: Literal["cut", "whole"]
+    reference: Literal["cut", "whole"]
+
+
+@dataclass(frozen=True)
 class Runtime:
-    devices: int
     wandb: bool
     save_every: int
+    keep: int
+    best: str
     look_every: int
 
 
@@ -246,7 +260,11 @@ class Config:
     preference: Preference | None
     sweep: Sweep | None
     evaluate: Evaluate
+    mesh: MeshConfig
     runtime: Runtime
+    coordinator: str | None  # host:port of the first of several processes, or "auto" where the cluster says it
+    processes: int | None
+    process: int | None  # this one, from 0
 
     def sections(self, *names: str) -> dict:
         """What the result of a stage depends on: the common sections and its own."""
@@ -307,12 +325,27 @@ def kept_by_length(
     return kept
 
 
+# Which program runs a stage, where it is not called as the stage is.
+PROGRAMS = {"rl_init": "sft", "ppo": "ppo_ptx", "group": "grpo", "preference": "dpo"}
+
+
 def stage(
-    config: Config, name: str, steps: int, sections: dict, parents: dict[str, str], keep: int | None = 2
+    config: Config,
+    name: str,
+    steps: int,
+    sections: dict,
+    parents: dict[str, str],
+    keep_all: bool = False,
+    best: str = "",
 ) -> Stage:
-    return Stage(
-        Path(config.out) / name, steps, sections, tokenizer(config).sha256, parents, keep, config.runtime.wandb
-    )
+    c = config.runtime
+    if c.keep < 1:
+        raise InputError(f"runtime.keep is {c.keep}; keep at least 1 checkpoint, a run continues from the newest")
+    kind = name.rstrip("_0123456789")  # reward_model_2 is of an ensemble
+    program = f"experiments/{PROGRAMS.get(kind, kind)}.py"
+    keep = None if keep_all else c.keep
+    folder, sha256 = Path(config.out) / name, tokenizer(config).sha256
+    return Stage(folder, steps, sections, sha256, parents, program=program, keep=keep, best=best, wandb=c.wandb)
 
 
 def role_seed(config: Config, role: str) -> int:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.decoder import language_model, transformer
+from experiments.decoder import language_model, scalar_model
+from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
 from experiments.recipe import Config, kept_by_length, material, prompts_that_fit, role_key, role_seed, stage, tokenizer
@@ -42,16 +43,12 @@ from rlhf_jax.equations import pair_accuracy, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, answer, ratio_interval, scores
 from rlhf_jax.labelers import Labeler, agreements, rank
-from rlhf_jax.models import Sampling, ScalarModel, scalar_from_language_model
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, say, shard_rows, write_atomically
-from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step
+from rlhf_jax.models import Sampling, scalar_from_language_model
+from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, say, shard_rows, write_atomically
+from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step, text_coef
 from rlhf_jax.types import RankingBatch, TrainState
 
 AS_IS = Sampling(temperature=1.0, top_k=0, top_p=1.0)
-
-
-def scalar_model(config: Config) -> ScalarModel:
-    return ScalarModel(transformer(config))
 
 
 def member_name(member: int) -> str:
@@ -193,17 +190,17 @@ def reward_models(config: Config) -> None:
 def reward_model(config: Config, member: int) -> None:
     c, this = config.reward, reward_stage(config, member)
     if not this.finished:
-        mesh, rows = make_mesh(config.runtime.devices), encoded(config, training_rankings(config))
-        model = scalar_model(config)
+        mesh, rows = mesh_of(config), encoded(config, training_rankings(config))
+        model = scalar_model(config, training=True)
         optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
 
-        @partial(jax.jit, donate_argnums=0)
         def step(state: TrainState, batch: RankingBatch, coef: TextCoef, base: dict):
             return reward_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
-        coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
-        start, base = trained(config, "sft", best_epoch_by_loss(config)), replicate(frozen_base(config), mesh)
-        state = this.resume(replicate(first_state(config, start, member), mesh))
+        coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(config, mesh, step)
+        start = trained(config, "sft", best_epoch_by_loss(config))
+        base = place(frozen_base(config), mesh, rule(config, "policy"))
+        state = this.resume(place(first_state(config, start, member), mesh, rule(config, "reward")))
         seed = role_seed(config, member_name(member))
         for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
             batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
@@ -222,7 +219,7 @@ def score_rows(config: Config):
 
 
 def centred_on_demonstrations(config: Config, params: dict) -> dict:
-    these = demonstration_scores(config, whole(config, params))
+    these = demonstration_scores(config, whole(config, on_this_process(params)))
     return params | {"head": centred(params["head"], these)} if config.lora else centred(params, these)
 
 

@@ -6,7 +6,6 @@ Both start from the pretrained model (InstructGPT, App. C.1 and C.3) and differ 
 """
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.decoder import language_model
+from experiments.devices import mapped, mesh_of, rule
 from experiments.lora import corrections, frozen_base, lora_scale, on_base, whole
 from experiments.material import Part
 from experiments.pretrain import base_sha256, packed, pretrained
@@ -24,8 +24,8 @@ from rlhf_jax.config import load_config
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
 from rlhf_jax.evals.likelihood import per_row
-from rlhf_jax.runtime import Stage, Watch, make_mesh, replicate, run, shard_rows
-from rlhf_jax.steps import TextCoef, adam, text_step
+from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
+from rlhf_jax.steps import TextCoef, adam, text_coef, text_step
 from rlhf_jax.types import TextBatch, TrainState
 
 Name = Literal["sft", "rl_init"]
@@ -58,7 +58,7 @@ def sft_stage(config: Config, name: Name) -> Stage:
     rows = sum(fits(d, t, length) for d in material(config).demonstrations["train"])
     steps = section(config, name).epochs * steps_per_epoch(config, name, rows)
     parents = {"pretrain": base_sha256(config)}
-    return stage(config, name, steps, config.sections("pretrain", name), parents, keep=None)
+    return stage(config, name, steps, config.sections("pretrain", name), parents, keep_all=True)
 
 
 def first_state(config: Config, name: Name, base: dict) -> TrainState:
@@ -83,18 +83,17 @@ def sft(config: Config, name: Name) -> None:
     c, this = section(config, name), sft_stage(config, name)
     if this.finished:
         return
-    mesh, rows, valid = make_mesh(config.runtime.devices), encoded(config, "train"), encoded(config, "valid")
+    mesh, rows, valid = mesh_of(config), encoded(config, "train"), encoded(config, "valid")
     text, mixed = packed(config, "train"), pretrain_rows(config, name)
-    model = language_model(config, c.dropout)
+    model = language_model(config, c.dropout, training=True)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
 
-    @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: TextBatch, coef: TextCoef, base: dict):
         return text_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
-    coef = TextCoef(lr=c.lr, steps=float(this.total), floor=c.floor, warmup=0.0)
-    state = this.resume(replicate(first_state(config, name, pretrained(config)), mesh))
-    base = replicate(frozen_base(config), mesh)
+    coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(config, mesh, step)
+    state = this.resume(place(first_state(config, name, pretrained(config)), mesh, rule(config, "policy")))
+    base = place(frozen_base(config), mesh, rule(config, "policy"))
     epoch, seed = this.total // c.epochs, role_seed(config, name)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
@@ -104,7 +103,9 @@ def sft(config: Config, name: Name) -> None:
         state, metrics = step(state, shard_rows(batch, mesh), coef, base)
         metrics = values(metrics)
         if (i + 1) % epoch == 0:
-            total, tokens, _ = per_row(language_model(config), whole(config, state.params), valid, batch=c.batch)
+            total, tokens, _ = per_row(
+                language_model(config), whole(config, on_this_process(state.params)), valid, batch=c.batch
+            )
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)
         this.save(i, state, epoch, valid=float(metrics.get("loss/valid", np.inf)))
@@ -119,7 +120,9 @@ def best_epoch(config: Config) -> int:
 
 
 def best_epoch_by_loss(config: Config) -> int:
-    checkpoints = sft_stage(config, "sft").checkpoints
+    this = sft_stage(config, "sft")
+    this.require_finished()
+    checkpoints = this.checkpoints
     return min(checkpoints.steps(), key=lambda step: checkpoints.record(step)["valid"])
 
 

@@ -5,7 +5,7 @@
 Every setting runs with every seed; a member is one of both. All members share what comes before PPO (pretraining, SFT,
 reward model, RL initialisation): the seeds differ in the prompts' order and in sampling, not in the world. Coefficients and
 seeds are arguments: one compilation serves all members, `sweep.together` of them vmapped at a time, spread over
-`sweep.devices`. What comes before PPO runs on `runtime.devices`.
+`sweep.devices`. What comes before PPO runs on [mesh].
 Writes sweep.csv (a line a member) and sweep.json (the mean over the seeds and its 95 % t interval, a setting).
 """
 
@@ -46,7 +46,7 @@ from rlhf_jax.data import Table, coefficient_table
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, mean_interval
-from rlhf_jax.runtime import Stage, cores_as_devices, make_mesh, replicate, run, say, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, cores_as_devices, make_mesh, place, run, say, shard_rows, write_atomically
 from rlhf_jax.steps import PPOCoef
 from rlhf_jax.types import PPOBatch, PPOState
 
@@ -152,7 +152,7 @@ def train(config: Config) -> None:
     mesh, frozen, batches = make_mesh(devices), frozen_of(config), member_batches(config, members)
     step, coefs = program(iteration_of(config), together, mesh), shard_rows(member_coefficients(config, members), mesh)
     state = this.resume(shard_rows(copied(starting_state(config, "sweep", frozen), members), mesh))
-    frozen = replicate(frozen, mesh)
+    frozen = place(frozen, mesh)
     for i in this.steps(int(state.step[0])):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefs, frozen)
         this.log(i, by_member(members, values(metrics)))

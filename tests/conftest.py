@@ -15,6 +15,9 @@ import jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+LONGEST = ("test_experiments.py", "test_optimum.py", "test_mappings.py", "test_ppo_options.py")
+
+
 def pytest_collection_modifyitems(items):
-    """The end-to-end runs, the longest file, go first, so that two workers end together."""
-    items.sort(key=lambda item: "test_experiments.py" not in item.nodeid)
+    """The longest files go first, so that two workers end together."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))

@@ -134,6 +134,61 @@ def test_killed_in_any_stage_it_ends_bit_for_bit_the_same(stage, uninterrupted, 
     assert rows == list(range(1, len(rows) + 1))
 
 
+def stopped(line: list[str], metrics: Path, number: int) -> subprocess.CompletedProcess:
+    """The command with a signal sent after the third row of its metrics."""
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 3):
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be stopped"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(line, process.returncode, stderr=said)
+
+
+@pytest.mark.slow
+def test_sigterm_between_two_epochs_of_sft_changes_nothing(uninterrupted, tmp_path):
+    """Neither the bits nor the choice among the epochs, though there is one checkpoint more."""
+    out = tmp_path / "stopped"
+    _copy_stages_before("sft", uninterrupted, out)
+    done = stopped(program_line("sft", out), out / "sft" / "metrics.jsonl", signal.SIGTERM)
+    assert done.returncode == 0, done.stderr[-3000:]
+    sentence = re.search(r"sft: saved step (\d+) of \d+; the same command continues\n$", done.stderr)
+    assert sentence is not None, done.stderr[-3000:]
+    assert (out / "sft" / "checkpoints" / sentence[1]).exists()
+    assert not (uninterrupted / "sft" / "checkpoints" / sentence[1]).exists()
+    shutil.copytree(uninterrupted / "reward_model", out / "reward_model")
+    for name in ("sft", "choose_sft"):
+        done = program(name, out)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("sft", "rl_init"):
+        assert final_hash(out / name) == final_hash(uninterrupted / name)
+    assert (out / "sft" / "chosen.json").read_text() == (uninterrupted / "sft" / "chosen.json").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_ppo_changes_no_bit(uninterrupted, tmp_path):
+    out = tmp_path / "stopped"
+    _copy_stages_before("ppo_ptx", uninterrupted, out)
+    line = program_line("ppo_ptx", out, "--runtime.save-every", "100")
+    done = stopped(line, out / "ppo_ptx" / "metrics.jsonl", signal.SIGINT)
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert re.search(r"ppo_ptx: saved step [45] of 6; the same command continues\n$", done.stderr), done.stderr[-3000:]
+    assert program("ppo_ptx", out).returncode == 0
+    assert final_hash(out / "ppo_ptx") == final_hash(uninterrupted / "ppo_ptx")
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
+    process = subprocess.Popen(command(tmp_path), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "tokenizer.model").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "stopped; the same command continues from the last checkpoint"
+    assert "Traceback" not in said and not (tmp_path / "pretrain" / "checkpoints").exists()
+
+
 def _copy_stages_before(stage: str, source: Path, out: Path) -> None:
     """The stages that were done before, so that the test spends its time on the one that is killed."""
     import shutil
@@ -305,6 +360,48 @@ def test_a_sweep_stops_resumes_and_has_the_figures_of_every_member(uninterrupted
     one, other = (final_hash(out / "sweep") for out in (whole, killed))
     assert one == other
     assert (killed / "sweep.csv").read_text() == (whole / "sweep.csv").read_text()
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_of_ppo_stays_and_is_exported(uninterrupted, tmp_path):
+    rows = [json.loads(line) for line in (uninterrupted / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()]
+    saved = {row["step"]: row["gold/mean"] for row in rows if row["step"] in (3, 6)}
+    best = max(saved, key=lambda step: (saved[step], -step))
+    kept = tmp_path / "kept"
+    _copy_stages_before("ppo_ptx", uninterrupted, kept)
+    assert program("ppo_ptx", kept, "--runtime.keep", "1").returncode == 0
+    steps = {int(path.name) for path in (kept / "ppo_ptx" / "checkpoints").iterdir()}
+    assert steps == {best, 6}
+    line = program_line("export", kept, "--runtime.keep", "1")
+    line[2:2] = ["ppo_ptx_best", str(tmp_path / "best")]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    load_pretrained(tmp_path / "best")
+
+
+def test_a_later_stage_says_which_earlier_one_is_missing_and_what_makes_it(tmp_path):
+    from experiments.dpo import train
+    from experiments.evaluate import evaluate
+    from experiments.grpo import group
+    from experiments.ppo_ptx import ppo
+    from experiments.recipe import Config
+    from experiments.reward_model import reward_models
+    from experiments.sft import sft
+    from rlhf_jax.config import load_config
+    from rlhf_jax.errors import InputError
+
+    config = load_config(Config, ["configs/tiny.toml", "--out", str(tmp_path), *SMALL.split()])
+    missing = r"the stage pretrain is not there; run experiments/pretrain.py with the same config first"
+    for later in (
+        lambda: sft(config, "sft"),
+        lambda: reward_models(config),
+        lambda: ppo(config, "ppo"),
+        lambda: group(config),
+        lambda: train(config),
+        lambda: evaluate(config),
+    ):
+        with pytest.raises(InputError, match=missing):
+            later()
 
 
 @pytest.mark.slow

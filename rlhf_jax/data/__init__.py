@@ -19,6 +19,7 @@ from rlhf_jax.data.dialogue import (
     render,
     split_last_answer,
 )
+from rlhf_jax.data.model_folder import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Prompt,
@@ -39,6 +40,7 @@ from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer,
 __all__ = [
     "ASSISTANT",
     "HUMAN",
+    "TOKENIZER_FILES",
     "ChatTemplate",
     "Demonstration",
     "Prompt",
@@ -81,6 +83,7 @@ __all__ = [
     "split_last_answer",
     "take",
     "text_documents",
+    "tokenizer_files",
     "train_tokenizer",
     "weighted_sources",
     "write_rankings",

@@ -9,6 +9,15 @@ from rlhf_jax.errors import InputError
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 CHOICE = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), *PAIRS)  # the first that is there
+# All that say something of a tokenizer, and go with it.
+TOKENIZER_FILES = (
+    *(name for names in CHOICE for name in names),
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 # Of the classes that keep a vocab.json and merges.txt, those that cut a text into words as GPT-2 does.
 GPT2_LIKE = ("GPT2", "Roberta", "Bart", "CodeGen", "Longformer", "LED", "Whisper")
 

@@ -15,8 +15,10 @@ from rlhf_jax.models.heads import (
     scalars,
 )
 from rlhf_jax.models.lora import init_lora, merge_lora
+from rlhf_jax.models.placement import mesh_axes
 from rlhf_jax.models.pretrained import Pretrained, load_pretrained, save_pretrained
 from rlhf_jax.models.rope import Rope
+from rlhf_jax.models.rows import all_rows, averaged_over, by_rows, own_rows
 from rlhf_jax.models.sampling import draw, generate
 from rlhf_jax.models.transformer import (
     Cache,
@@ -42,6 +44,9 @@ __all__ = [
     "ScalarModel",
     "Transformer",
     "TransformerConfig",
+    "all_rows",
+    "averaged_over",
+    "by_rows",
     "draw",
     "drawn",
     "empty_cache",
@@ -52,7 +57,9 @@ __all__ = [
     "load_pretrained",
     "logits",
     "merge_lora",
+    "mesh_axes",
     "over_logits",
+    "own_rows",
     "penalise",
     "positions_of",
     "read_transformer_config",

@@ -100,7 +100,6 @@ UNRELATED = {
     "initializer_range",
     "is_decoder",
     "label2id",
-    "max_window_layers",
     "model_type",
     "n_ctx",
     "num_labels",
@@ -120,13 +119,11 @@ UNRELATED = {
     "summary_type",
     "summary_use_proj",
     "task_specific_params",
-    "tie_word_embeddings",
     "tokenizer_class",
     "torch_dtype",
     "transformers_version",
     "unk_token_id",
     "use_cache",
-    "vocab_size",
 }
 
 
@@ -294,8 +291,12 @@ PLAIN = {
     "gelu_fast": "gelu",
     "relu": "relu",
     "silu": "silu",
+    "swish": "silu",
 }
-GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
+GATED = {
+    act: {"silu": "swiglu", "gelu": "geglu", "gelu_exact": "geglu_exact", "relu": "reglu"}[ours]
+    for act, ours in PLAIN.items()
+}
 
 
 def rope_of(keys: Keys, context: int, values: dict | None, theta: float, share: float) -> Rope:
@@ -528,10 +529,8 @@ def gemma3(keys: Keys) -> TransformerConfig:
     fields = gemma_common(keys)
     layers, every = fields["layers"], keys.whole("sliding_window_pattern", keys.whole("_sliding_window_pattern", 6))
     keys.get("_sliding_window_pattern")
-    found, local_theta = (
-        ropes(keys, fields["context"], theta=1_000_000.0),
-        float(keys.number("rope_local_base_freq", 10_000.0)),
-    )
+    found = ropes(keys, fields["context"], theta=1_000_000.0)
+    local_theta = float(keys.number("rope_local_base_freq", 10_000.0))
     return TransformerConfig(
         **fields,
         norms="both",
@@ -549,7 +548,6 @@ def gemma3(keys: Keys) -> TransformerConfig:
 def phi3(keys: Keys) -> TransformerConfig:
     """Phi-3: Llama with its matrices side by side."""
     fields = common(keys, tied=False)
-    keys.get("original_max_position_embeddings")
     return TransformerConfig(
         **fields, rope=the_rope(keys, fields["context"]), window=keys.whole("sliding_window", None)
     )
@@ -625,7 +623,7 @@ def write_transformer_config(config: TransformerConfig) -> dict:
         "rope_parameters": rope,
     }
     plain = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}.get(c.mlp)
-    gated = {"swiglu": "silu", "geglu": "gelu_pytorch_tanh"}.get(c.mlp)
+    gated = {"swiglu": "silu", "geglu": "gelu_pytorch_tanh", "geglu_exact": "gelu", "reglu": "relu"}.get(c.mlp)
     candidates = [
         {
             "model_type": "gpt2",
@@ -682,4 +680,6 @@ def computed(config: TransformerConfig) -> TransformerConfig:
         remat=False,
         scan=False,
         logit_rows=0,
+        micro_batches=1,
+        axis_name=None,
     )

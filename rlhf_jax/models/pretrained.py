@@ -31,7 +31,7 @@ SCORE_BIAS = "rlhf_jax_score_bias"  # in config.json: torch's score layer has no
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be; quantised ones have their scales elsewhere
 SHARD = 5 * 10**9  # bytes a file
 
-Path_ = tuple[str, ...]
+ParamPath = tuple[str, ...]
 
 
 class Pretrained(NamedTuple):
@@ -47,7 +47,7 @@ def load_pretrained(
     *,
     scalar: bool = False,
     dtype: str | None = "float32",
-    place: Callable[[Path_, tuple[int, ...]], jax.sharding.Sharding] | None = None,
+    place: Callable[[ParamPath, tuple[int, ...]], jax.sharding.Sharding] | None = None,
 ) -> Pretrained:
     """The language model of a folder, or with scalar its *ForSequenceClassification of one label as a ScalarModel.
 
@@ -102,7 +102,7 @@ def save_pretrained(
     values: the config.json that the model was imported with; without it one is written where a family has the decoder. A
     corrected model (LoRA) is merged first. A ScalarModel becomes *ForSequenceClassification with one label; its bias, which
     those do not have, stands in config.json, where load_pretrained finds it. dtype None keeps the parameters'.
-    InputError: a decoder that no config.json can say, or another one than `values` says.
+    InputError: a decoder that no config.json can say, or another one than `values` says; a folder with weights in it.
     """
     folder = Path(folder)
     values = dict(write_transformer_config(config) if values is None else values)
@@ -110,6 +110,8 @@ def save_pretrained(
         raise InputError(
             "the model is another one than its config.json says; leave values out, or give those it came with"
         )
+    if any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} holds a model already; name another folder")
     family = family_of(values, "config.json")
     if config.scan:
         params = {**params, "transformer": unstack_blocks(params["transformer"], config.layers)}
@@ -132,7 +134,7 @@ def save_pretrained(
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _placed(array: np.ndarray, path: Path_, place: Callable | None) -> jax.Array:
+def _placed(array: np.ndarray, path: ParamPath, place: Callable | None) -> jax.Array:
     return jax.device_put(array, None if place is None else place(path, array.shape))
 
 
@@ -156,7 +158,7 @@ class OurTensor(NamedTuple):
     """A family's Tensor in one layer."""
 
     name: str
-    paths: list[Path_]
+    paths: list[ParamPath]
     split: Callable
     join: Callable
 
@@ -171,19 +173,19 @@ def _tensors(config: TransformerConfig, values: dict, scalar: bool) -> Iterator[
             yield OurTensor(tensor.name.format(i=i), paths, tensor.split, tensor.join)
 
 
-def _shapes(config: TransformerConfig, scalar: bool) -> dict[Path_, tuple[int, ...]]:
+def _shapes(config: TransformerConfig, scalar: bool) -> dict[ParamPath, tuple[int, ...]]:
     model: Any = ScalarModel(config) if scalar else LanguageModel(config)
     one = jnp.ones((1, 1), jnp.int32)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), one, one > 0))["params"]
     return {path: leaf.shape for path, leaf in _flat(params).items()}
 
 
-def _flat(params: PyTree) -> dict[Path_, Any]:
+def _flat(params: PyTree) -> dict[ParamPath, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {tuple(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def _put(tree: dict, path: Path_, leaf: Any) -> None:
+def _put(tree: dict, path: ParamPath, leaf: Any) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = leaf

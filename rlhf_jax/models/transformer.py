@@ -31,7 +31,8 @@ class TransformerConfig:
     hidden: int  # width of the MLP
     norm: Literal["layernorm", "rmsnorm"]
     position: Literal["learned", "rope"]
-    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu"]  # "gelu" is its tanh form; …glu has a gate
+    # "gelu" is its tanh form; …glu has a gate (Shazeer 2020, arXiv:2002.05202)
+    mlp: Literal["gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu", "geglu_exact", "reglu"]
     bias: bool  # of matrices and of layer norms
     tied: bool  # the unembedding is the embedding
     dropout: float  # of the embedding and of each residual branch
@@ -57,6 +58,8 @@ class TransformerConfig:
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers, parameters stacked; see `stack_blocks`
     logit_rows: int = 0  # tokens whose logits exist at a time, but for sampling; 0 is all
+    micro_batches: int = 1  # parts of a training batch that go through one after the other; see models/rows.py
+    axis_name: str | None = None  # of jax.pmap, whose devices share out the rows
 
     @property
     def head_width(self) -> int:
@@ -200,7 +203,7 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
-GATES = {"swiglu": "silu", "geglu": "gelu"}
+GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_exact": "gelu_exact", "reglu": "relu"}
 
 
 class MLP(nn.Module):

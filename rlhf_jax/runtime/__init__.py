@@ -2,7 +2,19 @@
 
 from rlhf_jax.runtime.checkpoint import Checkpoints, tree_hash
 from rlhf_jax.runtime.files import require_writable, write_atomically
-from rlhf_jax.runtime.mesh import cores_as_devices, make_mesh, replicate, shard_rows
+from rlhf_jax.runtime.mesh import (
+    Rule,
+    cores_as_devices,
+    everywhere,
+    join_rows,
+    make_mesh,
+    mapped,
+    on_this_process,
+    place,
+    rows_here,
+    shard_rows,
+    shardings,
+)
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
 from rlhf_jax.runtime.program import run
 from rlhf_jax.runtime.progress import progress, say
@@ -12,18 +24,25 @@ from rlhf_jax.runtime.watch import Watch, check_finite
 __all__ = [
     "Checkpoints",
     "MetricsWriter",
+    "Rule",
     "Stage",
     "Watch",
     "check_finite",
     "cores_as_devices",
+    "everywhere",
+    "join_rows",
     "make_mesh",
+    "mapped",
+    "on_this_process",
+    "place",
     "progress",
     "read_metrics",
-    "replicate",
     "require_writable",
+    "rows_here",
     "run",
     "say",
     "shard_rows",
+    "shardings",
     "tree_hash",
     "write_atomically",
 ]

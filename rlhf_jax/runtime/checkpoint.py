@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
-from orbax.checkpoint.checkpoint_managers import LatestN
+from orbax.checkpoint.checkpoint_managers import LatestN, PreservationPolicy
 from orbax.checkpoint.options import AsyncOptions
 
 from rlhf_jax.errors import InputError
@@ -34,14 +35,17 @@ class _DamagedError(Exception):
 class Checkpoints:
     """The checkpoints of one run: folder/STEP/state holds the arrays, folder/STEP/record a JSON object.
 
-    `keep` is how many of the newest are kept; None keeps all. Reading never writes into the folder.
+    `keep` is how many of the newest are kept; None keeps all. `best` names a figure: of the steps whose record has it
+    under "metrics", the one with the largest is kept as well, the earliest of equals. Reading never writes into the folder.
     """
 
-    def __init__(self, folder: Path, keep: int | None):
+    def __init__(self, folder: Path, keep: int | None, best: str = ""):
         self.folder = folder.absolute()
         self._keep = keep
+        self._best = best
         self._damaged: list[int] = []
         self._manager: ocp.CheckpointManager | None = None  # for writing; made by the first save
+        self._figures: dict[int, float | None] = {}  # `best` of each step that the manager knows
 
     def save(self, step: int, state: PyTree, record: dict) -> None:
         """Saves in the background, whole or not at all; does nothing if the step is there already.
@@ -64,6 +68,7 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state),
                 record=ocp.args.JsonSave(whole | {"seal": _seal(whole)}),
             )
+            self._figures[step] = whole.get("metrics", {}).get(self._best)
             with suppress(StepAlreadyExistsError):  # it was still being written above
                 self._writer().save(step, args=arguments, force=True)
 
@@ -76,6 +81,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest step on disk, intact or not; None if there is none."""
         return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step on disk with the best figure; None if no intact record has it."""
+        return _best({step: self._figure_of(step) for step in self.steps()})
 
     def record(self, step: int) -> dict:
         """The record saved with a step; InputError if it is missing or damaged."""
@@ -127,8 +136,9 @@ class Checkpoints:
 
     def _writer(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            self._figures |= {step: self._figure_of(step) for step in self.steps()}
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=LatestN(self._keep),
+                preservation_policy=_NewestAndBest(self._keep, self._figures),
                 cleanup_tmp_directories=True,  # what a killed run left half-written
                 enable_async_checkpointing=True,
                 # In the background, a folder that cannot be made holds up the program's exit for 5 minutes.
@@ -164,6 +174,12 @@ class Checkpoints:
         if tree_hash(state) != record["sha256"]:
             raise _DamagedError("holds other bytes than were saved")
         return state, record
+
+    def _figure_of(self, step: int) -> float | None:
+        try:
+            return self._read_record(step).get("metrics", {}).get(self._best)
+        except _DamagedError:
+            return None
 
     def _read_record(self, step: int) -> dict:
         if not (self.folder / str(step)).is_dir():
@@ -203,6 +219,25 @@ class Checkpoints:
             raise InputError(
                 f"cannot write to {self.folder}: {reason} and run the same command again, it {then}"
             ) from error
+
+
+@dataclass
+class _NewestAndBest(PreservationPolicy):
+    """Ours, because Orbax's BestN knows the figures of the present process only: see the test of a restart."""
+
+    keep: int | None
+    figures: dict[int, float | None]
+
+    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+        best = _best({info.step: self.figures.get(info.step) for info in checkpoints})
+        newest = LatestN(self.keep).should_preserve(checkpoints, context=context)
+        return [kept or info.step == best for kept, info in zip(newest, checkpoints, strict=True)]
+
+
+def _best(figures: Mapping[int, float | None]) -> int | None:
+    """The step of the largest, the earliest of equals."""
+    known = {step: figure for step, figure in sorted(figures.items()) if figure is not None}
+    return max(known, key=lambda step: known[step], default=None)
 
 
 def tree_hash(tree: PyTree) -> str:

@@ -1,14 +1,27 @@
-"""The devices as one named axis, and how trees lie on them: whole on each, or by rows."""
+"""The devices as a mesh of named axes, how trees lie on it, and a step mapped over it.
 
+data     rows of the batch; everything else whole on each
+fsdp     rows of the batch too; parameters, their moments and averages cut into as many pieces (ZeRO-3)
+tensor   one row's matrices and vocabulary cut into as many pieces
+"""
+
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = PartitionSpec(("data", "fsdp"))
+T = TypeVar("T")
+Rule = Callable[[tuple[Any, ...], int], tuple[str | None, ...]]  # a leaf's path and dimensions → a mesh axis for each
 
 
 def cores_as_devices(count: int) -> None:
@@ -18,49 +31,136 @@ def cores_as_devices(count: int) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(data: int) -> Mesh:
-    """The first `data` devices as a mesh with the axis "data"; InputError unless 1 ≤ data ≤ devices."""
-    devices = jax.devices()
-    if not 1 <= data <= len(devices):
-        raise InputError(f"the mesh asks for {data} devices on its data axis and there are {len(devices)}")
+def make_mesh(data: int, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """The first data · fsdp · tensor devices as a mesh. InputError unless there are so many.
+
+    With several processes all devices take part: each process must have some.
+    """
+    devices, sizes = jax.devices(), (data, fsdp, tensor)
+    wanted = int(np.prod(sizes))
+    if min(sizes) < 1 or wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
+        exactly = "exactly " if jax.process_count() > 1 else ""
+        raise InputError(
+            f"the mesh asks for {data} × {fsdp} × {tensor} devices (data × fsdp × tensor) and there are {exactly}"
+            f"{len(devices)}; set --mesh.data, --mesh.fsdp and --mesh.tensor"
+        )
     # Auto: with make_mesh's default, Explicit, the gather of an embedding raises ShardingTypeError.
-    return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:wanted])
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """A copy of the tree, whole on every device of the mesh; donating the copy leaves the original valid."""
-    whole = NamedSharding(mesh, PartitionSpec())
+def everywhere(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
+    """The rule by which every leaf is whole on every device."""
+    return (None,) * ndim
 
-    def place(leaf):
+
+def shardings(tree: PyTree, mesh: Mesh, rule: Rule = everywhere) -> list[NamedSharding]:
+    """How the leaves of a tree lie by a rule. A dimension that its axis does not divide is not cut."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        axes = zip(rule(path, leaf.ndim), leaf.shape, strict=True)
+        return NamedSharding(mesh, PartitionSpec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in axes)))
+
+    return [one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def place(tree: T, mesh: Mesh, rule: Rule = everywhere) -> T:
+    """A copy of a tree, cut over the mesh by a rule; donating the copy leaves the original valid. With several processes
+    each gives the whole tree and keeps its devices' pieces."""
+
+    def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
         # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),
         # and on a mesh of several processes it takes NumPy arrays only.
-        return jax.device_put(np.array(leaf), whole)
-
-    return jax.tree.map(_keys_as_data(place), tree)
-
-
-def shard_rows(tree: PyTree, mesh: Mesh) -> PyTree:
-    """A copy of every leaf with axis 0 spread over "data". With several processes, each gives its own rows.
-
-    InputError if the rows do not divide evenly over the devices of this process.
-    """
-    by_rows = NamedSharding(mesh, PartitionSpec("data"))
-    devices = mesh.local_mesh.size
-
-    def shard(leaf):
-        if leaf.shape[0] % devices:
-            raise InputError(f"{leaf.shape[0]} rows do not divide over {devices} devices; change the batch size")
-        return jax.make_array_from_process_local_data(by_rows, np.array(leaf))
-
-    return jax.tree.map(_keys_as_data(shard), tree)
-
-
-def _keys_as_data(place):
-    """`place` for typed keys as well, which NumPy does not know."""
-
-    def placed(leaf):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-        return place(leaf)
+            data = jax.device_put(np.array(jax.random.key_data(leaf)), NamedSharding(mesh, PartitionSpec()))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(np.array(leaf), sharding)
 
-    return placed
+    leaves, structure = jax.tree.flatten(tree)
+    where = shardings(tree, mesh, rule)
+    return jax.tree.unflatten(structure, [placed(x, s) for x, s in zip(leaves, where, strict=True)])
+
+
+def shard_rows(tree: T, mesh: Mesh) -> T:
+    """A copy of every leaf with axis 0 spread over "data" and "fsdp". With several processes each gives all rows and keeps
+    those of its devices. InputError if the rows do not divide evenly."""
+    sharding = NamedSharding(mesh, ROWS)
+
+    def shard(leaf: Any) -> jax.Array:
+        _require_even(leaf.shape[0], mesh)
+        rows = np.array(leaf)
+        return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+    return jax.tree.map(shard, tree)
+
+
+def rows_here(count: int, mesh: Mesh) -> range:
+    """Which rows of a batch of so many lie on this process's devices. InputError if the rows do not divide evenly."""
+    _require_even(count, mesh)
+    pieces: Any = NamedSharding(mesh, ROWS).addressable_devices_indices_map((count,)).values()
+    rows = sorted({row for (piece,) in pieces for row in range(count)[piece]})
+    return range(rows[0], rows[-1] + 1)
+
+
+def join_rows(tree: T, mesh: Mesh) -> T:
+    """As `shard_rows`, from the rows of `rows_here` alone: no process reads another's."""
+    sharding = NamedSharding(mesh, ROWS)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.array(leaf)), tree)
+
+
+def _require_even(rows: int, mesh: Mesh) -> None:
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % devices:
+        raise InputError(f"{rows} rows do not divide over {devices} devices; change the batch size")
+
+
+def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable[..., Any]:
+    """step(state, batch, …) → (state, metrics) over the mesh, all arguments of `place` and `shard_rows`. The state is donated
+    and comes back lying as it was. From the second call on, nothing may move between host and devices unasked.
+
+    pmap: through jax.pmap over the axis "data", for which the step's models must have it as their axis_name, and whose
+    state is whole on every device. Else through jax.jit, which reads off the arguments where everything lies.
+    """
+    compiled: list[Callable[..., Any]] = []
+
+    def call(state: PyTree, *arguments: PyTree) -> Any:
+        if compiled:
+            with jax.transfer_guard("disallow"):
+                return compiled[0](state, *arguments)
+        compiled.append(_pmapped(step, mesh) if pmap else _jitted(step, state))
+        return compiled[0](state, *arguments)
+
+    return call
+
+
+def _jitted(step: Callable[..., Any], state: PyTree) -> Callable[..., Any]:
+    where = [leaf.sharding for leaf in jax.tree.leaves(state)]
+
+    def one(state: PyTree, *arguments: PyTree) -> Any:
+        state, metrics = step(state, *arguments)
+        leaves, structure = jax.tree.flatten(state)  # lying elsewhere they would make the next call another program
+        leaves = [jax.lax.with_sharding_constraint(x, s) for x, s in zip(leaves, where, strict=True)]
+        return jax.tree.unflatten(structure, leaves), metrics
+
+    return jax.jit(one, donate_argnums=0)
+
+
+def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Every device sees the whole batch, whose arrays are small, and runs its own rows of it through the models."""
+    if mesh.size != mesh.shape["data"]:
+        raise InputError("mesh.pmap maps over data alone; set mesh.fsdp and mesh.tensor to 1")
+
+    def one(state: PyTree, rows: PyTree, arguments: PyTree) -> Any:
+        batch = jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), rows)
+        return step(state, batch, *arguments)
+
+    devices = mesh.devices.flatten().tolist()
+    run = jax.pmap(one, "data", in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
+    by_device = jax.jit(lambda batch: jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch))
+    return lambda state, batch, *arguments: run(state, by_device(batch), arguments)
+
+
+def on_this_process(tree: T) -> T:
+    """A tree as arrays of this process alone: itself where there is but one."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), tree)

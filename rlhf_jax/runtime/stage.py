@@ -1,6 +1,7 @@
 """One stage of a run in its folder: it starts where it stopped, logs, saves, and knows what it was made from."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.checkpoint import Checkpoints
+from rlhf_jax.runtime.interruption import Interruption
 from rlhf_jax.runtime.metrics import MetricsWriter
 from rlhf_jax.runtime.progress import progress, say
 from rlhf_jax.runtime.watch import Watch, check_finite
@@ -21,7 +23,9 @@ class Stage:
     """folder/checkpoints, folder/metrics.jsonl and folder/tensorboard.
 
     config: what the result depends on, as JSON. parents: name → sha256 of the checkpoints that it starts from. A folder
-    that was made from something else is an InputError that names the key. keep: how many checkpoints stay, None for all.
+    that was made from something else is an InputError that names the key. program: the file that runs the stage, for
+    sentences. keep: how many of the newest checkpoints stay, None for all. best: the figure whose largest value marks one
+    more that stays; "" for none.
     """
 
     def __init__(
@@ -31,19 +35,23 @@ class Stage:
         config: Mapping,
         tokenizer: str,
         parents: Mapping[str, str],
+        program: str,
         keep: int | None,
+        best: str = "",
         wandb: bool = False,
     ):
         self.folder = folder
         self.name = folder.name
         self.total = steps
+        self._program = program
+        self._best = best
         self._wandb = wandb
         self.record = {
             "config": json.loads(json.dumps(config)),
             "tokenizer": tokenizer,
             "parents": dict(parents),
         }
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep, best)
         self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
         latest = self.checkpoints.latest()
         if latest is not None:
@@ -63,23 +71,43 @@ class Stage:
         return state
 
     def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
-        """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save."""
+        """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save.
+
+        SIGTERM and Ctrl-C let the step at hand end, save it, say so and exit with 0 and 130; Ctrl-C again exits at once.
+        """
         with ExitStack() as stack:
+            self._interruption = stack.enter_context(Interruption())
+            self._stopped_by = 0
             self._metrics = MetricsWriter(self.folder, start, self._wandb)
             stack.callback(self._metrics.close)
             stack.callback(self.checkpoints.close)
             self._advance = stack.enter_context(progress(self.name, self.total, start))
             self._watch = watch
             self._waiting: tuple[int, Mapping] | None = None
-            yield from range(start, self.total)
+            self._written: tuple[int, dict[str, float]] = (start, {})
+            for i in range(start, self.total):
+                yield i
+                if self._stopped_by:
+                    break
             self._flush()
             self.checkpoints.wait()
-            if not self.finished:
+            if not self._stopped_by and not self.finished:
                 raise RuntimeError(f"{self.name}: the last step was not saved")
+        if self._stopped_by:
+            say(f"{self.name}: saved step {self.checkpoints.latest()} of {self.total}; the same command continues")
+            raise SystemExit(0 if self._stopped_by == signal.SIGTERM else 130)
 
     def log(self, i: int, metrics: Mapping[str, Any]) -> None:
-        """Metrics of step i (0-based). They are read when the next step is under way, so that devices never wait."""
+        """Metrics of step i (0-based). They are read when the next step is under way, so that devices never wait.
+
+        InputError if those of the first step lack the figure that marks the best.
+        """
         self._flush()
+        if i == 0 and self._best and self._best not in metrics:
+            raise InputError(
+                f"{self.name}: no figure is called {self._best!r} that would mark the best checkpoint; "
+                f"name one of {', '.join(metrics)}"
+            )
         self._waiting = (i + 1, metrics)
         # The bar shows the loss or the reward, whichever there is.
         shown = {
@@ -88,23 +116,46 @@ class Stage:
         self._advance(**shown)
 
     def save(self, i: int, state: PyTree, every: int, **extra: Any) -> None:
-        """After step i: saved every so many steps and at the last one."""
-        if (i + 1) % every == 0 or i + 1 == self.total:
+        """After step i: saved every so many steps, at the last one, and where the program is told to stop."""
+        self._stopped_by = self._interruption.asked()
+        if (i + 1) % every == 0 or i + 1 == self.total or self._stopped_by:
             self._flush()
+            step, figures = self._written
+            extra["metrics"] = figures if step == i + 1 else {}
             self.checkpoints.save(i + 1, state, self.record | {"data": {"step": i + 1}} | extra)
 
     def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
-        """State and record of the finished stage (or of one of its steps)."""
-        if not self.finished:
-            raise InputError(f"{self.folder}: this stage has not run to its end ({self.total} steps); run it first")
+        """State and record of the finished stage (or of one of its steps); InputError if it is not finished."""
+        self.require_finished()
         restored = self.checkpoints.restore(target, self.total if step is None else step)
         assert restored is not None
         return restored
 
     @property
+    def best(self) -> int:
+        """The finished stage's step of the best figure among those on disk; InputError if none has it."""
+        self.require_finished()
+        step = self.checkpoints.best()
+        if step is None:
+            raise InputError(
+                f"{self.folder}: no checkpoint was saved with the figure {self._best!r}; export the last one"
+            )
+        return step
+
+    @property
     def sha256(self) -> str:
-        """Of the finished stage's checkpoint: what its children record as their parent."""
+        """Of the finished stage's checkpoint: what its children record as their parent. InputError if it is not finished."""
+        self.require_finished()
         return self.checkpoints.record(self.total)["sha256"]
+
+    def require_finished(self) -> None:
+        """InputError, with the program to run, if the stage is not finished."""
+        if not self.finished:
+            latest = self.checkpoints.latest()
+            found = "is not there" if latest is None else f"stopped at step {latest} of {self.total}"
+            raise InputError(
+                f"{self.folder}: the stage {self.name} {found}; run {self._program} with the same config first"
+            )
 
     def _flush(self) -> None:
         if self._waiting is None:
@@ -112,6 +163,7 @@ class Stage:
         step, metrics = self._waiting
         values = {name: float(value) for name, value in metrics.items()}
         self._waiting = None
+        self._written = (step, values)
         self._metrics.write(step, values)
         check_finite(self.name, step, values)
         if self._watch is not None:

@@ -1,7 +1,7 @@
 """Equations ∘ models → loss(params, batch, coef) and step(state, batch, coef)."""
 
 from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
-from rlhf_jax.steps.optimiser import TextCoef, adam, descend, update
+from rlhf_jax.steps.optimiser import TextCoef, adam, descend, gradient, text_coef, update
 from rlhf_jax.steps.ppo import (
     Estimator,
     Form,
@@ -57,6 +57,7 @@ __all__ = [
     "descend",
     "divergences",
     "dpo",
+    "gradient",
     "initial_state",
     "ipo",
     "join",
@@ -79,6 +80,7 @@ __all__ = [
     "reward_step",
     "simpo",
     "slic",
+    "text_coef",
     "text_logps",
     "text_step",
     "training_score",

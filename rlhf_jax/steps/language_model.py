@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rlhf_jax.equations import Mean, masked_mean, states_before, token_logps
-from rlhf_jax.models import AnyLanguageModel, hidden_states, over_logits
-from rlhf_jax.steps.optimiser import TextCoef, update
+from rlhf_jax.models import AnyLanguageModel, by_rows, hidden_states, over_logits
+from rlhf_jax.steps.optimiser import TextCoef, gradient, update
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
 
@@ -17,10 +17,19 @@ def text_logps(
     params: PyTree, batch: TextBatch, *, model: AnyLanguageModel, dropout_key: Key[Array, ""] | None = None
 ) -> Float[Array, "B _"]:
     """log p(yₜ | y₍<ₜ₎) of every token but the first of each row, in nats."""
-    everything = jnp.ones(batch.tokens.shape, bool)  # rows are padded on the right: causality hides the padding
-    hidden, _ = hidden_states(model, params, batch.tokens, everything, dropout_key=dropout_key)
-    before = states_before(hidden, batch.tokens.shape[1] - 1)
-    return over_logits(token_logps, model, [(params, before)], jnp.asarray(batch.tokens[:, 1:]))
+
+    def logps(tokens: Int[Array, "B T"], row: Int[Array, " B"]) -> Float[Array, "B _"]:
+        everything = jnp.ones(tokens.shape, bool)  # rows are padded on the right: causality hides the padding
+        key = _of_part(dropout_key, row, len(batch.tokens))
+        hidden, _ = hidden_states(model, params, tokens, everything, dropout_key=key)
+        return over_logits(token_logps, model, [(params, states_before(hidden, tokens.shape[1] - 1))], tokens[:, 1:])
+
+    return by_rows(logps, model, jnp.asarray(batch.tokens), jnp.arange(len(batch.tokens)))
+
+
+def _of_part(key: Key[Array, ""] | None, row: Int[Array, " B"], rows: int) -> Key[Array, ""] | None:
+    """A key for these rows of a batch: parts of it must not drop out alike."""
+    return key if key is None or len(row) == rows else jax.random.fold_in(key, row[0])
 
 
 def next_token_loss(
@@ -47,10 +56,14 @@ def masked_token_loss(
     dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
-    everything = jnp.ones(batch.inputs.shape, bool)
-    hidden, _ = hidden_states(model, params, batch.inputs, everything, causal=False, dropout_key=dropout_key)
-    logp = over_logits(token_logps, model, [(params, hidden)], jnp.asarray(batch.tokens))
-    nll = masked_mean(-logp, jnp.asarray(batch.predict))
+
+    def logps(inputs: Int[Array, "B T"], tokens: Int[Array, "B T"], row: Int[Array, " B"]) -> Float[Array, "B T"]:
+        everything, key = jnp.ones(inputs.shape, bool), _of_part(dropout_key, row, len(batch.tokens))
+        hidden, _ = hidden_states(model, params, inputs, everything, causal=False, dropout_key=key)
+        return over_logits(token_logps, model, [(params, hidden)], tokens)
+
+    inputs, tokens = jnp.asarray(batch.inputs), jnp.asarray(batch.tokens)
+    nll = masked_mean(-by_rows(logps, model, inputs, tokens, jnp.arange(len(tokens))), jnp.asarray(batch.predict))
     return nll.value, {"loss/train": nll}
 
 
@@ -65,7 +78,7 @@ def text_step(
     """One update of all parameters."""
     loss = masked_token_loss if isinstance(batch, MaskedTextBatch) else next_token_loss
     dropout_key = jax.random.fold_in(state.key, state.step) if model.config.dropout else None
-    grad = jax.grad(partial(loss, model=model, dropout_key=dropout_key), has_aux=True)
+    grad = gradient(partial(loss, model=model, dropout_key=dropout_key), model)
     grads, metrics = grad(state.params, batch, coef)
     state, rate = update(state, grads, coef, optimiser)
     return state, metrics | rate

@@ -1,13 +1,16 @@
 """Adam with InstructGPT's constants; the learning rate stays outside, so that it is an argument of the step."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from rlhf_jax.equations import Mean, cosine, mean
+from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, averaged_over
 from rlhf_jax.types import Scalar, TrainState
 
 
@@ -20,9 +23,24 @@ class TextCoef(NamedTuple):
     warmup: Float[Scalar, "*S"]  # steps
 
 
+def text_coef(lr: float, steps: float, floor: float, warmup: float = 0.0) -> TextCoef:
+    """TextCoef of float32 scalars."""
+    return TextCoef(*(np.float32(x) for x in (lr, steps, floor, warmup)))
+
+
 def adam(eps: float, clip_norm: float) -> optax.GradientTransformation:
     """Clip the global norm, then Adam with β₁ = 0.9, β₂ = 0.95 (InstructGPT, App. C), without a learning rate."""
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.scale_by_adam(b1=0.9, b2=0.95, eps=eps))
+
+
+def gradient(loss: Callable[..., tuple[Float[Array, ""], dict[str, Mean]]], model: AnyLanguageModel | AnyScalarModel):
+    """(params, batch, coef) → (gradient, metrics) of a loss that reads the model by rows."""
+
+    def of(params: PyTree, batch: PyTree, coef: Any) -> tuple[PyTree, dict[str, Mean]]:
+        grads, metrics = jax.grad(loss, has_aux=True)(params, batch, coef)
+        return averaged_over(grads, model.config.axis_name), metrics
+
+    return of
 
 
 def descend(

@@ -30,9 +30,18 @@ from rlhf_jax.equations import (
     states_before,
     token_logps,
 )
-from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, drawn, hidden_states, over_logits, rewarp, scalars
+from rlhf_jax.models import (
+    AnyLanguageModel,
+    AnyScalarModel,
+    by_rows,
+    drawn,
+    hidden_states,
+    over_logits,
+    rewarp,
+    scalars,
+)
 from rlhf_jax.steps.language_model import text_logps
-from rlhf_jax.steps.optimiser import descend
+from rlhf_jax.steps.optimiser import descend, gradient
 from rlhf_jax.types import AnyArray, Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
@@ -146,10 +155,6 @@ def reading(
     only where model.config.logit_rows is 0 or at least B·T; see `over_logits`.
     """
 
-    def spoken(params: PyTree) -> tuple[PyTree, Float[Array, "B T D"]]:
-        hidden, _ = hidden_states(model, params, tokens, mask)
-        return params, states_before(hidden, response.tokens.shape[1])
-
     def read(*logits_tokens_drawn) -> Reading:
         *each, y, through = logits_tokens_drawn
         warped, *refs = (rewarp(logits, through) for logits in each)
@@ -160,8 +165,13 @@ def reading(
             kl_exact(warped, refs[0]) if refs else None,
         )
 
-    both = [params] if reference is None else [params, reference]
-    found = over_logits(read, model, [spoken(p) for p in both], jnp.asarray(response.tokens), drawn(response))
+    def rows(tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response) -> Reading:
+        both = [params] if reference is None else [params, reference]
+        hidden = [states_before(hidden_states(model, p, tokens, mask)[0], response.tokens.shape[1]) for p in both]
+        spoken = list(zip(both, hidden, strict=True))
+        return over_logits(read, model, spoken, jnp.asarray(response.tokens), drawn(response))
+
+    found = by_rows(rows, model, tokens, mask, response)
     logp, logp_ref = (None if x is None else jnp.where(response.mask, x, 0.0) for x in (found.logp, found.logp_ref))
     return found._replace(logp=logp, logp_ref=logp_ref)
 
@@ -170,7 +180,7 @@ def response_values(
     params: PyTree, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], T: int, *, model: AnyScalarModel
 ) -> Float[Array, "B T"]:
     """V(sₜ): the value of the prompt and the answer so far, before token yₜ."""
-    return states_before(scalars(model, params, tokens, mask), T)
+    return by_rows(lambda t, m: states_before(scalars(model, params, t, m), T), model, tokens, mask)
 
 
 def divergences(read: Reading, mask: Bool[Array, "B T"]) -> dict[Estimator, Float[Array, "B T"]]:
@@ -309,10 +319,10 @@ def policy_step(
     one that wrote the answers, until the iteration ends.
     """
     loss = partial(policy_loss, model=model, form=form, reference=reference)
-    grads, metrics = jax.grad(loss, has_aux=True)(state.policy, batch, coef)
+    grads, metrics = gradient(loss, model)(state.policy, batch, coef)
     if batch.pretrain is not None:
         ptx = partial(pretrain_loss, model=model, form=form)
-        ptx_grads, ptx_metrics = jax.grad(ptx, has_aux=True)(state.policy, batch.pretrain, coef)
+        ptx_grads, ptx_metrics = gradient(ptx, model)(state.policy, batch.pretrain, coef)
         metrics |= ptx_metrics | _compared(grads, ptx_grads)
         grads = jax.tree.map(jnp.add, grads, ptx_grads)
     lr = coef.lr * linear_warmup(state.step, coef.warmup)
@@ -350,7 +360,7 @@ def value_step(
     optimiser: optax.GradientTransformation,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """One update of the value network."""
-    grads, metrics = jax.grad(partial(value_loss, model=model), has_aux=True)(state.value, batch, coef)
+    grads, metrics = gradient(partial(value_loss, model=model), model)(state.value, batch, coef)
     lr = coef.value_lr * linear_warmup(state.step, coef.warmup)
     value, value_opt, norm = descend(optimiser, grads, state.value_opt, state.value, lr)
     return replace(state, value=value, value_opt=value_opt), metrics | {"val/grad_norm": mean(norm)}

@@ -24,7 +24,7 @@ from rlhf_jax.equations import (
 )
 from rlhf_jax.models import AnyLanguageModel
 from rlhf_jax.steps.language_model import text_logps
-from rlhf_jax.steps.optimiser import TextCoef, update
+from rlhf_jax.steps.optimiser import TextCoef, gradient, update
 from rlhf_jax.types import JudgedBatch, PairBatch, Scalar, TextBatch, TrainState
 
 
@@ -139,7 +139,7 @@ def preference_step(
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""
     loss = partial(preference_loss, model=model, objective=objective, per_token=per_token)
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, coef)
+    grads, metrics = gradient(loss, model)(state.params, batch, coef)
     state, rate = update(state, grads, coef.rate, optimiser)
     return state, metrics | rate
 
@@ -170,6 +170,6 @@ def judged_step(
     optimiser: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""
-    grads, metrics = jax.grad(partial(judged_loss, model=model), has_aux=True)(state.params, batch, coef)
+    grads, metrics = gradient(partial(judged_loss, model=model), model)(state.params, batch, coef)
     state, rate = update(state, grads, coef.rate, optimiser)
     return state, metrics | rate

@@ -2,14 +2,13 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.equations import Mean, pair_accuracy, ranking_loss
-from rlhf_jax.models import AnyScalarModel, last_token_score, scalars
-from rlhf_jax.steps.optimiser import TextCoef, update
+from rlhf_jax.models import AnyScalarModel, by_rows, last_token_score, scalars
+from rlhf_jax.steps.optimiser import TextCoef, gradient, update
 from rlhf_jax.types import RankingBatch, TrainState
 
 
@@ -17,7 +16,7 @@ def reward(
     params: PyTree, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], *, model: AnyScalarModel
 ) -> Float[Array, " B"]:
     """r_θ(x, y): the scalar at the answer's last token. The same with padding on either side."""
-    return last_token_score(scalars(model, params, tokens, mask), mask)
+    return by_rows(lambda t, m: last_token_score(scalars(model, params, t, m), m), model, tokens, mask)
 
 
 def reward_loss(
@@ -41,7 +40,7 @@ def reward_step(
     optimiser: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of the transformer and its scalar head."""
-    grads, metrics = jax.grad(partial(reward_loss, model=model), has_aux=True)(state.params, batch, coef)
+    grads, metrics = gradient(partial(reward_loss, model=model), model)(state.params, batch, coef)
     state, rate = update(state, grads, coef, optimiser)
     return state, metrics | rate
 

@@ -23,16 +23,18 @@ from rlhf_jax.models import (
 from rlhf_jax.types import PromptBatch
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
-FOLDERS = sorted(Path(os.environ.get("RLHF_JAX_GOLDEN", "")).glob("models/*/config.json"))
-LANGUAGE, SCALAR = (
-    [f.parent for f in FOLDERS if f.parent.name.startswith("seqcls_") == scalar] for scalar in (False, True)
-)
+NAMES = [f.parent.name for f in sorted(Path(os.environ.get("RLHF_JAX_GOLDEN", "")).glob("models/*/config.json"))]
+SCALAR = [name for name in NAMES if name.startswith("seqcls_")] or ["none"]
+LANGUAGE = [name for name in NAMES if name not in SCALAR] or ["none"]
 
 
-def needs(folders):
-    named = [pytest.param(f, id=f.name) for f in folders]
-    skipped = pytest.param(None, marks=pytest.mark.skip("RLHF_JAX_GOLDEN names no folder of golden values"))
-    return pytest.mark.parametrize("folder", named or [skipped])
+def needs(names):
+    return pytest.mark.parametrize("folder", names, indirect=True)
+
+
+@pytest.fixture
+def folder(golden_folder, request):
+    return golden_folder / "models" / request.param
 
 
 def read(folder, **how):

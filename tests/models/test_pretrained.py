@@ -98,8 +98,8 @@ def test_a_scalar_models_bias_comes_back(tmp_path, config, dtype):
     assert values["architectures"][0].endswith("ForSequenceClassification") and len(values["id2label"]) == 1
     np.testing.assert_array_equal(scalars(model, again, TOKENS, EVERYTHING), scalars(model, params, TOKENS, EVERYTHING))
 
-    save_pretrained(tmp_path, config, {**params, "bias": jnp.zeros((), dtype)}, values, scalar=True)
-    assert float(load_pretrained(tmp_path, scalar=True).params["bias"]) == 0.0  # and not the bias of before
+    save_pretrained(tmp_path / "again", config, {**params, "bias": jnp.zeros((), dtype)}, values, scalar=True)
+    assert float(load_pretrained(tmp_path / "again", scalar=True).params["bias"]) == 0.0  # and not the bias of before
 
 
 def test_stacked_blocks_are_written_one_by_one(tmp_path):
@@ -426,3 +426,6 @@ def test_another_model_than_its_config_says(tmp_path, folder):
     with pytest.raises(InputError, match=says("another one than its config.json says")):
         save_pretrained(tmp_path / "n", config, params, values | {"tie_word_embeddings": True})
     assert not (tmp_path / "n").exists()
+    save_pretrained(tmp_path / "n", config, params, values)
+    with pytest.raises(InputError, match="holds a model already; name another folder"):
+        save_pretrained(tmp_path / "n", config, params, values)

@@ -63,6 +63,8 @@ CASES = {
     "neox, half rotated, linear": ("GPTNeoX", NEOX | rope(partial_rotary_factor=0.5, rope_type="linear", factor=3.0)),
     "llama": ("Llama", LLAMA),
     "llama, biases, tied": ("Llama", LLAMA | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "llama, gelu": ("Llama", LLAMA | {"hidden_act": "gelu"}),
+    "llama, relu": ("Llama", LLAMA | {"hidden_act": "relu"}),
     "llama, linear": ("Llama", LLAMA | rope(rope_type="linear", factor=4.0)),
     "llama, llama3": ("Llama", LLAMA | rope(**LLAMA3)),
     "llama, yarn": ("Llama", LLAMA | rope(**YARN)),

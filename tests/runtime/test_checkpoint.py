@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,33 @@ def test_only_the_newest_are_kept(tmp_path):
     assert saved(tmp_path / "all", [1, 2, 3]).steps() == [1, 2, 3]
 
 
+def scored(folder, scores, keep=1):
+    """Checkpoints of one process that saves these steps, each with a score, None for none."""
+    checkpoints = Checkpoints(folder, keep, best="score")
+    for step, score in scores.items():
+        checkpoints.save(
+            step, make_state(step), {} if score is None else {"metrics": {"score": score, "other": -score}}
+        )
+    checkpoints.close()
+    return checkpoints
+
+
+def test_the_best_by_a_figure_is_kept_beside_the_newest_across_restarts(tmp_path):
+    assert scored(tmp_path, {1: 1.0, 2: 5.0, 3: None, 4: 2.0}).steps() == [2, 4]
+    assert scored(tmp_path, {5: 4.0, 6: 3.0}).steps() == [2, 6]  # 5 is the best of this process, not of the run
+    assert scored(tmp_path, {7: 6.0}).steps() == [7]
+    assert scored(tmp_path, {8: None, 9: 6.0, 10: 1.0}, keep=2).steps() == [7, 9, 10]  # the earliest of equals
+    assert Checkpoints(tmp_path, 1, best="score").best() == 7
+    assert Checkpoints(tmp_path, 1, best="other").best() == 10
+    assert Checkpoints(tmp_path, 1, best="absent").best() is None
+
+
+def test_a_damaged_best_gives_its_place_to_the_next(tmp_path):
+    assert scored(tmp_path, {1: 5.0, 2: 4.0, 3: 1.0}, keep=2).steps() == [1, 2, 3]
+    flip_a_bit(tmp_path / "1" / "record" / "metadata", at=0)
+    assert scored(tmp_path, {4: 2.0}).steps() == [2, 4]
+
+
 def test_a_step_that_exists_is_not_saved_again(tmp_path):
     checkpoints = saved(tmp_path, [1])
     checkpoints.save(1, make_state(5), {})
@@ -177,6 +205,14 @@ def damage_by_half_a_file(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def damage_by_a_missing_array_file(folder):
+    data_file(folder, 2).unlink()
+
+
+def damage_by_missing_arrays(folder):
+    shutil.rmtree(folder / "2" / "state")
+
+
 def damage_by_an_empty_folder(folder):
     (folder / "2").rename(folder / "away")
     (folder / "2").mkdir()
@@ -196,6 +232,8 @@ def damage_by_a_record_that_is_no_json(folder):
     [
         damage_by_a_flipped_bit,
         damage_by_half_a_file,
+        damage_by_a_missing_array_file,
+        damage_by_missing_arrays,
         damage_by_an_empty_folder,
         damage_by_a_record_with_another_position,
         damage_by_a_record_that_is_no_json,
@@ -223,6 +261,21 @@ def test_a_damaged_step_is_passed_over_and_the_run_can_go_on(tmp_path, capsys, d
     restored = checkpoints.restore(make_state())
     assert restored is not None
     assert_same(restored[0], make_state(7))
+
+
+def test_what_a_killed_save_left_is_no_step_and_the_next_save_removes_it(tmp_path, capsys):
+    saved(tmp_path, [1, 2])
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")  # under this name Orbax writes it
+    checkpoints = Checkpoints(tmp_path, None)
+    assert checkpoints.steps() == [1]
+    restored = checkpoints.restore(make_state())
+    assert restored is not None
+    assert_same(restored[0], make_state(1))
+    assert capsys.readouterr().err == ""  # nothing that was saved is lost
+    checkpoints.save(2, make_state(7), {})
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert checkpoints.record(2)["sha256"] == tree_hash(make_state(7))
 
 
 def test_steps_of_which_none_is_intact_are_an_error(tmp_path):

@@ -5,25 +5,25 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import make_mesh, replicate, shard_rows
+from rlhf_jax.runtime import join_rows, make_mesh, mapped, place, rows_here, shard_rows
 
 
-def test_the_mesh_has_one_automatic_axis():
-    mesh = make_mesh(4)
-    assert dict(mesh.shape) == {"data": 4}
-    assert mesh.axis_types == (AxisType.Auto,)
+def test_the_mesh_has_three_automatic_axes():
+    mesh = make_mesh(2, 2, 1)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert mesh.axis_types == (AxisType.Auto,) * 3
 
 
-@pytest.mark.parametrize("data", [-1, 0, 9])
-def test_a_mesh_that_does_not_fit_names_both_numbers(data):
-    with pytest.raises(InputError, match=f"{data} devices.*there are 8"):
-        make_mesh(data)
+@pytest.mark.parametrize("sizes", [(-1, 1, 1), (0, 1, 1), (9, 1, 1), (2, 3, 2)])
+def test_a_mesh_that_does_not_fit_names_both_numbers(sizes):
+    with pytest.raises(InputError, match=" × ".join(map(str, sizes)) + " devices.*there are 8"):
+        make_mesh(*sizes)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_donating_a_replicated_copy_leaves_the_original_valid(devices):
     tree = {"w": jnp.arange(1000.0), "key": jax.random.key(3), "n": np.ones(5), "none": None}
-    copy = replicate(tree, make_mesh(devices))
+    copy = place(tree, make_mesh(devices))
     assert copy["w"].sharding.is_fully_replicated
     assert len(copy["w"].addressable_shards) == devices
 
@@ -37,18 +37,18 @@ def test_donating_a_replicated_copy_leaves_the_original_valid(devices):
 def test_rows_lie_in_order_over_the_devices():
     rows = np.arange(24).reshape(8, 3)
     sharded = shard_rows({"x": rows, "y": jnp.arange(8)}, make_mesh(4))
-    assert sharded["x"].sharding.spec == PartitionSpec("data")
+    assert sharded["x"].sharding.spec == PartitionSpec(("data", "fsdp"))
     np.testing.assert_array_equal(sharded["x"].addressable_shards[1].data, rows[2:4])
     np.testing.assert_array_equal(sharded["x"], rows)
     np.testing.assert_array_equal(sharded["y"], np.arange(8))
 
 
-@pytest.mark.parametrize("place", [replicate, shard_rows])
-def test_a_numpy_buffer_may_be_used_again(place):
+@pytest.mark.parametrize("put", [place, shard_rows, join_rows])
+def test_a_numpy_buffer_may_be_used_again(put):
     memory = np.zeros(8 * 64 + 64, np.uint8)
     start = -memory.ctypes.data % 64  # jax takes over memory that is aligned to 64 bytes
     buffer = memory[start : start + 8 * 64].view(np.float32)
-    placed = place(buffer, make_mesh(1))
+    placed = put(buffer, make_mesh(1))
     buffer[:] = 5
     assert not np.any(placed)
 
@@ -56,3 +56,51 @@ def test_a_numpy_buffer_may_be_used_again(place):
 def test_rows_that_do_not_divide_name_both_numbers():
     with pytest.raises(InputError, match="6 rows do not divide over 4 devices"):
         shard_rows(np.zeros((6, 3)), make_mesh(4))
+
+
+def by_name(path, ndim):
+    return {"rows": ("fsdp", None), "both": ("fsdp", "tensor"), "odd": ("fsdp",)}.get(path[-1].key, (None,) * ndim)
+
+
+def test_a_tree_is_cut_by_its_rule_where_the_axis_divides_it():
+    mesh = make_mesh(2, 2, 2)
+    tree = {
+        "rows": np.arange(12).reshape(4, 3),
+        "both": np.arange(8).reshape(2, 4),
+        "odd": np.arange(5),
+        "key": jax.random.key(1),
+    }
+    found = place(tree, mesh, by_name)
+    shapes = {name: leaf.addressable_shards[0].data.shape for name, leaf in found.items()}
+    assert shapes == {"rows": (2, 3), "both": (1, 2), "odd": (5,), "key": ()}
+    for name in ("rows", "both", "odd"):
+        np.testing.assert_array_equal(found[name], tree[name])
+
+
+def test_rows_lie_over_data_and_fsdp_and_whole_over_tensor():
+    mesh = make_mesh(2, 2, 2)
+    rows = np.arange(8)
+    (found,) = {tuple(map(int, s.data)) for s in shard_rows(rows, mesh).addressable_shards if s.device.id in (2, 3)}
+    assert found == (2, 3)
+    assert rows_here(8, mesh) == range(8)  # of the only process
+    np.testing.assert_array_equal(join_rows(rows, mesh), shard_rows(rows, mesh))
+
+
+def test_a_mapped_step_is_one_program_that_moves_nothing_unasked():
+    mesh, traces = make_mesh(2, 2, 2), []
+
+    def step(state, batch, coef):
+        traces.append(1)
+        moved = state["both"] + coef * jnp.sum(batch) + jnp.ones((2, 4))
+        return {"both": moved.T.reshape(2, 4)}, {"sum": jnp.sum(moved)}
+
+    run, state = mapped(step, mesh), place({"both": np.zeros((2, 4), np.float32)}, mesh, by_name)
+    coef, batch = place(np.float32(2), mesh), shard_rows(np.ones(8, np.float32), mesh)
+    where = state["both"].sharding
+    for _ in range(3):
+        state, metrics = run(state, batch, coef)
+        assert state["both"].sharding == where
+    assert len(traces) == 1
+    assert float(metrics["sum"]) == 3 * 8 * 17
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):
+        run(state, np.ones(8, np.float32), coef)

@@ -1,4 +1,9 @@
 import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +59,43 @@ def test_everything_else_is_untouched(error):
 def test_a_main_that_returns_exits_with_nothing(capsys):
     run(lambda: None)
     assert capsys.readouterr().err == ""
+
+
+def test_sigterm_ends_the_program_with_0_and_a_sentence_and_its_handler_is_gone(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: signal.raise_signal(signal.SIGTERM))
+    assert stopped.value.code == 0
+    assert capsys.readouterr().err == "stopped; the same command continues from the last checkpoint\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+SAVES_FOR_EVER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import jax.numpy as jnp
+from rlhf_jax.runtime import Stage, run
+
+def main():
+    this = Stage(Path(sys.argv[1]) / "toy", 3, {}, "t", {}, program="toy.py", keep=None)
+    this.checkpoints.wait = this.checkpoints.close = lambda: time.sleep(1000)  # a disk that hangs
+    threading.Thread(target=time.sleep, args=[1000]).start()  # as the thread that writes to it
+    for i in this.steps(0):
+        this.log(i, {"x": 0.0})
+        os.kill(os.getpid(), int(sys.argv[2]))
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        this.save(i, {"x": jnp.zeros(3)}, 1)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_ctrl_c_after_another_signal_does_not_wait_for_a_save(tmp_path, first):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    line = [sys.executable, "-c", SAVES_FOR_EVER, tmp_path, str(int(first))]
+    done = subprocess.run(line, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
+    assert done.returncode == 130
+    assert ("Ctrl-C again stops at once" in done.stderr) == (first == signal.SIGINT)
+    assert done.stderr.splitlines()[-1] == "stopped; the same command continues from the last checkpoint"
+    assert "Traceback" not in done.stderr

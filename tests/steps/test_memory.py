@@ -7,25 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig
+from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.steps import Models, initial_state, ppo_step
 from rlhf_jax.types import Experience, Response, TextBatch
 
-CONFIG = TransformerConfig(
-    vocab_size=131_072,
-    context=256,
-    width=256,
-    layers=2,
-    heads=4,
-    kv_heads=4,
-    hidden=1024,
-    norm="rmsnorm",
-    position="rope",
-    mlp="swiglu",
-    bias=False,
-    tied=True,
-    dropout=0.0,
-)
 B, P, T = 8, 128, 128  # answers, and tokens of a prompt and of an answer
 
 
@@ -44,7 +29,16 @@ def abstract(make):
 
 def update_bytes(tiny, logit_rows):
     """Temporary memory of one update from 8 answers and a pretraining row for each, the KL in the loss the exact one."""
-    config = replace(CONFIG, logit_rows=logit_rows)
+    sizes = {
+        "vocab_size": 131_072,
+        "context": 256,
+        "width": 256,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 4,
+        "hidden": 1024,
+    }
+    config = replace(tiny.models.policy.config, **sizes, position="rope", mlp="swiglu", logit_rows=logit_rows)
     models = Models(LanguageModel(config), ScalarModel(config))
     form = tiny.form._replace(kl_loss="exact")
 

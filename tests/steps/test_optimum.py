@@ -230,7 +230,7 @@ def test_the_group_methods_reach_it_too(problem, advantage):
         assert 0.99 <= way <= 1.0 + 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ppo_ptx_reaches_the_optimum_of_the_mixed_objective(problem):
     """J(π) + γ·(mean log-probability of a token of the text), whose greatest value is found by gradient ascent on the
     exact objective. The policy's loss is then a mean over B·T, 1/T of an answer's: γ is 1/T of that for PPO as well."""

@@ -1,7 +1,5 @@
 """The whole iteration of experiments/ppo_ptx.py on a tiny model, and the invariants that the design promises of it."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,7 @@ import pytest
 
 from rlhf_jax.equations import values
 from rlhf_jax.models import generate
-from rlhf_jax.runtime import make_mesh, replicate, shard_rows
-from rlhf_jax.types import PPOBatch, PromptBatch
+from rlhf_jax.types import PPOBatch
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +89,6 @@ def test_seven_settings_of_beta_and_gamma_cost_no_other_trace(tiny):
     assert len(seen) == 7
 
 
-@pytest.mark.slow
-def test_one_device_and_eight_give_the_same_iteration(tiny, first, assert_equal):
-    mesh = make_mesh(8)
-    state, frozen = replicate(tiny.state, mesh), replicate(tiny.frozen, mesh)
-    batch = shard_rows(tiny.batch, mesh)
-    assert len(jax.tree.leaves(batch)[0].addressable_shards) == 8
-    write = jax.jit(lambda s, p: answers(tiny, s, p))
-    one, eight = write(tiny.state, tiny.batch.prompts), write(state, batch.prompts)
-    np.testing.assert_array_equal(eight.tokens, one.tokens)
-    np.testing.assert_array_equal(eight.mask, one.mask)
-    after, metrics = tiny.jitted(state, batch, tiny.coef, frozen)
-    assert_equal(after, first[0], atol=1e-5)
-    assert_equal(values(metrics), values(first[1]), atol=1e-5)
-
-
 def through_bytes(leaf):
     """What a disk keeps of an array: its bytes."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -124,15 +106,6 @@ def test_keys_advance_and_a_restored_state_continues_bit_for_bit(tiny, first, as
     through = tiny.jitted(state, tiny.batch, tiny.coef, tiny.frozen)
     assert_equal(tiny.jitted(restored, tiny.batch, tiny.coef, tiny.frozen), through)
     assert int(through[0].step) == 2
-
-
-@pytest.mark.slow
-def test_extra_left_padding_changes_nothing(tiny, first, assert_equal):
-    prompts = tiny.batch.prompts
-    wider = PromptBatch(*(np.pad(x, ((0, 0), (3, 0))) for x in (prompts.tokens, prompts.mask)))
-    state, metrics = tiny.jitted(tiny.state, replace(tiny.batch, prompts=wider), tiny.coef, tiny.frozen)
-    assert_equal(values(metrics), values(first[1]), atol=1e-5)
-    assert_equal(state, first[0], atol=1e-5)
 
 
 def test_gamma_0_is_no_pretraining_mix(tiny, first, assert_equal):

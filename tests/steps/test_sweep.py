@@ -9,7 +9,7 @@ import pytest
 
 from experiments.sweep import program
 from rlhf_jax.equations import values
-from rlhf_jax.runtime import make_mesh, replicate, shard_rows
+from rlhf_jax.runtime import make_mesh, place, shard_rows
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def apart(tiny, members):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("together", "devices"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("together", "devices"), [(1, 2), *(pytest.param(n, 1, marks=pytest.mark.long) for n in (1, 2))]
+)
 def test_the_members_are_their_separate_runs(tiny, members, apart, assert_equal, together, devices):
     def stacked(trees):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -49,7 +51,7 @@ def test_the_members_are_their_separate_runs(tiny, members, apart, assert_equal,
     run = program(one, together, mesh)
     states, batches, coefs = (shard_rows(stacked(trees), mesh) for trees in members)
     for _ in range(2):
-        states, metrics = run(states, batches, coefs, replicate(tiny.frozen, mesh))
+        states, metrics = run(states, batches, coefs, place(tiny.frozen, mesh))
     assert len(traces) == 1  # one program for all settings and seeds
     for i, (state, figures) in enumerate(apart):
         assert_equal(jax.tree.map(lambda x, i=i: x[i], states), state, atol=1e-5)

@@ -1,0 +1,56 @@
+"""Where parameters lie on a mesh of devices: each names the logical axes of its dimensions, and a rule places each axis.
+
+    embed         the residual stream     fsdp
+    vocab         words                   tensor
+    heads         all heads together      tensor
+    mlp           width of the MLP        tensor
+
+A row of the batch lies on "data" and "fsdp" together. Matrices are cut along "tensor" as in Megatron-LM (Shoeybi et al. 2019,
+arXiv:1909.08053, §3): query, key, value, gate and up by columns, out and down by rows.
+"""
+
+from typing import Any
+
+RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
+
+AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
+    ("embedding", "embedding"): ("vocab", "embed"),
+    ("position", "embedding"): (None, "embed"),
+    **{(name, "kernel"): ("embed", "heads") for name in ("query", "key", "value")},
+    **{(name, "bias"): ("heads",) for name in ("query", "key", "value")},
+    ("out", "kernel"): ("heads", "embed"),
+    ("out", "bias"): (None,),
+    **{(name, "kernel"): ("embed", "mlp") for name in ("gate", "up")},
+    **{(name, "bias"): ("mlp",) for name in ("gate", "up")},
+    ("down", "kernel"): ("mlp", "embed"),
+    ("down", "bias"): (None,),
+    ("", "unembedding"): ("embed", "vocab"),
+    ("", "kernel"): (None,),  # of a scalar head
+    ("", "bias"): (),
+}
+
+
+def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
+    """The mesh's axis, or None, for each dimension of a leaf at a path as jax.tree_util has it.
+
+    The leaf may stand anywhere in a state: Adam's moments and moving averages lie as their parameters do, a low-rank
+    correction's long side as its matrix's, and what is no parameter (a step, a key) is whole everywhere, as are norms.
+    ValueError: a parameter that has no entry here.
+    """
+    names = [key.key for key in path if hasattr(key, "key") and isinstance(key.key, str)]
+    if not names:
+        return (None,) * ndim
+    module, name = (["", *names])[-2:]
+    if module.endswith("_norm"):
+        return (None,) * ndim
+    if name in ("a", "b"):
+        rows, columns = AXES[module, "kernel"]
+        axes = (rows, None) if name == "a" else (None, columns)
+    elif (module, name) in AXES:
+        axes = AXES[module, name]
+    elif ("", name) in AXES:
+        axes = AXES["", name]
+    else:
+        raise ValueError(f"models/placement.py does not say on which axes {'/'.join(names)} lies")
+    stacked = (None,) * (ndim - len(axes))  # layers under config.scan
+    return (*stacked, *(None if axis is None else RULES[axis] for axis in axes))

@@ -1,0 +1,72 @@
+"""How the rows of a batch go through a model: in micro-batches, and spread over the devices of a mapped axis.
+
+Results come back for all rows, so that a loss, its denominators and every statistic of a batch are written once, as if
+there were one device and memory without end.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from rlhf_jax.models.heads import AnyLanguageModel, AnyScalarModel
+
+T = TypeVar("T")
+
+
+def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *rows: PyTree) -> T:
+    """fn(*rows), where every leaf given and returned has the B rows of the batch in front and fn treats each by itself.
+
+    model.config.micro_batches: so many parts of the batch go through one after the other, at most (B's greatest divisor
+    shared with it). Only one part's activations are in memory at a time: the gradient computes each part again, which
+    costs a forward pass. model.config.axis_name: each device of the mapped axis takes its share of the rows, and all get
+    the results of all; gradients must then be averaged over the axis (`averaged_over`).
+    """
+    axis_name = model.config.axis_name
+    rows = own_rows(rows, axis_name)
+    B = len(jax.tree.leaves(rows)[0])
+    parts = math.gcd(B, model.config.micro_batches)
+    if parts == 1:
+        return all_rows(fn(*rows), axis_name)
+
+    def cut(x: jax.Array) -> jax.Array:  # every part has rows of all devices
+        return jnp.moveaxis(jnp.asarray(x).reshape(B // parts, parts, *x.shape[1:]), 1, 0)
+
+    part = jax.checkpoint(lambda part: fn(*part), prevent_cse=False)
+    found = jax.lax.map(part, jax.tree.map(cut, rows))
+    found = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, *x.shape[2:]), found)
+    return all_rows(found, axis_name)
+
+
+def own_rows(tree: T, axis_name: str | None) -> T:
+    """This device's share of the rows of every leaf, in the order of the devices; all of them without an axis. ValueError:
+    they do not divide evenly."""
+    if axis_name is None:
+        return tree
+    i, n = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+
+    def own(x: jax.Array) -> jax.Array:
+        if len(x) % n:
+            raise ValueError(f"{len(x)} rows do not divide over the {n} devices of the axis {axis_name!r}")
+        return jax.lax.dynamic_slice_in_dim(jnp.asarray(x), i * (len(x) // n), len(x) // n)
+
+    return jax.tree.map(own, tree)
+
+
+def all_rows(tree: T, axis_name: str | None) -> T:
+    """The shares of all devices, back together."""
+    if axis_name is None:
+        return tree
+    return jax.tree.map(partial(jax.lax.all_gather, axis_name=axis_name, tiled=True), tree)
+
+
+def averaged_over(tree: T, axis_name: str | None) -> T:
+    """Gradients of a loss that every device computed alike from `by_rows`: their mean over the axis is the loss's own.
+
+    Each device's is that of its own rows, times the number of devices: what it handed out to all came back from all.
+    """
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

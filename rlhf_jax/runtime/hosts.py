@@ -1,0 +1,41 @@
+"""Several processes as one program, through jax.distributed."""
+
+import os
+
+import jax
+
+from rlhf_jax.errors import InputError
+
+
+def join_processes(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process number `process` of `processes`, which meet at coordinator = "host:port" of number 0. Before JAX is
+    used. "auto": what Slurm, Kubernetes, Open MPI or a TPU pod says to JAX.
+
+    InputError: a coordinator that is no host:port, numbers that are missing, or do not fit.
+    """
+    # Collectives between the devices of one CPU deadlock on fewer threads than this.
+    os.environ.setdefault("PJRT_NPROC", "16")
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f'--coordinator is {coordinator!r}; give host:port of the first process, or "auto"')
+    if processes is None or process is None or not 0 <= process < processes:
+        raise InputError(
+            f"--processes is {processes} and --process {process}; give their number, and which this is, from 0"
+        )
+    # By default process 0 would listen on every address of its machine.
+    bind = coordinator if process == 0 else None
+    try:
+        jax.distributed.initialize(coordinator, processes, process, coordinator_bind_address=bind)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"process {process} of {processes} found no others at {coordinator} ({str(error).splitlines()[0]}); start all of "
+            "them with the same --coordinator"
+        ) from error
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes and speaks for all. Does not start JAX's devices."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
