@@ -3,19 +3,32 @@
 python experiments/pretrain.py configs/tiny.toml
 """
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.decoder import digest, imported, language_model
 from experiments.devices import mapped, mesh_of, rule
 from experiments.material import Part
 from experiments.recipe import Config, configured, material, role_key, role_seed, stage, tokenizer
-from rlhf_jax.data import as_text_batch, batch_indices, mask_tokens, pack, take
+from rlhf_jax.data import (
+    Records,
+    TextStream,
+    as_text_batch,
+    batch_indices,
+    mask_tokens,
+    pack,
+    take,
+    weighted_sources,
+)
 from rlhf_jax.equations import values
-from rlhf_jax.runtime import Stage, Watch, place, run, shard_rows
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Stage, Watch, gather_rows, join_rows, place, rows_here, run, shard_rows
 from rlhf_jax.steps import adam, text_coef, text_step
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
@@ -23,6 +36,31 @@ from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 def packed(config: Config, part: Part) -> TextBatch:
     """The pretraining text of a part as rows of a whole context."""
     return as_text_batch(pack(material(config).documents[part], tokenizer(config), config.model.context)[0])
+
+
+def streamed(config: Config, mesh: Mesh) -> TextStream | None:
+    """The rows of [stream], where there is one."""
+    if config.stream is None:
+        return None
+    names, weights = weighted_sources(config.stream.sources)
+    sources = [Records(name, config.stream.field, Path(config.stream.index)) for name in names]
+    c, seed = config.pretrain, role_seed(config, "pretrain")
+    lanes = rows_here(c.batch, mesh)
+    return TextStream(sources, weights, tokenizer(config), config.model.context, c.batch, seed, lanes)
+
+
+def batches(config: Config, stream: TextStream | None, mesh: Mesh) -> Callable[[int], TextBatch | MaskedTextBatch]:
+    """Step → its batch: the stream's next, of which a process reads its own rows, or rows of the material by the step's
+    number."""
+    if stream:
+        return lambda i: join_rows(hidden(config, next(stream), i), mesh)
+    rows, seed = packed(config, "train"), role_seed(config, "pretrain")
+
+    def batch(i: int) -> TextBatch | MaskedTextBatch:
+        chosen = take(rows, batch_indices(len(rows.tokens), config.pretrain.batch, seed, i))
+        return shard_rows(hidden(config, chosen, i), mesh)
+
+    return batch
 
 
 def first_state(config: Config) -> TrainState:
@@ -38,7 +76,7 @@ def first_state(config: Config) -> TrainState:
 
 def pretrain_stage(config: Config) -> Stage:
     parents = {"imported": digest(config.imported.folder)} if config.imported else {}
-    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain"), parents)
+    return stage(config, "pretrain", config.pretrain.steps, config.sections("pretrain", "stream"), parents)
 
 
 def base_sha256(config: Config) -> str:
@@ -62,22 +100,33 @@ def pretrain(config: Config) -> None:
     c, this = config.pretrain, pretrain_stage(config)
     if as_imported(config) or this.finished:
         return
-    mesh, rows = mesh_of(config), packed(config, "train")
+    mesh = mesh_of(config)
+    stream = streamed(config, mesh)
+    batch_of = batches(config, stream, mesh)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     step = mapped(config, mesh, partial(text_step, model=language_model(config, training=True), optimiser=optimiser))
     coef = place(text_coef(c.lr, c.steps, c.floor, c.warmup), mesh)
     state = this.resume(place(first_state(config), mesh, rule(config, "policy")))
-    seed = role_seed(config, "pretrain")
+    if stream and this.resumed:
+        stream.seek(this.resumed["stream"])
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
-        batch = take(rows, batch_indices(len(rows.tokens), c.batch, seed, i))
-        hidden = masked(config, batch, np.random.default_rng([seed, i])) if c.objective == "masked" else None
-        state, metrics = step(state, shard_rows(hidden or batch, mesh), coef)
+        state, metrics = step(state, batch_of(i), coef)
         this.log(i, values(metrics))
-        this.save(i, state, config.runtime.save_every)
+        this.save(i, state, config.runtime.save_every, partial(position, stream, mesh))
 
 
-def masked(config: Config, batch: TextBatch, rng: np.random.Generator) -> MaskedTextBatch:
-    t = tokenizer(config)
+def position(stream: TextStream | None, mesh: Mesh) -> dict:
+    """What the record of a checkpoint says about the stream."""
+    return {"stream": stream.position(gather_rows(stream.taken, mesh))} if stream else {}
+
+
+def hidden(config: Config, batch: TextBatch, step: int) -> TextBatch | MaskedTextBatch:
+    """The batch of a step as pretrain.objective has it."""
+    if config.pretrain.objective == "next_token":
+        return batch
+    if len(batch.tokens) < config.pretrain.batch:
+        raise InputError('pretrain.objective = "masked" hides tokens of whole batches; run its [stream] in one process')
+    t, rng = tokenizer(config), np.random.default_rng([role_seed(config, "pretrain"), step])
     return mask_tokens(batch.tokens, t.mask, t.size, rng, keep=(t.pad, t.bos, t.eos))
 
 

@@ -100,6 +100,15 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """[stream]: pretraining rows from files of any size, in the place of the material's own text."""
+
+    sources: str  # as rlhf_jax.data.weighted_sources takes them
+    field: str
+    index: str  # a folder, which runs may share
+
+
+@dataclass(frozen=True)
 class SFT:
     epochs: int
     batch: int
@@ -243,6 +252,7 @@ class Config:
     memory: Memory | None
     optimiser: Optimiser
     pretrain: Pretrain
+    stream: Stream | None
     sft: SFT
     rl_init: SFT
     reward: Reward

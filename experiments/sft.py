@@ -107,7 +107,7 @@ def sft(config: Config, name: Name) -> None:
             )
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)
-        this.save(i, state, epoch, valid=float(metrics.get("loss/valid", np.inf)))
+        this.save(i, state, epoch, lambda metrics=metrics: {"valid": float(metrics.get("loss/valid", np.inf))})
 
 
 def best_epoch(config: Config) -> int:

@@ -20,6 +20,7 @@ from rlhf_jax.data.dialogue import (
     split_last_answer,
 )
 from rlhf_jax.data.model_folder import TOKENIZER_FILES, tokenizer_files
+from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Prompt,
     drop_shared_prefixes,
@@ -29,8 +30,10 @@ from rlhf_jax.data.prompts import (
     read_prompts,
     split_by_user,
 )
+from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
 
@@ -42,8 +45,10 @@ __all__ = [
     "Demonstration",
     "Prompt",
     "Ranking",
+    "Records",
     "Row",
     "Table",
+    "TextStream",
     "Tokenizer",
     "TooLongError",
     "as_text_batch",
@@ -64,6 +69,7 @@ __all__ = [
     "mask_tokens",
     "pack",
     "parse_transcript",
+    "permute",
     "prompt_fits",
     "prompt_text",
     "ranking_fits",
@@ -79,5 +85,6 @@ __all__ = [
     "text_documents",
     "tokenizer_files",
     "train_tokenizer",
+    "weighted_sources",
     "write_rankings",
 ]

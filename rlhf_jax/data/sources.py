@@ -61,7 +61,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     InputError, with file and line: nothing there, unknown ending, broken or truncated content, a row that is
     no object, no rows at all.
     """
-    name = _expand(source)
+    name = expand(source)
     path = Path(name)
     kind = _ending(path)
     if path.is_file():
@@ -78,7 +78,9 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     raise InputError(f"{name}: no such file or folder: check the path")
 
 
-def _expand(source: str) -> str:
+def expand(source: str) -> str:
+    """`source` with `~` and `${VARIABLE}` expanded. InputError: a variable that is not set."""
+
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             raise InputError(f"{source}: the environment variable {match[1]} is not set: set it")
@@ -127,14 +129,18 @@ def _jsonl(path: Path) -> Iterator[Row]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            where = f"{path}, line {number}"
-            try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: broken JSON at column {error.colno} ({error.msg}): mend the line") from None
-            except UnicodeDecodeError as error:
-                raise InputError(f"{where}: not UTF-8 text ({error.reason}): convert it") from None
-            yield _row(value, where)
+            yield parse_line(line, f"{path}, line {number}", first=number == 1)
+
+
+def parse_line(line: bytes, where: str, first: bool) -> Row:
+    """The object of a line of JSONL; the first of a file may open with a byte-order mark. InputError: broken, no object."""
+    try:
+        value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: broken JSON at column {error.colno} ({error.msg}): mend the line") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text ({error.reason}): convert it") from None
+    return _row(value, where)
 
 
 def _json(path: Path) -> Iterator[Row]:

@@ -107,6 +107,13 @@ def join_rows(tree: T, mesh: Mesh) -> T:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.array(leaf)), tree)
 
 
+def gather_rows(rows: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """All rows of a batch, from those of `rows_here` on each process. Every process has to call it."""
+    if jax.process_count() == 1:
+        return rows
+    return multihost_utils.process_allgather(join_rows(rows, mesh), tiled=True)
+
+
 def _require_even(rows: int, mesh: Mesh) -> None:
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % devices:

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +53,7 @@ class Stage:
             "parents": dict(parents),
         }
         self.checkpoints = Checkpoints(folder / "checkpoints", keep, best)
+        self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
         latest = self.checkpoints.latest()
         if latest is not None:
             self._require_same_origin(self._newest_record())
@@ -66,8 +67,9 @@ class Stage:
         restored = self.checkpoints.restore(state)
         if restored is None:
             return state
-        say(f"{self.name}: continues after step {restored[1]['data']['step']} of {self.total}")
-        return restored[0]
+        state, self.resumed = restored
+        say(f"{self.name}: continues after step {self.resumed['data']['step']} of {self.total}")
+        return state
 
     def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
         """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save.
@@ -115,14 +117,17 @@ class Stage:
         }
         self._advance(**shown)
 
-    def save(self, i: int, state: PyTree, every: int, **extra: Any) -> None:
-        """After step i: saved every so many steps, at the last one, and where the program is told to stop."""
+    def save(self, i: int, state: PyTree, every: int, more: Callable[[], dict[str, Any]] = dict) -> None:
+        """After step i: saved every so many steps, at the last one, and where the program is told to stop.
+
+        more: what else the checkpoint's record shall have, asked for when there is one.
+        """
         self._stopped_by = self._interruption.asked()
         if (i + 1) % every == 0 or i + 1 == self.total or self._stopped_by:
             self._flush()
             step, figures = self._written
-            extra["metrics"] = figures if step == i + 1 else {}
-            self.checkpoints.save(i + 1, state, self.record | {"data": {"step": i + 1}} | extra)
+            reached = {"data": {"step": i + 1}, "metrics": figures if step == i + 1 else {}}
+            self.checkpoints.save(i + 1, state, self.record | reached | more())
 
     def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
         """State and record of the finished stage (or of one of its steps); InputError if it is not finished."""
