@@ -4,9 +4,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -106,6 +108,38 @@ def test_killed_at_a_random_moment_it_ends_bit_for_bit_the_same(uninterrupted, t
     kill_in(out / stage, lines, last_step(uninterrupted / stage), share, saving, seconds)
     finish(lines, {})
     assert final_hash(out / stage) == final_hash(uninterrupted / stage)
+
+
+def two(stage: str, out: Path) -> list[list[str]]:
+    """The commands of two processes with a device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    more = [*OFTEN, "--mesh.data", "2", "--coordinator", where, "--processes", "2", "--process"]
+    return [program_line(stage, out, *more, str(process)) for process in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def by_two(uninterrupted, tmp_path_factory):
+    """Stage → the hash of its end where two processes ran it without interruption."""
+
+    @cache
+    def end(stage: str) -> str:
+        out = tmp_path_factory.mktemp("two") / "whole"
+        prepared(stage, uninterrupted, out)
+        finish(two(stage, out), {})
+        return final_hash(out / stage)
+
+    return end
+
+
+@pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(20))
+def test_two_processes_killed_at_a_random_moment(uninterrupted, by_two, tmp_path, stage, share, saving, seconds):
+    out = tmp_path / "killed"
+    prepared(stage, uninterrupted, out)
+    kill_in(out / stage, two(stage, out), last_step(uninterrupted / stage), share, saving, seconds)
+    finish(two(stage, out), {})
+    assert final_hash(out / stage) == by_two(stage)
 
 
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PJRT_NPROC": "16"}

@@ -130,16 +130,18 @@ def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable
     compiled: list[Callable[..., Any]] = []
 
     def call(state: PyTree, *arguments: PyTree) -> Any:
-        if compiled:
-            with jax.transfer_guard("disallow"):
-                return compiled[0](state, *arguments)
-        compiled.append(_pmapped(step, mesh) if pmap else _jitted(step, mesh, state))
-        return compiled[0](state, *arguments)
+        if not compiled:
+            compiled.append(_pmapped(step, mesh) if pmap else _on_mesh(jitted(step, state), mesh))
+            return compiled[0](state, *arguments)
+        with jax.transfer_guard("disallow"):
+            return compiled[0](state, *arguments)
 
     return call
 
 
-def _jitted(step: Callable[..., Any], mesh: Mesh, state: PyTree) -> Callable[..., Any]:
+def jitted(step: Callable[..., Any], state: PyTree) -> Any:
+    """step under jax.jit, its state donated and coming back lying as this one; its leaves may be jax.ShapeDtypeStructs with a
+    sharding. To be called or lowered under jax.set_mesh, which the models look at."""
     where = [leaf.sharding for leaf in jax.tree.leaves(state)]
 
     def one(state: PyTree, *arguments: PyTree) -> Any:
@@ -148,11 +150,13 @@ def _jitted(step: Callable[..., Any], mesh: Mesh, state: PyTree) -> Callable[...
         leaves = [jax.lax.with_sharding_constraint(x, s) for x, s in zip(leaves, where, strict=True)]
         return jax.tree.unflatten(structure, leaves), metrics
 
-    compiled = jax.jit(one, donate_argnums=0)
+    return jax.jit(one, donate_argnums=0)
 
+
+def _on_mesh(program: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     def call(*arguments: PyTree) -> Any:
-        with jax.set_mesh(mesh):  # models look at it
-            return compiled(*arguments)
+        with jax.set_mesh(mesh):
+            return program(*arguments)
 
     return call
 
