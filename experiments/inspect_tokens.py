@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.decoder import language_model, scalar_model
 from experiments.ppo_ptx import (
     coefficients,
     final_state,
     form_of,
     frozen_of,
-    models_of,
     optimisers_of,
     plan_of,
     rollout,
@@ -27,7 +27,7 @@ from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import gae, linear, token_rewards, whiten
 from rlhf_jax.evals import Inspected, write_inspector
 from rlhf_jax.runtime import run
-from rlhf_jax.steps import ppo_step, reading, response_values
+from rlhf_jax.steps import Models, ppo_step, reading, response_values
 from rlhf_jax.types import Experience
 
 
@@ -37,7 +37,7 @@ def inspect_tokens(config: Config) -> Path:
         plan_of(config),
         form_of(config),
         coefficients(config.ppo),
-        models_of(config),
+        Models(language_model(config), scalar_model(config)),
     )
     state, frozen = final_state(config, "ppo_ptx"), frozen_of(config)
     models = frozen.adapt(models)

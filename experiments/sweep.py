@@ -142,6 +142,8 @@ def train(config: Config) -> None:
     if this.finished:
         return
     devices, together = section(config).devices, section(config).together
+    if config.mesh.pmap:
+        raise InputError("mesh.pmap spreads one run over the devices, and a sweep spreads its members; set it to false")
     if len(members) % (devices * together):
         raise InputError(
             f"{len(members)} members do not divide into groups of sweep.together = {together} on sweep.devices = {devices}; "

@@ -112,9 +112,7 @@ def test_the_same_command_again_does_nothing(uninterrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stage", [pytest.param(s, marks=[] if s in ("pretrain", "ppo_ptx") else pytest.mark.long) for s in STAGES]
-)
+@pytest.mark.parametrize("stage", [pytest.param(s, marks=[] if s == "ppo_ptx" else pytest.mark.long) for s in STAGES])
 def test_killed_in_any_stage_it_ends_bit_for_bit_the_same(stage, uninterrupted, tmp_path):
     """SIGKILL somewhere between the stage's first metrics and its end; then the same command again."""
     out = tmp_path / "killed"
@@ -145,7 +143,7 @@ def stopped(line: list[str], metrics: Path, number: int) -> subprocess.Completed
     return subprocess.CompletedProcess(line, process.returncode, stderr=said)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_between_two_epochs_of_sft_changes_nothing(uninterrupted, tmp_path):
     """Neither the bits nor the choice among the epochs, though there is one checkpoint more."""
     out = tmp_path / "stopped"
@@ -362,7 +360,7 @@ def test_a_sweep_stops_resumes_and_has_the_figures_of_every_member(uninterrupted
     assert (killed / "sweep.csv").read_text() == (whole / "sweep.csv").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_checkpoint_of_ppo_stays_and_is_exported(uninterrupted, tmp_path):
     rows = [json.loads(line) for line in (uninterrupted / "ppo_ptx" / "metrics.jsonl").read_text().splitlines()]
     saved = {row["step"]: row["gold/mean"] for row in rows if row["step"] in (3, 6)}

@@ -12,7 +12,7 @@ arXiv:1909.08053, §3): query, key, value, gate and up by columns, out and down 
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
@@ -63,8 +63,8 @@ def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
 def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
     compiler may cut the residual stream as the matrices are, and exchange it all the time."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    devices = sizes.get("data", 1) * sizes.get("fsdp", 1)
-    if "fsdp" not in sizes or devices * sizes["tensor"] == 1 or len(x_btd) % devices:
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = mesh.axis_names == ("data", "fsdp", "tensor") and set(mesh.axis_types) == {AxisType.Auto}  # not in a shard_map
+    if not ours or mesh.size == 1 or len(x_btd) % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x_btd
     return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))

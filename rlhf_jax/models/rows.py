@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from rlhf_jax.errors import InputError
 from rlhf_jax.models.heads import AnyLanguageModel, AnyScalarModel
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *row
 
 
 def own_rows(tree: T, axis_name: str | None) -> T:
-    """This device's share of the rows of every leaf, in the order of the devices; all of them without an axis. ValueError:
+    """This device's share of the rows of every leaf, in the order of the devices; all of them without an axis. InputError:
     they do not divide evenly."""
     if axis_name is None:
         return tree
@@ -51,7 +52,9 @@ def own_rows(tree: T, axis_name: str | None) -> T:
 
     def own(x: jax.Array) -> jax.Array:
         if len(x) % n:
-            raise ValueError(f"{len(x)} rows do not divide over the {n} devices of the axis {axis_name!r}")
+            raise InputError(
+                f"{len(x)} rows, of a batch or a minibatch, do not divide over {n} devices; change its size"
+            )
         return jax.lax.dynamic_slice_in_dim(jnp.asarray(x), i * (len(x) // n), len(x) // n)
 
     return jax.tree.map(own, tree)

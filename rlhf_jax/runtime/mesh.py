@@ -70,10 +70,7 @@ def place(tree: T, mesh: Mesh, rule: Rule = everywhere) -> T:
     def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
         # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),
         # and on a mesh of several processes it takes NumPy arrays only.
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = jax.device_put(np.array(jax.random.key_data(leaf)), NamedSharding(mesh, PartitionSpec()))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return jax.device_put(np.array(leaf), sharding)
+        return _keys_as_data(leaf, lambda x: jax.device_put(np.array(x), sharding))
 
     leaves, structure = jax.tree.flatten(tree)
     where = shardings(tree, mesh, rule)
@@ -90,7 +87,7 @@ def shard_rows(tree: T, mesh: Mesh) -> T:
         rows = np.array(leaf)
         return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
-    return jax.tree.map(shard, tree)
+    return jax.tree.map(lambda leaf: _keys_as_data(leaf, shard), tree)
 
 
 def rows_here(count: int, mesh: Mesh) -> range:
@@ -112,6 +109,13 @@ def gather_rows(rows: np.ndarray, mesh: Mesh) -> np.ndarray:
     if jax.process_count() == 1:
         return rows
     return multihost_utils.process_allgather(join_rows(rows, mesh), tiled=True)
+
+
+def _keys_as_data(leaf: Any, put: Callable[[Any], jax.Array]) -> jax.Array:
+    """`put` for typed keys as well, which NumPy does not know."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return put(leaf)
 
 
 def _require_even(rows: int, mesh: Mesh) -> None:

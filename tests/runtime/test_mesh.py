@@ -36,7 +36,9 @@ def test_donating_a_replicated_copy_leaves_the_original_valid(devices):
 
 def test_rows_lie_in_order_over_the_devices():
     rows = np.arange(24).reshape(8, 3)
-    sharded = shard_rows({"x": rows, "y": jnp.arange(8)}, make_mesh(4))
+    keys = jax.random.split(jax.random.key(0), 8)
+    sharded = shard_rows({"x": rows, "y": jnp.arange(8), "key": keys}, make_mesh(4))
+    assert (sharded["key"] == keys).all() and len(sharded["key"].sharding.device_set) == 4
     assert sharded["x"].sharding.spec == PartitionSpec(("data", "fsdp"))
     np.testing.assert_array_equal(sharded["x"].addressable_shards[1].data, rows[2:4])
     np.testing.assert_array_equal(sharded["x"], rows)
