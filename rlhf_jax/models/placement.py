@@ -64,7 +64,9 @@ def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
     compiler may cut the residual stream as the matrices are, and exchange it all the time."""
     mesh = jax.sharding.get_abstract_mesh()
-    ours = mesh.axis_names == ("data", "fsdp", "tensor") and set(mesh.axis_types) == {AxisType.Auto}  # not in a shard_map
+    ours = mesh.axis_names == ("data", "fsdp", "tensor") and set(mesh.axis_types) == {
+        AxisType.Auto
+    }  # not in a shard_map
     if not ours or mesh.size == 1 or len(x_btd) % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x_btd
     return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))
