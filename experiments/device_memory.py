@@ -9,26 +9,25 @@ and reward model are of 6B, as there (App. C.2).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig, mesh_axes
-from rlhf_jax.runtime import jitted, run, shardings
+from rlhf_jax.runtime import ROWS, cores_as_devices, jitted, make_mesh, run, shardings
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 
-ROWS = PartitionSpec(("data", "fsdp"))
 SIZES = {"1.3B": (24, 2048, 16), "6B": (32, 4096, 32), "175B": (96, 12288, 96)}  # layers, width, heads
 
 
@@ -78,76 +77,60 @@ def decoder(size: str, c: Case) -> TransformerConfig:
 
 
 def mesh_of(c: Case) -> Mesh:
-    wanted = c.data * c.fsdp * c.tensor
     if c.topology == "cpu":
-        jax.config.update("jax_num_cpu_devices", wanted)
-        devices = jax.devices()
-    else:
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is none here to be asked
-        try:
-            devices = topologies.get_topology_desc(platform="tpu", topology_name=c.topology).devices
-        except Exception as error:
-            raise InputError(
-                f"--topology {c.topology}: {str(error).splitlines()[0]}; install the extra [tpu], or say cpu"
-            ) from error
-    if len(devices) != wanted:
+        cores_as_devices(c.data * c.fsdp * c.tensor)
+        return make_mesh(c.data, c.fsdp, c.tensor)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is none here to be asked
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=c.topology).devices
+    except Exception as error:
         raise InputError(
-            f"{c.topology} has {len(devices)} devices and data × fsdp × tensor are {wanted}; make them equal"
-        )
-    shape = (c.data, c.fsdp, c.tensor)
-    return Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+            f"--topology {c.topology}: {str(error).splitlines()[0]}; install the extra [tpu], or say cpu"
+        ) from error
+    return make_mesh(c.data, c.fsdp, c.tensor, devices)
 
 
-def parameters(model: LanguageModel | ScalarModel) -> Callable[[], PyTree]:
+def parameters(model: LanguageModel | ScalarModel) -> PyTree:
     row = jnp.ones((1, 2), jnp.int32)
-    return lambda: model.init(jax.random.key(0), row, row > 0)["params"]
+    return model.init(jax.random.key(0), row, row > 0)["params"]
 
 
-def compiled(c: Case):
+def compiled(c: Case) -> jax.stages.Compiled:
     policy, value = LanguageModel(decoder(c.size, c)), ScalarModel(decoder("6B" if c.size == "175B" else c.size, c))
     models, optimisers = Models(policy, value), Optimisers(adam(1e-8, 1.0), adam(1e-8, 1.0))
     plan = Plan(c.answer_tokens, Sampling(1.0, 0, 1.0), epochs=1, minibatches=c.minibatches, eos=1, pad=0)
     form = Form("k1", "k1", "token", "token", "biased", False, "off", "mean")
 
-    def state():
-        return initial_state(parameters(policy)(), parameters(value)(), optimisers, jax.random.key(0))
+    def models_and_state():
+        state = initial_state(parameters(policy), parameters(value), optimisers, jax.random.key(0))
+        coef = PPOCoef(*(jnp.float32(0) for _ in PPOCoef._fields))
+        return state, coef, Frozen(parameters(policy), (parameters(value),))
 
-    def batch():
+    def rows():
         prompts = jnp.zeros((c.batch, c.prompt_tokens), jnp.int32)
         text = jnp.zeros((c.batch, c.pretrain_examples, c.prompt_tokens + c.answer_tokens), jnp.int32)
         return PPOBatch(PromptBatch(prompts, prompts == 0), TextBatch(text, text == 0))
 
-    def rest():
-        return PPOCoef(*(jnp.float32(0) for _ in PPOCoef._fields)), Frozen(parameters(policy)(), (parameters(value)(),))
-
-    mesh = mesh_of(c)
-    given = on(mesh, state), by_rows(mesh, batch), *on(mesh, rest)
+    mesh, given, batch = mesh_of(c), jax.eval_shape(models_and_state), jax.eval_shape(rows)
+    state, coef, frozen = lying(given, shardings(given, mesh, mesh_axes))
+    batch = lying(batch, [NamedSharding(mesh, ROWS)] * len(jax.tree.leaves(batch)))
     step = partial(iteration, models=models, optimisers=optimisers, plan=plan, form=form)
     with jax.set_mesh(mesh):
-        return jitted(step, given[0]).lower(*given).compile()
+        return jitted(step, state).lower(state, batch, coef, frozen).compile()
 
 
-def on(mesh: Mesh, make: Callable[[], PyTree]) -> PyTree:
-    """What make returns, as shapes that lie on the mesh as its parameters do."""
-    leaves, structure = jax.tree.flatten(jax.eval_shape(make))
-    where = shardings(jax.tree.unflatten(structure, leaves), mesh, mesh_axes)
-    return jax.tree.unflatten(structure, [shape(x, s) for x, s in zip(leaves, where, strict=True)])
-
-
-def by_rows(mesh: Mesh, make: Callable[[], PyTree]) -> PyTree:
-    return jax.tree.map(lambda x: shape(x, NamedSharding(mesh, ROWS)), jax.eval_shape(make))
-
-
-def shape(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def lying(tree: PyTree, where: Sequence[NamedSharding]) -> PyTree:
+    """Shapes, with where each leaf lies."""
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, where, strict=True)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def main() -> None:
     c = tyro.cli(Case)
-    m = compiled(c).memory_analysis()
-    new = (
-        m.output_size_in_bytes - m.alias_size_in_bytes
-    )  # what is returned in the place of what was given takes no room
+    m: Any = compiled(c).memory_analysis()
+    # What is returned in the place of what was given takes no room.
+    new = m.output_size_in_bytes - m.alias_size_in_bytes
     whole = m.argument_size_in_bytes + new + m.temp_size_in_bytes
     print(
         f"{c.size} on {c.topology}, data {c.data} × fsdp {c.fsdp} × tensor {c.tensor}, {c.batch} episodes in {c.minibatches} "

@@ -1,6 +1,5 @@
 """Where a stage's models and batches lie: [mesh], as placements."""
 
-from collections.abc import Callable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -9,7 +8,6 @@ from experiments.recipe import Config
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import mesh_axes
 from rlhf_jax.runtime import Rule, everywhere, make_mesh
-from rlhf_jax.runtime import mapped as mapped_over
 
 
 def mesh_of(config: Config) -> Mesh:
@@ -37,7 +35,3 @@ def rule(config: Config, role: str = "") -> Rule:
         return of_role.get(role or getattr(path[0], "name", ""), everywhere)(path, ndim)
 
     return axes
-
-
-def mapped(config: Config, mesh: Mesh, step: Callable[..., Any]) -> Callable[..., Any]:
-    return mapped_over(step, mesh, config.mesh.pmap)

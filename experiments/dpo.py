@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.decoder import language_model
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import pretrained
@@ -32,7 +32,7 @@ from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, e
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, table_text
-from rlhf_jax.runtime import Stage, Watch, place, run, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, Watch, mapped, place, run, shard_rows, write_atomically
 from rlhf_jax.steps import (
     KTOCoef,
     PreferenceCoef,
@@ -118,7 +118,7 @@ def train(config: Config) -> None:
     state = this.resume(place(first_state(config, start), mesh, rule(config, "policy")))
     rate = text_coef(c.lr, this.total, c.floor)
     step, coef = kto_step(config, rate) if c.objective == "kto" else pair_step(config, rate)
-    step, coef = mapped(config, mesh, step), place(coef, mesh)
+    step, coef = mapped(step, mesh, config.mesh.pmap), place(coef, mesh)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         chosen, rejected = pairs(i)
         if c.objective == "kto":

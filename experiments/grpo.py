@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.lora import whole
 from experiments.ppo_ptx import (
     SAMPLE,
@@ -55,7 +55,7 @@ from rlhf_jax.equations import (
     values,
 )
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, initial_state, minibatches, ppo_step
 from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState
 
@@ -160,7 +160,7 @@ def group(config: Config) -> None:
         advantage=c.advantage,
         answers=c.answers,
     )
-    step, coef = mapped(config, mesh, one), place(coefficients(config.ppo), mesh)
+    step, coef = mapped(one, mesh, config.mesh.pmap), place(coefficients(config.ppo), mesh)
     start = initial_state(frozen.sft, None, optimisers_of(config), role_key(config, "group"))
     state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from experiments.decoder import language_model, scalar_model
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import packed
@@ -61,7 +61,7 @@ from rlhf_jax.equations import (
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Answers, answer, per_row, scores
 from rlhf_jax.models import Sampling, generate
-from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
 from rlhf_jax.steps import (
     Estimator,
     Form,
@@ -307,7 +307,7 @@ def ppo(config: Config, name: Name) -> None:
     config = variant(config, name)
     mesh = mesh_of(config)
     batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
-    frozen, step, look = frozen_of(config), mapped(config, mesh, iteration_of(config)), held_out_look(config)
+    frozen, step, look = frozen_of(config), mapped(iteration_of(config), mesh, config.mesh.pmap), held_out_look(config)
     start, coef = starting_state(config, name, frozen), place(coefficients(config.ppo), mesh)
     state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):

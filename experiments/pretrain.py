@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.decoder import digest, imported, language_model
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.material import Part
 from experiments.recipe import Config, configured, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.data import (
@@ -28,7 +28,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.equations import values
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Stage, Watch, gather_rows, join_rows, place, rows_here, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, gather_rows, join_rows, mapped, place, rows_here, run, shard_rows
 from rlhf_jax.steps import adam, text_coef, text_step
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
@@ -104,7 +104,8 @@ def pretrain(config: Config) -> None:
     stream = streamed(config, mesh)
     batch_of = batches(config, stream, mesh)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
-    step = mapped(config, mesh, partial(text_step, model=language_model(config, training=True), optimiser=optimiser))
+    step = partial(text_step, model=language_model(config, training=True), optimiser=optimiser)
+    step = mapped(step, mesh, config.mesh.pmap)
     coef = place(text_coef(c.lr, c.steps, c.floor, c.warmup), mesh)
     state = this.resume(place(first_state(config), mesh, rule(config, "policy")))
     if stream and this.resumed:

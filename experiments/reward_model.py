@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.decoder import language_model, scalar_model
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
 from experiments.pretrain import first_state as pretraining_state
 from experiments.recipe import (
@@ -53,7 +53,7 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, answer, ratio_interval, scores
 from rlhf_jax.labelers import Labeler, agreements, rank
 from rlhf_jax.models import Sampling, scalar_from_language_model
-from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, say, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, say, shard_rows, write_atomically
 from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step, text_coef
 from rlhf_jax.types import RankingBatch, TrainState
 
@@ -206,7 +206,7 @@ def reward_model(config: Config, member: int) -> None:
         def step(state: TrainState, batch: RankingBatch, coef: TextCoef, base: dict):
             return reward_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
-        coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(config, mesh, step)
+        coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
         start = trained(config, "sft", best_epoch_by_loss(config))
         base = place(frozen_base(config), mesh, rule(config, "policy"))
         state = this.resume(place(first_state(config, start, member), mesh, rule(config, "reward")))

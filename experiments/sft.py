@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.decoder import language_model
-from experiments.devices import mapped, mesh_of, rule
+from experiments.devices import mesh_of, rule
 from experiments.lora import corrections, frozen_base, lora_scale, on_base, whole
 from experiments.material import Part
 from experiments.pretrain import base_sha256, packed, pretrained
@@ -23,7 +23,7 @@ from experiments.recipe import SFT, Config, configured, kept_by_length, material
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
 from rlhf_jax.evals.likelihood import per_row
-from rlhf_jax.runtime import Stage, Watch, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
 from rlhf_jax.steps import TextCoef, adam, text_coef, text_step
 from rlhf_jax.types import TextBatch, TrainState
 
@@ -90,7 +90,7 @@ def sft(config: Config, name: Name) -> None:
     def step(state: TrainState, batch: TextBatch, coef: TextCoef, base: dict):
         return text_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
-    coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(config, mesh, step)
+    coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
     state = this.resume(place(first_state(config, name, pretrained(config)), mesh, rule(config, "policy")))
     base = place(frozen_base(config), mesh, rule(config, "policy"))
     epoch, seed = this.total // c.epochs, role_seed(config, name)

@@ -57,8 +57,10 @@ def test_each_may_be_whole_on_every_device(state, frozen, role, fields):
 
 
 def test_a_tree_of_one_role_lies_as_that():
-    how = rule(config("--mesh.reward", "whole"), "reward")
-    assert not any(any(how(path, 2)) for path, _ in jax.tree_util.tree_leaves_with_path(MODEL))
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(MODEL)
+    whole_rewards = config("--mesh.reward", "whole")
+    assert rule(whole_rewards, "reward")(path, 2) == (None, None)
+    assert rule(whole_rewards, "policy")(path, 2) == ("fsdp", "tensor")
 
 
 def test_under_pmap_everything_is_whole(state):

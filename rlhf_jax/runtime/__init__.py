@@ -4,6 +4,7 @@ from rlhf_jax.runtime.checkpoint import Checkpoints, tree_hash
 from rlhf_jax.runtime.files import require_writable, write_atomically
 from rlhf_jax.runtime.hosts import first_process, join_processes
 from rlhf_jax.runtime.mesh import (
+    ROWS,
     Rule,
     cores_as_devices,
     everywhere,
@@ -25,6 +26,7 @@ from rlhf_jax.runtime.stage import Stage
 from rlhf_jax.runtime.watch import Watch, check_finite
 
 __all__ = [
+    "ROWS",
     "Checkpoints",
     "MetricsWriter",
     "Rule",

@@ -5,7 +5,7 @@ fsdp     rows of the batch too; parameters, their moments and averages cut into 
 tensor   one row's matrices and vocabulary cut into as many pieces
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -31,12 +31,12 @@ def cores_as_devices(count: int) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(data: int, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """The first data · fsdp · tensor devices as a mesh. InputError unless there are so many.
+def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """The first data · fsdp · tensor devices, of JAX's own or of those given, as a mesh. InputError unless there are so many.
 
     With several processes all devices take part: each process must have some.
     """
-    devices, sizes = jax.devices(), (data, fsdp, tensor)
+    devices, sizes = jax.devices() if devices is None else devices, (data, fsdp, tensor)
     wanted = int(np.prod(sizes))
     if min(sizes) < 1 or wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
         exactly = "exactly " if jax.process_count() > 1 else ""
@@ -130,7 +130,10 @@ def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable
 
     pmap: through jax.pmap over the axis "data", for which the step's models must have it as their axis_name, and whose
     state is whole on every device. Else through jax.jit, which reads off the arguments where everything lies.
+    InputError: pmap over a mesh with other axes.
     """
+    if pmap and mesh.size != mesh.shape["data"]:
+        raise InputError("mesh.pmap maps over data alone; set mesh.fsdp and mesh.tensor to 1")
     compiled: list[Callable[..., Any]] = []
 
     def call(state: PyTree, *arguments: PyTree) -> Any:
@@ -167,8 +170,6 @@ def _on_mesh(program: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Every device sees the whole batch, whose arrays are small, and runs its own rows of it through the models."""
-    if mesh.size != mesh.shape["data"]:
-        raise InputError("mesh.pmap maps over data alone; set mesh.fsdp and mesh.tensor to 1")
 
     def one(state: PyTree, rows: PyTree, arguments: PyTree) -> Any:
         batch = jax.tree.map(lambda x: jax.lax.all_gather(x, "data", tiled=True), rows)

@@ -88,6 +88,11 @@ def test_rows_lie_over_data_and_fsdp_and_whole_over_tensor():
     np.testing.assert_array_equal(join_rows(rows, mesh), shard_rows(rows, mesh))
 
 
+def test_pmap_is_over_data_alone():
+    with pytest.raises(InputError, match=r"set mesh\.fsdp and mesh\.tensor to 1"):
+        mapped(lambda state, batch: (state, {}), make_mesh(2, 2, 1), pmap=True)
+
+
 def test_a_mapped_step_is_one_program_that_moves_nothing_unasked():
     mesh, traces = make_mesh(2, 2, 2), []
 

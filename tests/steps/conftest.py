@@ -28,6 +28,43 @@ CONFIG = TransformerConfig(
     dropout=0.0,
 )
 
+FORM = Form(
+    kl_reward="k1",
+    kl_loss="k2",
+    policy_mean="token",
+    pretrain_mean="token",
+    whiten="biased",
+    whiten_rewards=False,
+    score_norm="off",
+    ensemble="mean",
+)
+COEF = PPOCoef(
+    beta=0.1,
+    beta_loss=0.0,
+    beta_end=1.0,
+    beta_steps=1.0,
+    kl_target=1.0,
+    kl_horizon=100.0,
+    gamma=0.5,
+    clip_low=0.2,
+    clip_high=0.2,
+    dual_clip=np.inf,
+    entropy=0.0,
+    stop_kl=np.inf,
+    value_clip=0.2,
+    value_coef=1.0,
+    value_warmup=0.0,
+    discount=1.0,
+    lam=0.95,
+    lr=0.01,
+    value_lr=0.01,
+    warmup=2.0,
+    ema=0.9,
+    missing_eos_penalty=0.0,
+    score_clip=np.inf,
+    uncertainty=0.0,
+)
+
 
 def wild(model, seed):
     """Parameters far from their initialisation, so that differences show."""
@@ -43,16 +80,6 @@ def tiny():
     models = Models(LanguageModel(CONFIG), ScalarModel(CONFIG))
     optimisers = Optimisers(adam(1e-8, 1.0), adam(1e-8, 1.0))
     plan = Plan(max_tokens=5, sampling=Sampling(0.7, 0, 1.0), epochs=2, minibatches=2, eos=EOS, pad=PAD)
-    form = Form(
-        kl_reward="k1",
-        kl_loss="k2",
-        policy_mean="token",
-        pretrain_mean="token",
-        whiten="biased",
-        whiten_rewards=False,
-        score_norm="off",
-        ensemble="mean",
-    )
     policy, value = wild(models.policy, 1), wild(models.value, 2)
     state = initial_state(policy, value, optimisers, jax.random.key(7))
     rng = np.random.default_rng(0)
@@ -62,33 +89,7 @@ def tiny():
     text = rng.integers(2, 11, (8, 2, 6)).astype(np.int32)
     predict = np.ones((8, 2, 6), bool)
     predict[3:, 0, 4:] = False
-    coef = PPOCoef(
-        beta=0.1,
-        beta_loss=0.0,
-        beta_end=1.0,
-        beta_steps=1.0,
-        kl_target=1.0,
-        kl_horizon=100.0,
-        gamma=0.5,
-        clip_low=0.2,
-        clip_high=0.2,
-        dual_clip=np.inf,
-        entropy=0.0,
-        stop_kl=np.inf,
-        value_clip=0.2,
-        value_coef=1.0,
-        value_warmup=0.0,
-        discount=1.0,
-        lam=0.95,
-        lr=0.01,
-        value_lr=0.01,
-        warmup=2.0,
-        ema=0.9,
-        missing_eos_penalty=0.0,
-        score_clip=np.inf,
-        uncertainty=0.0,
-    )
-    step = partial(iteration, models=models, optimisers=optimisers, plan=plan, form=form)
+    step = partial(iteration, models=models, optimisers=optimisers, plan=plan, form=FORM)
     traces = []
 
     def traced(*arguments):
@@ -99,11 +100,11 @@ def tiny():
         models=models,
         optimisers=optimisers,
         plan=plan,
-        form=form,
+        form=FORM,
         state=state,
         frozen=Frozen(sft=wild(models.policy, 3), reward=(wild(models.value, 4),)),
         batch=PPOBatch(PromptBatch(tokens, mask), TextBatch(text, predict)),
-        coef=PPOCoef(*(jnp.float32(c) for c in coef)),
+        coef=PPOCoef(*(jnp.float32(c) for c in COEF)),
         iteration=step,
         jitted=jax.jit(traced),
         traces=traces,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments.ppo_ptx import Frozen, Plan, iteration
-from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig, mesh_axes
+from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, mesh_axes
 from rlhf_jax.runtime import (
     everywhere,
     first_process,
@@ -26,11 +26,14 @@ from rlhf_jax.runtime import (
     place,
     shard_rows,
 )
-from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
+from rlhf_jax.steps import Models, Optimisers, PPOCoef, adam, initial_state
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
+from tests.steps.conftest import COEF, FORM
+from tests.steps.conftest import CONFIG as SMALL
 
 ITERATIONS, B, P, T = 5, 32, 8, 6
-CONFIG = TransformerConfig(
+CONFIG = replace(
+    SMALL,
     vocab_size=48,
     context=32,
     width=32,
@@ -38,69 +41,34 @@ CONFIG = TransformerConfig(
     heads=4,
     kv_heads=4,
     hidden=64,
-    norm="rmsnorm",
     position="rope",
     mlp="swiglu",
     bias=True,
     tied=False,
-    dropout=0.0,
 )
 PLAN = Plan(max_tokens=T, sampling=Sampling(0.7, 0, 0.95), epochs=2, minibatches=2, eos=1, pad=0)
 
 
-def batches(padding: int) -> list[PPOBatch]:
-    """Prompts of 1 to P tokens, and two pretraining rows for each, with more padding in front and behind."""
+def batches(padding: float) -> list[PPOBatch]:
+    """Prompts of 1 to P tokens, and two pretraining rows for each, both longer by a share of padding, in front and behind."""
     rng, found = np.random.default_rng(0), []
     for _ in range(ITERATIONS):
         mask = np.arange(P) >= P - rng.integers(1, P + 1, B)[:, None]
         tokens = np.where(mask, rng.integers(2, 48, (B, P)), 0).astype(np.int32)
         text = rng.integers(2, 48, (B, 2, 12)).astype(np.int32)
         predict = np.broadcast_to(np.arange(12) > 0, text.shape)
-        tokens, mask = (np.pad(x, ((0, 0), (padding, 0))) for x in (tokens, mask))
-        text, predict = (np.pad(x, ((0, 0), (0, 0), (0, padding))) for x in (text, predict))
+        tokens, mask = (np.pad(x, ((0, 0), (round(padding * P), 0))) for x in (tokens, mask))
+        text, predict = (np.pad(x, ((0, 0), (0, 0), (0, round(padding * 12)))) for x in (text, predict))
         found.append(PPOBatch(PromptBatch(tokens, mask), TextBatch(text, predict)))
     return found
 
 
-FORM = Form(
-    kl_reward="k1",
-    kl_loss="exact",
-    policy_mean="token",
-    pretrain_mean="token",
-    whiten="biased",
-    whiten_rewards=True,
-    score_norm="running",
-    ensemble="mean",
-)
-COEF = PPOCoef(
-    beta=0.1,
-    beta_loss=0.05,
-    beta_end=1.0,
-    beta_steps=1.0,
-    kl_target=1.0,
-    kl_horizon=100.0,
-    gamma=0.5,
-    clip_low=0.2,
-    clip_high=0.2,
-    dual_clip=np.inf,
-    entropy=0.01,
-    stop_kl=np.inf,
-    value_clip=0.2,
-    value_coef=1.0,
-    value_warmup=0.0,
-    discount=1.0,
-    lam=0.95,
-    lr=2e-4,  # the demo's; Adam turns a gradient that is only rounding, such as a key's bias has, into a share of a step
-    value_lr=1e-3,
-    warmup=2.0,
-    ema=0.9,
-    missing_eos_penalty=0.1,
-    score_clip=np.inf,
-    uncertainty=0.0,
-)
+WHITENED = FORM._replace(kl_loss="exact", whiten_rewards=True, score_norm="running")
+# The demo's learning rates: Adam turns a gradient that is only rounding, such as a key's bias has, into a share of a step.
+RATES = COEF._replace(beta_loss=0.05, entropy=0.01, missing_eos_penalty=0.1, lr=2e-4, value_lr=1e-3)
 
 
-def trained(*, mesh=(1, 1, 1), pmap=False, micro_batches=1, padding=0, rule=mesh_axes):
+def trained(*, mesh=(1, 1, 1), pmap=False, micro_batches=1, padding=0.0):
     """The state and the metrics after five iterations."""
     config = replace(CONFIG, micro_batches=micro_batches, axis_name="data" if pmap else None)
     policy, value = LanguageModel(config), ScalarModel(config)
@@ -109,9 +77,9 @@ def trained(*, mesh=(1, 1, 1), pmap=False, micro_batches=1, padding=0, rule=mesh
     each = [m.init(jax.random.key(i), row, row > 0)["params"] for i, m in enumerate((policy, value, policy, value))]
     state = initial_state(each[0], each[1], optimisers, jax.random.key(7))
     frozen = Frozen(sft=each[2], reward=(each[3],))
-    over, coef = make_mesh(*mesh), PPOCoef(*map(np.float32, COEF))
-    step = mapped(partial(iteration, models=models, optimisers=optimisers, plan=PLAN, form=FORM), over, pmap)
-    rule = everywhere if pmap else rule
+    over, coef = make_mesh(*mesh), PPOCoef(*map(np.float32, RATES))
+    step = mapped(partial(iteration, models=models, optimisers=optimisers, plan=PLAN, form=WHITENED), over, pmap)
+    rule = everywhere if pmap else mesh_axes
     state, frozen, coef = place(state, over, rule), place(frozen, over, rule), place(coef, over)
     for batch in batches(padding):
         state, metrics = step(state, shard_rows(batch, over), coef, frozen)
@@ -135,7 +103,7 @@ CASES = {
     "4 micro-batches": {"micro_batches": 4},
     "pmap × 2, 4 micro-batches": {"mesh": (2, 1, 1), "pmap": True, "micro_batches": 4},
     "fsdp × 2, 2 micro-batches": {"mesh": (1, 2, 1), "micro_batches": 2},
-    "padding 25 % longer": {"padding": 4},
+    "padding 25 % longer": {"padding": 0.25},
 }
 
 
