@@ -12,7 +12,7 @@ arXiv:1909.08053, §3): query, key, value, gate and up by columns, out and down 
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
 RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
@@ -63,10 +63,24 @@ def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
 def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
     compiler may cut the residual stream as the matrices are, and exchange it all the time."""
-    mesh = jax.sharding.get_abstract_mesh()
-    ours = mesh.axis_names == ("data", "fsdp", "tensor") and set(mesh.axis_types) == {
-        AxisType.Auto
-    }  # not in a shard_map
-    if not ours or mesh.size == 1 or len(x_btd) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    mesh = _mesh()
+    if mesh is None or len(x_btd) % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x_btd
     return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))
+
+
+def whole_vectors(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:
+    """A table about to be looked up, on such a mesh with its vectors in one piece: the rows of what is read there lie on
+    "fsdp", so its columns cannot."""
+    mesh = _mesh()
+    if mesh is None:
+        return table_vd
+    words = None if len(table_vd) % mesh.shape["tensor"] else "tensor"
+    return jax.lax.with_sharding_constraint(table_vd, PartitionSpec(words, None))
+
+
+def _mesh() -> AbstractMesh | None:
+    """The mesh of several devices that the program is compiled for, if its axes are ours and not those of a shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = mesh.axis_names == ("data", "fsdp", "tensor") and set(mesh.axis_types) == {AxisType.Auto}
+    return mesh if ours and mesh.size > 1 else None

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import Linear
-from rlhf_jax.models.placement import rows_apart
+from rlhf_jax.models.placement import rows_apart, whole_vectors
 from rlhf_jax.models.rope import Rope, rotate
 
 PLAIN = Rope()
@@ -246,6 +247,16 @@ def norm(config: TransformerConfig, name: str) -> nn.Module:
     return nn.RMSNorm(epsilon=c.norm_eps, dtype=c.compute, name=name)
 
 
+def embed(count: int, deviation: float, config: TransformerConfig, name: str) -> nn.Embed:
+    """A table of so many vectors of the residual stream."""
+
+    def promoted(*tables: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
+        return [whole_vectors(table_vd) for table_vd in promote_dtype(*tables, dtype=dtype, inexact=inexact)]
+
+    init, dtype = nn.initializers.normal(deviation), config.compute
+    return nn.Embed(count, config.width, embedding_init=init, dtype=dtype, promote_dtype=promoted, name=name)
+
+
 class Block(nn.Module):
     """x + Attention(x) + MLP(x + Attention(x)), each behind a norm, or before one; NeoX's parallel form reads x twice."""
 
@@ -297,19 +308,13 @@ class Transformer(nn.Module):
             allowed_bts = allowed_bts & (jnp.arange(S)[None, None, :] <= columns_t[None, :, None])
         at = Tokens(positions_bt, mask_bs, start, allowed_bts)
 
-        embedding = nn.Embed(
-            c.vocab_size, c.width, embedding_init=nn.initializers.normal(0.02), dtype=c.compute, name="embedding"
-        )
-        x_btd = embedding(
-            jnp.minimum(tokens_bt, c.vocab_size - 1)
-        )  # PAD may be one past the vocabulary; nobody looks at it
+        embedding = embed(c.vocab_size, 0.02, c, "embedding")
+        # PAD may be one past the vocabulary; nobody looks at it
+        x_btd = embedding(jnp.minimum(tokens_bt, c.vocab_size - 1))
         if c.embedding_scale != 1.0:
             x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
         if c.position == "learned":
-            position = nn.Embed(
-                c.context, c.width, embedding_init=nn.initializers.normal(0.01), dtype=c.compute, name="position"
-            )
-            x_btd = x_btd + position(positions_bt)
+            x_btd = x_btd + embed(c.context, 0.01, c, "position")(positions_bt)
         x_btd = rows_apart(nn.Dropout(c.dropout, deterministic=deterministic)(x_btd))
 
         block: Any = nn.remat(Block) if c.remat else Block

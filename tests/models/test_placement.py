@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from rlhf_jax.models import LanguageModel, ScalarModel, init_lora, mesh_axes, stack_blocks
+from rlhf_jax.runtime import make_mesh, mapped, place, shard_rows
 from tests.models.conftest import GPT2, LLAMA
 
 DECODERS = {
@@ -66,6 +68,20 @@ def test_moments_corrections_and_stacked_layers_lie_as_their_matrices():
         "tensor",
     )
     assert lora[f"{block}/mlp/down/a"] == ("tensor", None) and lora[f"{block}/mlp/down/b"] == (None, "fsdp")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_compiler_finds_every_exchange_it_needs(name, capfd):
+    """Where it finds none it makes an array whole on every device and says so on the standard error."""
+    model, mesh = LanguageModel(DECODERS[name]), make_mesh(2, 2, 2)
+    rows = np.ones((8, 4), np.int32)
+
+    def step(params, tokens):
+        gradient = jax.grad(lambda p: model.apply({"params": p}, tokens, tokens > 0)[0].astype(jnp.float32).mean())
+        return jax.tree.map(jnp.subtract, params, gradient(params)), {}
+
+    mapped(step, mesh)(place(parameters(model), mesh, mesh_axes), shard_rows(rows, mesh))
+    assert "rematerialization" not in capfd.readouterr().err
 
 
 def test_a_parameter_without_a_place_is_an_error():
