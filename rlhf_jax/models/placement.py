@@ -63,10 +63,15 @@ def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
 def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
     compiler may cut the residual stream as the matrices are, and exchange it all the time."""
-    mesh = _mesh()
-    if mesh is None or len(x_btd) % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if _mesh() is None or len(x_btd) % row_devices():
         return x_btd
     return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))
+
+
+def row_devices() -> int:
+    """Over how many devices, or groups of them, the rows of a batch are spread by that mesh; 1 without one."""
+    mesh = _mesh()
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def whole_vectors(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:

@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.models.heads import AnyLanguageModel, AnyScalarModel
+from rlhf_jax.models.placement import row_devices
 
 T = TypeVar("T")
 
@@ -22,15 +23,17 @@ T = TypeVar("T")
 def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *rows: PyTree) -> T:
     """fn(*rows), where every leaf given and returned has the B rows of the batch in front and fn treats each by itself.
 
-    model.config.micro_batches: so many parts of the batch go through one after the other, at most (B's greatest divisor
-    shared with it). Only one part's activations are in memory at a time: the gradient computes each part again, which
-    costs a forward pass. model.config.axis_name: each device of the mapped axis takes its share of the rows, and all get
-    the results of all; gradients must then be averaged over the axis (`averaged_over`).
+    model.config.micro_batches: so many parts of the batch go through one after the other, at most: the greatest divisor
+    shared with the rows that each device has, so that every part is spread over all of them. Only one part's activations are
+    in memory at a time: the gradient computes each part again, which costs a forward pass. model.config.axis_name: each
+    device of the mapped axis takes its share of the rows, and all get the results of all; gradients must then be averaged
+    over the axis (`averaged_over`).
     """
     axis_name = model.config.axis_name
     rows = own_rows(rows, axis_name)
     B = len(jax.tree.leaves(rows)[0])
-    parts = math.gcd(B, model.config.micro_batches)
+    devices = row_devices()
+    parts = math.gcd(B // devices if B % devices == 0 else B, model.config.micro_batches)
     if parts == 1:
         return all_rows(fn(*rows), axis_name)
 
