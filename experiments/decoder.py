@@ -6,17 +6,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
+from experiments.devices import to_import
 from experiments.recipe import Config, tokenizer
 from rlhf_jax.data import check_vocabulary
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
     LanguageModel,
-    Pretrained,
     ScalarModel,
     TransformerConfig,
     load_pretrained,
+    read_decoder,
     stack_blocks,
 )
 
@@ -30,7 +31,7 @@ def transformer(config: Config, dropout: float = 0.0, training: bool = False) ->
     if config.imported:
         if given:
             raise InputError(f"model.{given[0]} is given and [imported] says it as well; remove one of them")
-        found = imported(config).config
+        found, _ = imported(config)
         if c.context > found.context:
             raise InputError(
                 f"model.prompt_tokens + model.answer_tokens is {c.context} and {config.imported.folder} was made for "
@@ -66,17 +67,21 @@ def digest(folder: str) -> str:
 
 
 @cache
-def imported(config: Config) -> Pretrained:
-    """The folder's model; the tokenizer's ids must be rows of its embedding."""
+def imported(config: Config) -> tuple[TransformerConfig, dict]:
+    """The folder's decoder, and its config.json as it stands; the tokenizer's ids must be rows of its embedding."""
     assert config.imported
-    t = tokenizer(config)
-    with jax.ensure_compile_time_eval():  # it may first be asked for while shapes are traced
-        found = load_pretrained(config.imported.folder)
-        if config.memory and config.memory.scan:
-            stacked = stack_blocks(found.params["transformer"], found.config.layers)
-            found = found._replace(params={**found.params, "transformer": stacked})
-    check_vocabulary(t, found.config.vocab_size, config.imported.folder)
-    return found
+    found, values = read_decoder(config.imported.folder)
+    check_vocabulary(tokenizer(config), found.vocab_size, config.imported.folder)
+    return found, values
+
+
+def imported_params(config: Config, mesh: Mesh | None = None) -> dict:
+    """The folder's parameters, on one device or cut over the mesh as they are read."""
+    assert config.imported
+    decoder = transformer(config)
+    params = load_pretrained(config.imported.folder, place=mesh and to_import(config, mesh)).params
+    stacked = {"transformer": stack_blocks(params["transformer"], decoder.layers)} if decoder.scan else {}
+    return {**params, **stacked}
 
 
 def language_model(config: Config, dropout: float = 0.0, training: bool = False) -> LanguageModel:

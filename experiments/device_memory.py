@@ -9,7 +9,6 @@ and reward model are of 6B, as there (App. C.2).
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from jaxtyping import PyTree
 from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig, mesh_axes
-from rlhf_jax.runtime import ROWS, cores_as_devices, jitted, make_mesh, run, shardings
+from rlhf_jax.runtime import ROWS, cores_as_devices, jitted, make_mesh, run, shapes_on
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 
@@ -112,18 +111,11 @@ def compiled(c: Case) -> jax.stages.Compiled:
         return PPOBatch(PromptBatch(prompts, prompts == 0), TextBatch(text, text == 0))
 
     mesh, given, batch = mesh_of(c), jax.eval_shape(models_and_state), jax.eval_shape(rows)
-    state, coef, frozen = lying(given, shardings(given, mesh, mesh_axes))
-    batch = lying(batch, [NamedSharding(mesh, ROWS)] * len(jax.tree.leaves(batch)))
+    state, coef, frozen = shapes_on(mesh, given, mesh_axes)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, ROWS)), batch)
     step = partial(iteration, models=models, optimisers=optimisers, plan=plan, form=form)
     with jax.set_mesh(mesh):
         return jitted(step, state).lower(state, batch, coef, frozen).compile()
-
-
-def lying(tree: PyTree, where: Sequence[NamedSharding]) -> PyTree:
-    """Shapes, with where each leaf lies."""
-    leaves, structure = jax.tree.flatten(tree)
-    leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s) for x, s in zip(leaves, where, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
 
 
 def main() -> None:

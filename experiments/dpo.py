@@ -23,11 +23,10 @@ from jaxtyping import PyTree
 from experiments.decoder import language_model
 from experiments.devices import mesh_of, rule
 from experiments.evaluate import alignment_tax, distance, helpful, judge_of, write
-from experiments.pretrain import first_state as pretraining_state
-from experiments.pretrain import pretrained
+from experiments.pretrain import pretrained, random_params
 from experiments.recipe import Config, Preference, configured, kept_by_length, role_key, role_seed, stage, tokenizer
 from experiments.reward_model import training_rankings
-from experiments.sft import best_epoch, fine_tuned, sft_stage
+from experiments.sft import best_epoch, fine_tuned, sft_stage, trained
 from rlhf_jax.data import Demonstration, batch_indices, encode_demonstrations, exchange_answers, ranking_fits
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
@@ -104,7 +103,7 @@ def first_state(config: Config, params: dict) -> TrainState:
 
 def tuned(config: Config) -> dict:
     """The parameters at the end of the stage."""
-    shapes = jax.eval_shape(lambda: first_state(config, pretraining_state(config).params))
+    shapes = jax.eval_shape(lambda: first_state(config, random_params(config)))
     return preference_stage(config).load(shapes)[0].params
 
 
@@ -113,7 +112,7 @@ def train(config: Config) -> None:
     if this.finished:
         return
     mesh, pairs = mesh_of(config), pairs_of(config)
-    start = fine_tuned(config, "rl_init")
+    start = trained(config, "rl_init", mesh=mesh)
     reference = place(start, mesh, rule(config, "reference"))
     state = this.resume(place(first_state(config, start), mesh, rule(config, "policy")))
     rate = text_coef(c.lr, this.total, c.floor)

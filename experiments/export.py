@@ -38,7 +38,7 @@ MODELS = {
 def export(config: Config, stage: str, folder: Path) -> None:
     require_writable(folder)
     decoder, named = transformer(config), tokenizer(config).named
-    values = imported(config).values if config.imported else write_transformer_config(decoder)
+    values = imported(config)[1] if config.imported else write_transformer_config(decoder)
     special = {f"{role}_token_id": named[role] for role in ("bos", "eos", "pad") if role in named}
     save_pretrained(folder, decoder, MODELS[stage](config), values | special, scalar=stage == "reward_model")
     for path in files_of_tokenizer(config):

@@ -145,12 +145,8 @@ def group(config: Config) -> None:
     c, this = section(config), group_stage(config)
     if this.finished:
         return
-    mesh, batches, frozen, look = (
-        mesh_of(config),
-        batches_of(config, "group", c.answers),
-        frozen_of(config),
-        held_out_look(config),
-    )
+    mesh, batches, look = mesh_of(config), batches_of(config, "group", c.answers), held_out_look(config)
+    frozen = frozen_of(config, mesh)
     one = partial(
         iteration,
         models=models_of(config),
@@ -167,7 +163,7 @@ def group(config: Config) -> None:
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(whole(config, on_this_process(state.policy)))
+            metrics |= look(on_this_process(whole(config, state.policy, mesh)))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from experiments.pretrain import pretrained
@@ -18,9 +19,9 @@ def corrections(config: Config, base: PyTree, key: Key[Array, ""]) -> PyTree:
     return init_lora(base, [name.strip() for name in config.lora.matrices.split(",")], config.lora.rank, key)
 
 
-def frozen_base(config: Config) -> PyTree:
+def frozen_base(config: Config, mesh: Mesh | None = None) -> PyTree:
     """What all models of the run share; None where each is trained whole."""
-    return None if config.lora is None else pretrained(config)
+    return None if config.lora is None else pretrained(config, mesh)
 
 
 def lora_scale(config: Config) -> np.float32:
@@ -33,9 +34,9 @@ def on_base(model: AnyLanguageModel | AnyScalarModel, base: PyTree, scale: Any) 
     return model if base is None else Adapted(model, base, scale)
 
 
-def whole(config: Config, params: PyTree) -> PyTree:
-    """A trained model as ordinary parameters."""
-    base = frozen_base(config)
+def whole(config: Config, params: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """A trained model as ordinary parameters, on the mesh where it lies on one."""
+    base = frozen_base(config, mesh)
     if base is None:
         return params
     if params["head"]:  # a scalar one

@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from experiments.decoder import language_model, scalar_model
 from experiments.devices import mesh_of, rule
 from experiments.lora import frozen_base, lora_scale, on_base, whole
-from experiments.pretrain import first_state as pretraining_state
 from experiments.pretrain import packed
 from experiments.recipe import (
     PPO,
@@ -38,8 +38,8 @@ from experiments.reward_model import (
     trained_reward,
     untrained_reward,
 )
-from experiments.sft import first_state as sft_state
 from experiments.sft import sft_stage, trained
+from experiments.sft import untrained as untrained_policy
 from rlhf_jax.data import batch_indices, encode_prompts, take
 from rlhf_jax.equations import (
     Mean,
@@ -228,9 +228,9 @@ def optimisers_of(config: Config) -> Optimisers:
     return Optimisers(adam(o.eps, o.clip_norm), adam(o.eps, o.clip_norm))
 
 
-def frozen_of(config: Config) -> Frozen:
-    rewards = tuple(trained_reward(config, i) for i in range(config.ppo.reward_models))
-    return Frozen(trained(config, "rl_init"), rewards, frozen_base(config), lora_scale(config))
+def frozen_of(config: Config, mesh: Mesh | None = None) -> Frozen:
+    rewards = tuple(trained_reward(config, i, mesh) for i in range(config.ppo.reward_models))
+    return Frozen(trained(config, "rl_init", mesh=mesh), rewards, frozen_base(config, mesh), lora_scale(config))
 
 
 def iteration_of(config: Config) -> Callable[..., tuple[PPOState, dict[str, Mean]]]:
@@ -256,11 +256,11 @@ def first_state(config: Config, role: str, frozen: Frozen) -> PPOState:
     return initial_state(frozen.sft, frozen.reward[0], optimisers_of(config), role_key(config, role))
 
 
-def starting_state(config: Config, role: str, frozen: Frozen) -> PPOState:
+def starting_state(config: Config, role: str, frozen: Frozen, mesh: Mesh | None = None) -> PPOState:
     """The first state, with the moments that ppo.score_norm = "fixed" normalises by."""
     state = first_state(config, role, frozen)
     fixed = config.ppo.score_norm == "fixed"
-    return replace(state, scores=reference_moments(config, frozen)) if fixed else state
+    return replace(state, scores=reference_moments(config, frozen, mesh)) if fixed else state
 
 
 def variant(config: Config, name: Name) -> Config:
@@ -280,8 +280,7 @@ def parents_of(config: Config) -> dict[str, str]:
 
 def untrained(config: Config) -> Frozen:
     """Of the shapes that `frozen_of` loads."""
-    language = sft_state(config, "rl_init", pretraining_state(config).params)
-    return Frozen(language.params, (untrained_reward(config).params,))
+    return Frozen(untrained_policy(config, "rl_init").params, (untrained_reward(config).params,))
 
 
 def final_state(config: Config, name: Name, step: int | None = None) -> PPOState:
@@ -307,14 +306,15 @@ def ppo(config: Config, name: Name) -> None:
     config = variant(config, name)
     mesh = mesh_of(config)
     batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
-    frozen, step, look = frozen_of(config), mapped(iteration_of(config), mesh, config.mesh.pmap), held_out_look(config)
-    start, coef = starting_state(config, name, frozen), place(coefficients(config.ppo), mesh)
+    frozen, step = frozen_of(config, mesh), mapped(iteration_of(config), mesh, config.mesh.pmap)
+    start, coef = starting_state(config, name, frozen, mesh), place(coefficients(config.ppo), mesh)
     state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
+    look = held_out_look(config)
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(whole(config, on_this_process(state.policy)))
+            metrics |= look(on_this_process(whole(config, state.policy, mesh)))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 
@@ -378,12 +378,12 @@ def answers_of(config: Config, params: PyTree, prompts: PromptBatch, key: Key[Ar
     )
 
 
-def reference_moments(config: Config, frozen: Frozen, count: int = 256) -> Moments:
+def reference_moments(config: Config, frozen: Frozen, mesh: Mesh | None = None, count: int = 256) -> Moments:
     """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples)."""
     fit = [material(config).prompts["train"][i] for i in prompts_that_fit(config, "train")[:count]]
     prompts = encode_prompts(fit, tokenizer(config), config.model.prompt_tokens)
-    rows = answers_of(config, whole(config, frozen.sft), prompts, role_key(config, "reference scores")).concat()
-    models = (whole(config, params) for params in frozen.reward)
+    policy, *models = (on_this_process(whole(config, params, mesh)) for params in (frozen.sft, *frozen.reward))
+    rows = answers_of(config, policy, prompts, role_key(config, "reference scores")).concat()
     each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in models]
     score = ensemble_score(jnp.asarray(np.stack(each)), config.ppo.ensemble, config.ppo.uncertainty)
     return seen(nothing_seen(), score)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from experiments.decoder import digest, imported, language_model
-from experiments.devices import mesh_of, rule
+from experiments.decoder import digest, imported_params, language_model
+from experiments.devices import mesh_of, rule, to_load
 from experiments.material import Part
 from experiments.recipe import Config, configured, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.data import (
@@ -63,14 +64,19 @@ def batches(config: Config, stream: TextStream | None, mesh: Mesh) -> Callable[[
     return batch
 
 
-def first_state(config: Config) -> TrainState:
-    model, key = language_model(config), role_key(config, "pretrain")
+def random_params(config: Config) -> PyTree:
     row = jnp.zeros((1, config.model.context), jnp.int32)
+    return language_model(config).init(role_key(config, "pretrain"), row, jnp.ones(row.shape, bool))["params"]
+
+
+def first_params(config: Config, mesh: Mesh) -> PyTree:
     if config.imported:
-        params = imported(config).params
-    else:
-        params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
-    optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
+        return imported_params(config, mesh)
+    return place(random_params(config), mesh, rule(config, "policy"))
+
+
+def first_state(config: Config, params: PyTree) -> TrainState:
+    optimiser, key = adam(config.optimiser.eps, config.optimiser.clip_norm), role_key(config, "pretrain")
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
 
 
@@ -89,11 +95,12 @@ def as_imported(config: Config) -> bool:
     return config.imported is not None and not config.pretrain.steps
 
 
-def pretrained(config: Config) -> dict:
+def pretrained(config: Config, mesh: Mesh | None = None) -> dict:
     """The base model's parameters: an imported one's as they are where pretrain.steps is 0."""
     if as_imported(config):
-        return imported(config).params
-    return pretrain_stage(config).load(jax.eval_shape(partial(first_state, config)))[0].params
+        return imported_params(config, mesh)
+    shapes = jax.eval_shape(lambda: first_state(config, random_params(config)))
+    return pretrain_stage(config).load(to_load(config, shapes, "policy", mesh))[0].params
 
 
 def pretrain(config: Config) -> None:
@@ -107,7 +114,7 @@ def pretrain(config: Config) -> None:
     step = partial(text_step, model=language_model(config, training=True), optimiser=optimiser)
     step = mapped(step, mesh, config.mesh.pmap)
     coef = place(text_coef(c.lr, c.steps, c.floor, c.warmup), mesh)
-    state = this.resume(place(first_state(config), mesh, rule(config, "policy")))
+    state = this.resume(place(first_state(config, first_params(config, mesh)), mesh, rule(config, "policy")))
     if stream and this.resumed:
         stream.seek(this.resumed["stream"])
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):

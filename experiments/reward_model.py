@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from experiments.decoder import language_model, scalar_model
-from experiments.devices import mesh_of, rule
+from experiments.decoder import language_model, scalar_model, transformer
+from experiments.devices import mesh_of, rule, to_load
 from experiments.lora import frozen_base, lora_scale, on_base, whole
-from experiments.pretrain import first_state as pretraining_state
 from experiments.recipe import (
     Config,
     configured,
@@ -30,8 +30,7 @@ from experiments.recipe import (
     stage,
     tokenizer,
 )
-from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage, trained
-from experiments.sft import first_state as sft_state
+from experiments.sft import best_epoch_by_loss, fine_tuned, sft_stage, trained, untrained
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
@@ -52,7 +51,7 @@ from rlhf_jax.equations import pair_accuracy, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, answer, ratio_interval, scores
 from rlhf_jax.labelers import Labeler, agreements, rank
-from rlhf_jax.models import Sampling, scalar_from_language_model
+from rlhf_jax.models import Sampling, scalar_from_language_model, scalar_head
 from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, say, shard_rows, write_atomically
 from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step, text_coef
 from rlhf_jax.types import RankingBatch, TrainState
@@ -67,13 +66,12 @@ def member_name(member: int) -> str:
 
 def first_state(config: Config, language_params: dict, member: int = 0) -> TrainState:
     """From what was trained of the language model."""
-    model, key = scalar_model(config), role_key(config, member_name(member))
-    row = jnp.zeros((1, config.model.context), jnp.int32)
-    params = model.init(key, row, jnp.ones(row.shape, bool))["params"]
+    key = role_key(config, member_name(member))
+    head = scalar_head(transformer(config), key)
     if config.lora:
-        params = {"lora": language_params["lora"], "head": {name: params[name] for name in ("kernel", "bias")}}
+        params = {"lora": language_params["lora"], "head": head}
     else:
-        params = scalar_from_language_model(params, language_params)
+        params = scalar_from_language_model(language_params, head)
     optimiser = adam(config.optimiser.eps, config.optimiser.clip_norm)
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimiser.init(params), key=key)
 
@@ -180,15 +178,15 @@ def reward_params(config: Config, member: int = 0) -> dict:
     return whole(config, trained_reward(config, member))
 
 
-def trained_reward(config: Config, member: int = 0) -> dict:
+def trained_reward(config: Config, member: int = 0, mesh: Mesh | None = None) -> dict:
     """What was trained of it."""
     shapes = jax.eval_shape(lambda: untrained_reward(config))
-    return reward_stage(config, member).load(shapes)[0].params
+    return reward_stage(config, member).load(to_load(config, shapes, "reward", mesh))[0].params
 
 
 def untrained_reward(config: Config) -> TrainState:
     """Of its shapes."""
-    return first_state(config, sft_state(config, "sft", pretraining_state(config).params).params)
+    return first_state(config, untrained(config, "sft").params)
 
 
 def reward_models(config: Config) -> None:
@@ -207,8 +205,8 @@ def reward_model(config: Config, member: int) -> None:
             return reward_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
         coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
-        start = trained(config, "sft", best_epoch_by_loss(config))
-        base = place(frozen_base(config), mesh, rule(config, "policy"))
+        start = trained(config, "sft", best_epoch_by_loss(config), mesh)
+        base = frozen_base(config, mesh)
         state = this.resume(place(first_state(config, start, member), mesh, rule(config, "reward")))
         seed = role_seed(config, member_name(member))
         for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
@@ -216,7 +214,7 @@ def reward_model(config: Config, member: int) -> None:
             state, metrics = step(state, shard_rows(batch, mesh), coef, base)
             this.log(i, values(metrics))
             if i + 1 == this.total:
-                state = replace(state, params=centred_on_demonstrations(config, state.params))
+                state = replace(state, params=centred_on_demonstrations(config, state.params, mesh))
             this.save(i, state, config.runtime.save_every)
     measure(config, member)
 
@@ -227,8 +225,8 @@ def score_rows(config: Config):
     return jax.jit(partial(reward, model=scalar_model(config)))
 
 
-def centred_on_demonstrations(config: Config, params: dict) -> dict:
-    these = demonstration_scores(config, whole(config, on_this_process(params)))
+def centred_on_demonstrations(config: Config, params: dict, mesh: Mesh) -> dict:
+    these = demonstration_scores(config, on_this_process(whole(config, params, mesh)))
     return params | {"head": centred(params["head"], these)} if config.lora else centred(params, these)
 
 

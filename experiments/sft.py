@@ -12,13 +12,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.decoder import language_model
-from experiments.devices import mesh_of, rule
+from experiments.devices import mesh_of, rule, to_load
 from experiments.lora import corrections, frozen_base, lora_scale, on_base, whole
 from experiments.material import Part
-from experiments.pretrain import base_sha256, packed, pretrained
-from experiments.pretrain import first_state as pretraining_state
+from experiments.pretrain import base_sha256, packed, pretrained, random_params
 from experiments.recipe import SFT, Config, configured, kept_by_length, material, role_key, role_seed, stage, tokenizer
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
@@ -71,11 +71,15 @@ def fine_tuned(config: Config, name: Name, step: int | None = None) -> dict:
     return whole(config, trained(config, name, step))
 
 
-def trained(config: Config, name: Name, step: int | None = None) -> dict:
+def trained(config: Config, name: Name, step: int | None = None, mesh: Mesh | None = None) -> dict:
     """What was trained of it."""
-    this = sft_stage(config, name)
-    shapes = jax.eval_shape(lambda: first_state(config, name, pretraining_state(config).params))
-    return this.load(shapes, step)[0].params
+    shapes = jax.eval_shape(lambda: untrained(config, name))
+    return sft_stage(config, name).load(to_load(config, shapes, "policy", mesh), step)[0].params
+
+
+def untrained(config: Config, name: Name) -> TrainState:
+    """Of its shapes."""
+    return first_state(config, name, random_params(config))
 
 
 def sft(config: Config, name: Name) -> None:
@@ -91,8 +95,8 @@ def sft(config: Config, name: Name) -> None:
         return text_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
     coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
-    state = this.resume(place(first_state(config, name, pretrained(config)), mesh, rule(config, "policy")))
-    base = place(frozen_base(config), mesh, rule(config, "policy"))
+    state = this.resume(place(first_state(config, name, pretrained(config, mesh)), mesh, rule(config, "policy")))
+    base = frozen_base(config, mesh)
     epoch, seed = this.total // c.epochs, role_seed(config, name)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
@@ -102,9 +106,8 @@ def sft(config: Config, name: Name) -> None:
         state, metrics = step(state, shard_rows(batch, mesh), coef, base)
         metrics = values(metrics)
         if (i + 1) % epoch == 0:
-            total, tokens, _ = per_row(
-                language_model(config), whole(config, on_this_process(state.params)), valid, batch=c.batch
-            )
+            params = on_this_process(whole(config, state.params, mesh))
+            total, tokens, _ = per_row(language_model(config), params, valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)
         this.save(i, state, epoch, lambda metrics=metrics: {"valid": float(metrics.get("loss/valid", np.inf))})

@@ -52,6 +52,9 @@ def compiled_once(tmp_path_factory):
     del os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
 
 
+TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PJRT_NPROC": "16"}
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
@@ -230,7 +233,10 @@ LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder", "lora"),
-    [pytest.param(GPT2, False, id="gpt2", marks=pytest.mark.long), pytest.param(LLAMA, True, id="llama with LoRA")],
+    [
+        pytest.param(GPT2, False, id="gpt2", marks=pytest.mark.long),
+        pytest.param(LLAMA, True, id="llama with LoRA, cut over two devices"),
+    ],
 )
 def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, decoder, lora):
     """A Hugging Face folder, the whole recipe on it, and the policy as a folder again, equal to what was trained."""
@@ -246,14 +252,15 @@ def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, decoder, lora):
     text = text if lora else re.sub(r"(?ms)^\[lora\].*?\n\n", "", text)
     (tmp_path / "imported.toml").write_text(text)
     options = re.sub(r"--(model\.(width|layers|heads|kv-heads|hidden)|tokenizer\S+|pretrain\S+) \S+", "", SMALL).split()
-    options += ["--out", str(out), "--sft.lr", "5e-3", "--ppo.lr", "1e-3"]
+    options += ["--out", str(out), "--sft.lr", "5e-3", "--ppo.lr", "1e-3", *(["--mesh.fsdp", "2"] if lora else [])]
+    env = environment() | (TWO_DEVICES if lora else {})
     for line in (
         ["instructgpt.py"],
         ["export.py", "ppo_ptx", str(tmp_path / "exported")],
         ["export.py", "reward_model", str(tmp_path / "score")],
     ):
         command = [sys.executable, f"experiments/{line[0]}", *line[1:], str(tmp_path / "imported.toml"), *options]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
     assert not (out / "pretrain" / "checkpoints").exists()  # the folder's model is the base
 

@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from test_experiments import (
     ROOT,
     STAGES,
+    TWO_DEVICES,
     compiled_once,
     environment,
     final_hash,
@@ -140,9 +141,6 @@ def test_two_processes_killed_at_a_random_moment(uninterrupted, by_two, tmp_path
     kill_in(out / stage, two(stage, out), last_step(uninterrupted / stage), share, saving, seconds)
     finish(two(stage, out), {})
     assert final_hash(out / stage) == by_two(stage)
-
-
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PJRT_NPROC": "16"}
 
 
 @pytest.mark.parametrize("stage", KILLED)

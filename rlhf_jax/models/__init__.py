@@ -12,11 +12,12 @@ from rlhf_jax.models.heads import (
     last_token_score,
     logits,
     scalar_from_language_model,
+    scalar_head,
     scalars,
 )
 from rlhf_jax.models.lora import init_lora, merge_lora
 from rlhf_jax.models.placement import mesh_axes
-from rlhf_jax.models.pretrained import Pretrained, load_pretrained, save_pretrained
+from rlhf_jax.models.pretrained import Pretrained, load_pretrained, read_decoder, save_pretrained
 from rlhf_jax.models.rope import Rope
 from rlhf_jax.models.rows import all_rows, averaged_over, by_rows, own_rows
 from rlhf_jax.models.sampling import draw, generate
@@ -62,10 +63,12 @@ __all__ = [
     "own_rows",
     "penalise",
     "positions_of",
+    "read_decoder",
     "read_transformer_config",
     "rewarp",
     "save_pretrained",
     "scalar_from_language_model",
+    "scalar_head",
     "scalars",
     "stack_blocks",
     "unstack_blocks",

@@ -1,5 +1,6 @@
 """What is read off the decoder: a distribution over the vocabulary, or one number a token (reward, value)."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -124,9 +125,18 @@ def scalars(
     return _apply(model, params, tokens, mask)
 
 
-def scalar_from_language_model(scalar_params: PyTree, language_params: PyTree) -> PyTree:
+def scalar_head(config: TransformerConfig, key: Key[Array, ""]) -> PyTree:
+    """A fresh projection {"kernel": [D], "bias": []}: what ScalarModel(config).init draws from the key beside its
+    transformer, which is not made here."""
+    without = ScalarModel(replace(config, layers=0, vocab_size=2, scan=False))
+    row = jnp.zeros((1, 2), jnp.int32)
+    params = without.init(key, row, row == 0)["params"]
+    return {name: leaf for name, leaf in params.items() if name != "transformer"}
+
+
+def scalar_from_language_model(language_params: PyTree, head: PyTree) -> PyTree:
     """The scalar model that starts from a language model: its transformer, a fresh projection."""
-    return {**scalar_params, "transformer": language_params["transformer"]}
+    return {**head, "transformer": language_params["transformer"]}
 
 
 def last_token_score(scores: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:

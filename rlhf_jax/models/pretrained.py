@@ -42,6 +42,14 @@ class Pretrained(NamedTuple):
     values: dict
 
 
+def read_decoder(folder: Path | str) -> tuple[TransformerConfig, dict]:
+    """The decoder that a folder's config.json describes, and that file's values. InputError: it is missing or broken, or has
+    a key that is unknown or missing."""
+    path = Path(folder) / "config.json"
+    values = _json(path)
+    return read_transformer_config(values, str(path)), values
+
+
 def load_pretrained(
     folder: Path | str,
     *,
@@ -57,8 +65,7 @@ def load_pretrained(
     another shape than config.json says.
     """
     folder = Path(folder)
-    values = _json(folder / "config.json")
-    config = read_transformer_config(values, str(folder / "config.json"))
+    config, values = read_decoder(folder)
     files, shapes, params = _files(folder), _shapes(config, scalar), {}
     found = _with_prefix(files, values)
     for tensor in _tensors(config, values, scalar):

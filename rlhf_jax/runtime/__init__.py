@@ -1,6 +1,6 @@
 """Devices, disk and clock: knows no algorithm."""
 
-from rlhf_jax.runtime.checkpoint import Checkpoints, tree_hash
+from rlhf_jax.runtime.checkpoint import Checkpoints
 from rlhf_jax.runtime.files import require_writable, write_atomically
 from rlhf_jax.runtime.hosts import first_process, join_processes
 from rlhf_jax.runtime.mesh import (
@@ -11,18 +11,20 @@ from rlhf_jax.runtime.mesh import (
     gather_rows,
     jitted,
     join_rows,
+    lies,
     make_mesh,
     mapped,
     on_this_process,
     place,
     rows_here,
+    shapes_on,
     shard_rows,
-    shardings,
 )
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
 from rlhf_jax.runtime.program import run
 from rlhf_jax.runtime.progress import progress, say
 from rlhf_jax.runtime.stage import Stage
+from rlhf_jax.runtime.tree_hash import tree_hash
 from rlhf_jax.runtime.watch import Watch, check_finite
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "jitted",
     "join_processes",
     "join_rows",
+    "lies",
     "make_mesh",
     "mapped",
     "on_this_process",
@@ -50,8 +53,8 @@ __all__ = [
     "rows_here",
     "run",
     "say",
+    "shapes_on",
     "shard_rows",
-    "shardings",
     "tree_hash",
     "write_atomically",
 ]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -23,6 +22,7 @@ from orbax.checkpoint.options import AsyncOptions
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.files import disk_reason
 from rlhf_jax.runtime.progress import say
+from rlhf_jax.runtime.tree_hash import tree_hash
 
 # Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
 logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
@@ -240,26 +240,9 @@ def _best(figures: Mapping[int, float | None]) -> int | None:
     return max(known, key=lambda step: known[step], default=None)
 
 
-def tree_hash(tree: PyTree) -> str:
-    """sha256 (hex) over path, dtype, shape and bytes of every leaf; the same however the tree is sharded."""
-    digest = hashlib.sha256()
-    for path, leaf in _leaves(tree):
-        digest.update(f"{path} {leaf.dtype} {list(leaf.shape)}\n".encode())
-        digest.update(_on_host(leaf).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def _leaves(tree: PyTree) -> list[tuple[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]]:
     paths_and_leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths_and_leaves]
-
-
-def _on_host(leaf) -> np.ndarray:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.ascontiguousarray(leaf)
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:

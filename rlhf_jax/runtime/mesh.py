@@ -53,28 +53,35 @@ def everywhere(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
     return (None,) * ndim
 
 
-def shardings(tree: PyTree, mesh: Mesh, rule: Rule = everywhere) -> list[NamedSharding]:
-    """How the leaves of a tree lie by a rule. A dimension that its axis does not divide is not cut."""
+def lies(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh, rule: Rule) -> NamedSharding:
+    """How a leaf lies by a rule. A dimension that its axis does not divide is not cut."""
+    axes = zip(rule(path, len(shape)), shape, strict=True)
+    return NamedSharding(mesh, PartitionSpec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in axes)))
 
-    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        axes = zip(rule(path, leaf.ndim), leaf.shape, strict=True)
-        return NamedSharding(mesh, PartitionSpec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in axes)))
 
-    return [one(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+def shapes_on(mesh: Mesh, tree: PyTree, rule: Rule = everywhere) -> PyTree:
+    """Of every array or shape its jax.ShapeDtypeStruct with how it lies by a rule: what a checkpoint is restored to."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies(path, leaf.shape, mesh, rule))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def place(tree: T, mesh: Mesh, rule: Rule = everywhere) -> T:
-    """A copy of a tree, cut over the mesh by a rule; donating the copy leaves the original valid. With several processes
-    each gives the whole tree and keeps its devices' pieces."""
+    """A copy of a tree, cut over the mesh by a rule; donating the copy leaves the original valid. What lies on several
+    devices goes from device to device; of the rest, with several processes, each gives the whole and keeps its devices'
+    pieces."""
 
-    def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def placed(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        where = lies(path, leaf.shape, mesh, rule)
+        if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+            return jax.device_put(leaf, where).copy()
         # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),
         # and on a mesh of several processes it takes NumPy arrays only.
-        return _keys_as_data(leaf, lambda x: jax.device_put(np.array(x), sharding))
+        return _keys_as_data(leaf, lambda x: jax.device_put(np.array(x), where))
 
-    leaves, structure = jax.tree.flatten(tree)
-    where = shardings(tree, mesh, rule)
-    return jax.tree.unflatten(structure, [placed(x, s) for x, s in zip(leaves, where, strict=True)])
+    return jax.tree_util.tree_map_with_path(placed, tree)
 
 
 def shard_rows(tree: T, mesh: Mesh) -> T:

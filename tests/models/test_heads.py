@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import LanguageModel, ScalarModel, last_token_score, scalar_from_language_model
+from rlhf_jax.models import LanguageModel, ScalarModel, last_token_score, scalar_from_language_model, scalar_head
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 EVERYTHING = jnp.ones((2, 5), bool)
@@ -34,11 +34,19 @@ def test_a_tied_head_is_the_embedding_and_an_untied_one_its_own_matrix(language_
 
 def test_the_scalar_model_reads_the_transformers_states(language_model, scalar_model):
     (model, params), (scalar, scalar_params) = language_model, scalar_model
-    started = scalar_from_language_model(scalar_params, params)
+    started = scalar_from_language_model(params, {name: scalar_params[name] for name in ("kernel", "bias")})
     hidden = jax.jit(model.apply)({"params": params}, TOKENS, EVERYTHING)[0]
     expected = np.asarray(hidden) @ np.asarray(started["kernel"]) + np.asarray(started["bias"])
     np.testing.assert_allclose(jax.jit(scalar.apply)({"params": started}, TOKENS, EVERYTHING), expected, atol=1e-5)
-    assert started["kernel"] is scalar_params["kernel"]
+
+
+def test_a_head_made_alone_is_the_one_made_with_the_transformer(scalar_model):
+    model, params = scalar_model
+    drawn = model.init(jax.random.key(3), TOKENS, EVERYTHING)["params"]
+    alone = scalar_head(model.config, jax.random.key(3))
+    assert set(alone) == set(params) - {"transformer"}
+    for name, leaf in alone.items():
+        np.testing.assert_array_equal(leaf, drawn[name])
 
 
 def test_the_last_real_token_wherever_the_padding_stands():

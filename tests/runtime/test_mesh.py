@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import join_rows, make_mesh, mapped, place, rows_here, shard_rows
+from rlhf_jax.runtime import everywhere, join_rows, lies, make_mesh, mapped, place, rows_here, shapes_on, shard_rows
 
 
 def test_the_mesh_has_three_automatic_axes():
@@ -86,6 +86,31 @@ def test_rows_lie_over_data_and_fsdp_and_whole_over_tensor():
     assert found == (2, 3)
     assert rows_here(8, mesh) == range(8)  # of the only process
     np.testing.assert_array_equal(join_rows(rows, mesh), shard_rows(rows, mesh))
+
+
+def test_what_lies_on_the_mesh_is_cut_anew_as_a_copy():
+    mesh, overwrite = make_mesh(2, 2, 2), jax.jit(lambda x: x * 0 - 7, donate_argnums=0)
+    given = {"w": jnp.arange(64.0).reshape(8, 8), "key": jax.random.key(3)}
+    cut = place(given, mesh, lambda path, ndim: ("fsdp", "tensor")[:ndim])
+    for rule in (
+        everywhere,
+        lambda path, ndim: ("tensor", "fsdp")[:ndim],
+        lambda path, ndim: ("fsdp", "tensor")[:ndim],
+    ):
+        again = place(cut, mesh, rule)
+        assert again["w"].sharding.is_equivalent_to(lies((), (8, 8), mesh, rule), 2)
+        overwrite(again["w"])
+        np.testing.assert_array_equal(cut["w"], given["w"])
+        np.testing.assert_array_equal(jax.random.key_data(again["key"]), jax.random.key_data(given["key"]))
+
+
+def test_shapes_on_a_mesh_are_those_of_what_is_placed_there():
+    mesh, rule = make_mesh(1, 2, 4), lambda path, ndim: ("fsdp", "tensor")[:ndim]
+    tree = {"even": jnp.ones((8, 8)), "odd": jnp.ones((3, 8)), "key": jax.random.key(0)}
+    placed, shapes = place(tree, mesh, rule), shapes_on(mesh, jax.eval_shape(lambda: tree), rule)
+    for name, leaf in placed.items():
+        assert (shapes[name].shape, shapes[name].dtype) == (leaf.shape, leaf.dtype)
+        assert leaf.sharding.is_equivalent_to(shapes[name].sharding, leaf.ndim)
 
 
 def test_pmap_is_over_data_alone():
