@@ -137,10 +137,12 @@ def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable
 
     pmap: through jax.pmap over the axis "data", for which the step's models must have it as their axis_name, and whose
     state is whole on every device. Else through jax.jit, which reads off the arguments where everything lies.
-    InputError: pmap over a mesh with other axes.
+    InputError: pmap over a mesh with other axes, or in one of several processes.
     """
     if pmap and mesh.size != mesh.shape["data"]:
         raise InputError("mesh.pmap maps over data alone; set mesh.fsdp and mesh.tensor to 1")
+    if pmap and jax.process_count() > 1:
+        raise InputError("mesh.pmap maps over the devices of one process; leave it out, mesh.data spans all of them")
     compiled: list[Callable[..., Any]] = []
 
     def call(state: PyTree, *arguments: PyTree) -> Any:

@@ -118,6 +118,13 @@ def test_pmap_is_over_data_alone():
         mapped(lambda state, batch: (state, {}), make_mesh(2, 2, 1), pmap=True)
 
 
+def test_pmap_is_within_one_process(monkeypatch):
+    mesh = make_mesh(8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match=r"devices of one process; leave it out, mesh\.data spans all"):
+        mapped(lambda state, batch: (state, {}), mesh, pmap=True)
+
+
 def test_a_mapped_step_is_one_program_that_moves_nothing_unasked():
     mesh, traces = make_mesh(2, 2, 2), []
 
