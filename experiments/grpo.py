@@ -55,7 +55,7 @@ from rlhf_jax.equations import (
     values,
 )
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, place, run, shard_rows
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, initial_state, minibatches, ppo_step
 from rlhf_jax.types import Experience, Moments, PPOBatch, PPOState
 
@@ -163,7 +163,8 @@ def group(config: Config) -> None:
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(on_this_process(whole(config, state.policy, mesh)))
+            with jax.set_mesh(mesh):
+                metrics |= look(whole(config, state.policy, mesh))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

@@ -61,7 +61,7 @@ from rlhf_jax.equations import (
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Answers, answer, per_row, scores
 from rlhf_jax.models import Sampling, generate
-from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, place, run, shard_rows
 from rlhf_jax.steps import (
     Estimator,
     Form,
@@ -256,7 +256,7 @@ def first_state(config: Config, role: str, frozen: Frozen) -> PPOState:
     return initial_state(frozen.sft, frozen.reward[0], optimisers_of(config), role_key(config, role))
 
 
-def starting_state(config: Config, role: str, frozen: Frozen, mesh: Mesh | None = None) -> PPOState:
+def starting_state(config: Config, role: str, frozen: Frozen, mesh: Mesh) -> PPOState:
     """The first state, with the moments that ppo.score_norm = "fixed" normalises by."""
     state = first_state(config, role, frozen)
     fixed = config.ppo.score_norm == "fixed"
@@ -314,7 +314,8 @@ def ppo(config: Config, name: Name) -> None:
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
-            metrics |= look(on_this_process(whole(config, state.policy, mesh)))
+            with jax.set_mesh(mesh):
+                metrics |= look(whole(config, state.policy, mesh))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 
@@ -378,13 +379,14 @@ def answers_of(config: Config, params: PyTree, prompts: PromptBatch, key: Key[Ar
     )
 
 
-def reference_moments(config: Config, frozen: Frozen, mesh: Mesh | None = None, count: int = 256) -> Moments:
+def reference_moments(config: Config, frozen: Frozen, mesh: Mesh, count: int = 256) -> Moments:
     """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples)."""
     fit = [material(config).prompts["train"][i] for i in prompts_that_fit(config, "train")[:count]]
     prompts = encode_prompts(fit, tokenizer(config), config.model.prompt_tokens)
-    policy, *models = (on_this_process(whole(config, params, mesh)) for params in (frozen.sft, *frozen.reward))
-    rows = answers_of(config, policy, prompts, role_key(config, "reference scores")).concat()
-    each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in models]
+    policy, *models = (whole(config, params, mesh) for params in (frozen.sft, *frozen.reward))
+    with jax.set_mesh(mesh):
+        rows = answers_of(config, policy, prompts, role_key(config, "reference scores")).concat()
+        each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in models]
     score = ensemble_score(jnp.asarray(np.stack(each)), config.ppo.ensemble, config.ppo.uncertainty)
     return seen(nothing_seen(), score)
 

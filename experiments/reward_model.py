@@ -52,7 +52,7 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, answer, ratio_interval, scores
 from rlhf_jax.labelers import Labeler, agreements, rank
 from rlhf_jax.models import Sampling, scalar_from_language_model, scalar_head
-from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, say, shard_rows, write_atomically
+from rlhf_jax.runtime import Stage, Watch, mapped, place, run, say, shard_rows, write_atomically
 from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_step, text_coef
 from rlhf_jax.types import RankingBatch, TrainState
 
@@ -226,7 +226,8 @@ def score_rows(config: Config):
 
 
 def centred_on_demonstrations(config: Config, params: dict, mesh: Mesh) -> dict:
-    these = demonstration_scores(config, on_this_process(whole(config, params, mesh)))
+    with jax.set_mesh(mesh):
+        these = demonstration_scores(config, whole(config, params, mesh))
     return params | {"head": centred(params["head"], these)} if config.lora else centred(params, these)
 
 

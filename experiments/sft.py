@@ -23,7 +23,7 @@ from experiments.recipe import SFT, Config, configured, kept_by_length, material
 from rlhf_jax.data import batch_indices, encode_demonstrations, fits, take
 from rlhf_jax.equations import values
 from rlhf_jax.evals.likelihood import per_row
-from rlhf_jax.runtime import Stage, Watch, mapped, on_this_process, place, run, shard_rows
+from rlhf_jax.runtime import Stage, Watch, mapped, place, run, shard_rows
 from rlhf_jax.steps import TextCoef, adam, text_coef, text_step
 from rlhf_jax.types import TextBatch, TrainState
 
@@ -106,8 +106,9 @@ def sft(config: Config, name: Name) -> None:
         state, metrics = step(state, shard_rows(batch, mesh), coef, base)
         metrics = values(metrics)
         if (i + 1) % epoch == 0:
-            params = on_this_process(whole(config, state.params, mesh))
-            total, tokens, _ = per_row(language_model(config), params, valid, batch=c.batch)
+            with jax.set_mesh(mesh):
+                params = whole(config, state.params, mesh)
+                total, tokens, _ = per_row(language_model(config), params, valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)
         this.save(i, state, epoch, lambda metrics=metrics: {"valid": float(metrics.get("loss/valid", np.inf))})

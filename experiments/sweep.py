@@ -152,7 +152,7 @@ def train(config: Config) -> None:
     say(f"sweep: {len(members)} members, {len(members) // section(config).seeds} settings")
     mesh, frozen, batches = make_mesh(devices), frozen_of(config), member_batches(config, members)
     step, coefs = program(iteration_of(config), together, mesh), shard_rows(member_coefficients(config, members), mesh)
-    state = this.resume(shard_rows(copied(starting_state(config, "sweep", frozen), members), mesh))
+    state = this.resume(shard_rows(copied(starting_state(config, "sweep", frozen, make_mesh(1)), members), mesh))
     frozen = place(frozen, mesh)
     for i in this.steps(int(state.step[0])):
         state, metrics = step(state, shard_rows(batches(i), mesh), coefs, frozen)

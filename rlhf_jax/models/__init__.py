@@ -16,7 +16,7 @@ from rlhf_jax.models.heads import (
     scalars,
 )
 from rlhf_jax.models.lora import init_lora, merge_lora
-from rlhf_jax.models.placement import mesh_axes
+from rlhf_jax.models.placement import mesh_axes, rows_together
 from rlhf_jax.models.pretrained import Pretrained, load_pretrained, read_decoder, save_pretrained
 from rlhf_jax.models.rope import Rope
 from rlhf_jax.models.rows import all_rows, averaged_over, by_rows, own_rows
@@ -66,6 +66,7 @@ __all__ = [
     "read_decoder",
     "read_transformer_config",
     "rewarp",
+    "rows_together",
     "save_pretrained",
     "scalar_from_language_model",
     "scalar_head",

@@ -9,12 +9,13 @@ A row of the batch lies on "data" and "fsdp" together. Matrices are cut along "t
 arXiv:1909.08053, §3): query, key, value, gate and up by columns, out and down by rows.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
+T = TypeVar("T")
 RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
 
 AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
@@ -72,6 +73,13 @@ def row_devices() -> int:
     """Over how many devices, or groups of them, the rows of a batch are spread by that mesh; 1 without one."""
     mesh = _mesh()
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def rows_together(tree: T) -> T:
+    """All rows on every device of that mesh, so that each process can read them. With several, each has to call it."""
+    if _mesh() is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
 
 
 def whole_vectors(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:

@@ -188,10 +188,3 @@ def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     run = jax.pmap(one, "data", in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
     by_device = jax.jit(lambda batch: jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch))
     return lambda state, batch, *arguments: run(state, by_device(batch), arguments)
-
-
-def on_this_process(tree: T) -> T:
-    """A tree as arrays of this process alone: itself where there is but one."""
-    if jax.process_count() == 1:
-        return tree
-    return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), tree)

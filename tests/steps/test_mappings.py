@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.multihost_utils import process_allgather
 
 from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, mesh_axes
@@ -22,7 +23,6 @@ from rlhf_jax.runtime import (
     join_processes,
     make_mesh,
     mapped,
-    on_this_process,
     place,
     shard_rows,
 )
@@ -119,7 +119,8 @@ def test_the_same_parameters_after_five_iterations(alone, name):
 
 def parameters(state) -> list[np.ndarray]:
     """Policy, moving average and value, leaf by leaf; those of other processes too."""
-    return [np.asarray(x) for x in jax.tree.leaves(on_this_process((state.policy, state.ema, state.value)))]
+    leaves = jax.tree.leaves((state.policy, state.ema, state.value))
+    return [np.asarray(x if x.is_fully_addressable else process_allgather(x, tiled=True)) for x in leaves]
 
 
 def compare(name, alone, leaves, metrics):
