@@ -79,7 +79,7 @@ def imported_params(config: Config, mesh: Mesh | None = None) -> dict:
     """The folder's parameters, on one device or cut over the mesh as they are read."""
     assert config.imported
     decoder = transformer(config)
-    params = load_pretrained(config.imported.folder, place=mesh and to_import(config, mesh)).params
+    params = load_pretrained(config.imported.folder, place=None if mesh is None else to_import(config, mesh)).params
     stacked = {"transformer": stack_blocks(params["transformer"], decoder.layers)} if decoder.scan else {}
     return {**params, **stacked}
 

@@ -112,9 +112,8 @@ def train(config: Config) -> None:
     if this.finished:
         return
     mesh, pairs = mesh_of(config), pairs_of(config)
-    start = trained(config, "rl_init", mesh=mesh)
-    reference = place(start, mesh, rule(config, "reference"))
-    state = this.resume(place(first_state(config, start), mesh, rule(config, "policy")))
+    reference = place(trained(config, "rl_init", mesh=mesh), mesh, rule(config, "reference"))
+    state = this.resume(place(first_state(config, reference), mesh, rule(config, "policy")))
     rate = text_coef(c.lr, this.total, c.floor)
     step, coef = kto_step(config, rate) if c.objective == "kto" else pair_step(config, rate)
     step, coef = mapped(step, mesh, config.mesh.pmap), place(coef, mesh)

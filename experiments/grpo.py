@@ -157,14 +157,14 @@ def group(config: Config) -> None:
         answers=c.answers,
     )
     step, coef = mapped(one, mesh, config.mesh.pmap), place(coefficients(config.ppo), mesh)
-    start = initial_state(frozen.sft, None, optimisers_of(config), role_key(config, "group"))
-    state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
+    state = initial_state(frozen.sft, None, optimisers_of(config), role_key(config, "group"))
+    state, frozen = this.resume(place(state, mesh, rule(config))), place(frozen, mesh, rule(config))
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
             with jax.set_mesh(mesh):
-                metrics |= look(whole(config, state.policy, mesh))
+                metrics |= look(whole(config, state.policy, frozen.base))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 

@@ -34,9 +34,8 @@ def on_base(model: AnyLanguageModel | AnyScalarModel, base: PyTree, scale: Any) 
     return model if base is None else Adapted(model, base, scale)
 
 
-def whole(config: Config, params: PyTree, mesh: Mesh | None = None) -> PyTree:
-    """A trained model as ordinary parameters, on the mesh where it lies on one."""
-    base = frozen_base(config, mesh)
+def whole(config: Config, params: PyTree, base: PyTree) -> PyTree:
+    """A trained model as ordinary parameters, from what was trained of it and the run's `frozen_base`."""
     if base is None:
         return params
     if params["head"]:  # a scalar one

@@ -291,12 +291,12 @@ def final_state(config: Config, name: Name, step: int | None = None) -> PPOState
 
 def policy_of(config: Config, name: Name) -> PyTree:
     """The policy that a finished stage is reported with: the moving average (App. C.4)."""
-    return whole(config, final_state(config, name).ema)
+    return whole(config, final_state(config, name).ema, frozen_base(config))
 
 
 def best_policy_of(config: Config, name: Name) -> PyTree:
     """The same where runtime.best was largest, among the checkpoints."""
-    return whole(config, final_state(config, name, ppo_stage(config, name).best).ema)
+    return whole(config, final_state(config, name, ppo_stage(config, name).best).ema, frozen_base(config))
 
 
 def ppo(config: Config, name: Name) -> None:
@@ -307,15 +307,14 @@ def ppo(config: Config, name: Name) -> None:
     mesh = mesh_of(config)
     batches = batches_of(config, "ppo")  # the same prompts in the same order for both stages
     frozen, step = frozen_of(config, mesh), mapped(iteration_of(config), mesh, config.mesh.pmap)
-    start, coef = starting_state(config, name, frozen, mesh), place(coefficients(config.ppo), mesh)
-    state, frozen = this.resume(place(start, mesh, rule(config))), place(frozen, mesh, rule(config))
-    look = held_out_look(config)
+    state = this.resume(place(starting_state(config, name, frozen, mesh), mesh, rule(config)))
+    frozen, coef, look = place(frozen, mesh, rule(config)), place(coefficients(config.ppo), mesh), held_out_look(config)
     for i in this.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
         state, metrics = step(state, shard_rows(batches(i), mesh), coef, frozen)
         metrics = values(metrics)
         if i == 0 or (i + 1) % config.runtime.look_every == 0:
             with jax.set_mesh(mesh):
-                metrics |= look(whole(config, state.policy, mesh))
+                metrics |= look(whole(config, state.policy, frozen.base))
         this.log(i, metrics)
         this.save(i, state, config.runtime.save_every)
 
@@ -383,7 +382,7 @@ def reference_moments(config: Config, frozen: Frozen, mesh: Mesh, count: int = 2
     """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples)."""
     fit = [material(config).prompts["train"][i] for i in prompts_that_fit(config, "train")[:count]]
     prompts = encode_prompts(fit, tokenizer(config), config.model.prompt_tokens)
-    policy, *models = (whole(config, params, mesh) for params in (frozen.sft, *frozen.reward))
+    policy, *models = (whole(config, params, frozen.base) for params in (frozen.sft, *frozen.reward))
     with jax.set_mesh(mesh):
         rows = answers_of(config, policy, prompts, role_key(config, "reference scores")).concat()
         each = [scores(score_rows(config), params, *rows, batch=config.evaluate.batch) for params in models]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from experiments.decoder import language_model, scalar_model, transformer
 from experiments.devices import mesh_of, rule, to_load
@@ -175,7 +176,7 @@ def reward_steps(config: Config) -> int:
 
 def reward_params(config: Config, member: int = 0) -> dict:
     """The reward model's whole parameters, with its bias set."""
-    return whole(config, trained_reward(config, member))
+    return whole(config, trained_reward(config, member), frozen_base(config))
 
 
 def trained_reward(config: Config, member: int = 0, mesh: Mesh | None = None) -> dict:
@@ -205,16 +206,16 @@ def reward_model(config: Config, member: int) -> None:
             return reward_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
         coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
-        start = trained(config, "sft", best_epoch_by_loss(config), mesh)
+        state = first_state(config, trained(config, "sft", best_epoch_by_loss(config), mesh), member)
+        state = this.resume(place(state, mesh, rule(config, "reward")))
         base = frozen_base(config, mesh)
-        state = this.resume(place(first_state(config, start, member), mesh, rule(config, "reward")))
         seed = role_seed(config, member_name(member))
         for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
             batch = take(rows, batch_indices(len(rows.ranks), c.batch, seed, i))
             state, metrics = step(state, shard_rows(batch, mesh), coef, base)
             this.log(i, values(metrics))
             if i + 1 == this.total:
-                state = replace(state, params=centred_on_demonstrations(config, state.params, mesh))
+                state = replace(state, params=centred_on_demonstrations(config, state.params, base, mesh))
             this.save(i, state, config.runtime.save_every)
     measure(config, member)
 
@@ -225,9 +226,9 @@ def score_rows(config: Config):
     return jax.jit(partial(reward, model=scalar_model(config)))
 
 
-def centred_on_demonstrations(config: Config, params: dict, mesh: Mesh) -> dict:
+def centred_on_demonstrations(config: Config, params: dict, base: PyTree, mesh: Mesh) -> dict:
     with jax.set_mesh(mesh):
-        these = demonstration_scores(config, whole(config, params, mesh))
+        these = demonstration_scores(config, whole(config, params, base))
     return params | {"head": centred(params["head"], these)} if config.lora else centred(params, these)
 
 

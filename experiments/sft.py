@@ -68,7 +68,7 @@ def first_state(config: Config, name: Name, base: dict) -> TrainState:
 
 def fine_tuned(config: Config, name: Name, step: int | None = None) -> dict:
     """The whole parameters of a fine-tuned model, at its end or at one of its epochs."""
-    return whole(config, trained(config, name, step))
+    return whole(config, trained(config, name, step), frozen_base(config))
 
 
 def trained(config: Config, name: Name, step: int | None = None, mesh: Mesh | None = None) -> dict:
@@ -95,8 +95,9 @@ def sft(config: Config, name: Name) -> None:
         return text_step(state, batch, coef, model=on_base(model, base, lora_scale(config)), optimiser=optimiser)
 
     coef, step = place(text_coef(c.lr, this.total, c.floor), mesh), mapped(step, mesh, config.mesh.pmap)
-    state = this.resume(place(first_state(config, name, pretrained(config, mesh)), mesh, rule(config, "policy")))
     base = frozen_base(config, mesh)
+    state = first_state(config, name, base or pretrained(config, mesh))
+    state = this.resume(place(state, mesh, rule(config, "policy")))
     epoch, seed = this.total // c.epochs, role_seed(config, name)
     for i in this.steps(int(state.step), Watch(kl=np.inf, entropy=-np.inf, factor=4.0, window=50)):
         batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, seed, i))
@@ -107,7 +108,7 @@ def sft(config: Config, name: Name) -> None:
         metrics = values(metrics)
         if (i + 1) % epoch == 0:
             with jax.set_mesh(mesh):
-                params = whole(config, state.params, mesh)
+                params = whole(config, state.params, base)
                 total, tokens, _ = per_row(language_model(config), params, valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         this.log(i, metrics)

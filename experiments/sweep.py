@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 
 from experiments.evaluate import Judge, alignment_tax, distance, helpful, judge_of, write
 from experiments.instructgpt import before_ppo
-from experiments.lora import whole
+from experiments.lora import frozen_base, whole
 from experiments.ppo_ptx import (
     Frozen,
     batches_of,
@@ -184,12 +184,12 @@ def measure(config: Config) -> list[dict[str, float]]:
         return done
     shapes = jax.eval_shape(lambda: copied(first_state(config, "sweep", untrained(config)), members))
     ema = this.load(shapes)[0].ema
-    judge = judge_of(config)
+    judge, base = judge_of(config), frozen_base(config)
     others = {"base": pretrained(config), "sft": fine_tuned(config, "sft", best_epoch(config))}
     written = {name: write(config, judge, params) for name, params in others.items()}
     for m in members[len(done) :]:
         say(f"sweep: evaluates {m.label}")
-        params = whole(config, jax.tree.map(lambda x, m=m: x[m.index], ema))
+        params = whole(config, jax.tree.map(lambda x, m=m: x[m.index], ema), base)
         done.append(figures_of(config, judge, written, params))
         lines = (json.dumps({"sweep": this.sha256, "member": i, "figures": f}) for i, f in enumerate(done))
         write_atomically(path, "".join(f"{line}\n" for line in lines))

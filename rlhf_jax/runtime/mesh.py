@@ -42,7 +42,7 @@ def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] 
         exactly = "exactly " if jax.process_count() > 1 else ""
         raise InputError(
             f"the mesh asks for {data} × {fsdp} × {tensor} devices (data × fsdp × tensor) and there are {exactly}"
-            f"{len(devices)}; set --mesh.data, --mesh.fsdp and --mesh.tensor"
+            f"{len(devices)}; set data, fsdp and tensor anew"
         )
     # Auto: with make_mesh's default, Explicit, the gather of an embedding raises ShardingTypeError.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:wanted])

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,17 +10,11 @@ from rlhf_jax.evals import answer, per_row, scores
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, mesh_axes, scalars
 from rlhf_jax.runtime import make_mesh, place
 from rlhf_jax.types import PromptBatch, TextBatch
-from tests.models.conftest import LLAMA
+from tests.models.conftest import LLAMA, wild
 
 SMALL = replace(LLAMA, layers=1)
 ROWS = np.random.default_rng(0).integers(2, SMALL.vocab_size, (6, 5)).astype(np.int32)
 EVERY = np.ones(ROWS.shape, bool)
-
-
-def parameters(model):
-    row = jnp.asarray(ROWS[:1])
-    params = model.init(jax.random.key(0), row, row > 0)["params"]
-    return jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), params)
 
 
 def written(params):
@@ -43,7 +36,7 @@ def scored(params):
     ("kind", "of"), [(LanguageModel, written), (LanguageModel, likely), (ScalarModel, scored)], ids=lambda x: x.__name__
 )
 def test_on_a_mesh_as_on_one_device(kind, of):
-    params, mesh = parameters(kind(SMALL)), make_mesh(2, 2, 2)
+    params, mesh = wild(kind(SMALL)), make_mesh(2, 2, 2)
     alone = of(params)
     with jax.set_mesh(mesh):
         together = of(place(params, mesh, mesh_axes))

@@ -10,6 +10,7 @@ from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
+from tests.models.conftest import wild
 
 EOS, PAD = 1, 0
 CONFIG = TransformerConfig(
@@ -64,14 +65,6 @@ COEF = PPOCoef(
     score_clip=np.inf,
     uncertainty=0.0,
 )
-
-
-def wild(model, seed):
-    """Parameters far from their initialisation, so that differences show."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens == 0))["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), jnp.float32), params)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from rlhf_jax.steps import (
     text_logps,
 )
 from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatch
+from tests.steps.conftest import FORM
 
 V, T, EOS, PAD = 6, 3, 1, 0
 EPISODES, ITERATIONS = 384, 300
@@ -125,20 +126,6 @@ def pretraining(params: dict) -> jax.Array:
     return masked_mean(text_logps(params, TEXT, model=MODELS.policy), jnp.asarray(TEXT.predict[:, 1:])).value
 
 
-def form(**changes) -> Form:
-    usual = Form(
-        kl_reward="k1",
-        kl_loss="k2",
-        policy_mean="token",
-        pretrain_mean="token",
-        whiten="biased",
-        whiten_rewards=False,
-        score_norm="off",
-        ensemble="mean",
-    )
-    return usual._replace(**changes)
-
-
 def trained(
     problem: Problem,
     coefs: PPOCoef,
@@ -201,7 +188,7 @@ def test_ppo_reaches_the_kl_regularised_optimum(problem):
     betas = jnp.asarray([0.05, 0.2, 1.0])
     first = jnp.maximum(betas, 0.5)
     coefs = coefficients(3, beta=first, beta_end=betas / first, beta_steps=ITERATIONS / 2)
-    policies = trained(problem, coefs, form(), None, ITERATIONS)
+    policies = trained(problem, coefs, FORM, None, ITERATIONS)
     for i, beta in enumerate(betas):
         start, best = objective(problem.frozen.sft, problem, beta), optimum(problem, beta)
         reached = objective(jax.tree.map(lambda p, i=i: p[i], policies), problem, beta)
@@ -217,7 +204,7 @@ def test_the_group_methods_reach_it_too(problem, advantage):
     optimum is every prompt's own and the policy can express it."""
     betas = jnp.asarray([0.2, 1.0])
     coefs = coefficients(2, beta=betas)
-    policies = trained(problem, coefs, form(policy_mean="constant"), None, ITERATIONS, advantage)
+    policies = trained(problem, coefs, FORM._replace(policy_mean="constant"), None, ITERATIONS, advantage)
     for i, beta in enumerate(betas):
         start, best = objective(problem.frozen.sft, problem, beta), optimum(problem, beta)
         reached = objective(jax.tree.map(lambda p, i=i: p[i], policies), problem, beta)
@@ -249,13 +236,13 @@ def test_ppo_ptx_reaches_the_optimum_of_the_mixed_objective(problem):
 
     coefs = coefficients(1, beta=beta, gamma=gamma / T)
     rows = TextBatch(*(np.tile(x, (EPISODES // 2, 1))[:, None] for x in (TEXT.tokens, TEXT.predict)))
-    policies = trained(problem, coefs, form(policy_mean="constant", whiten="off"), rows, ITERATIONS)
+    policies = trained(problem, coefs, FORM._replace(policy_mean="constant", whiten="off"), rows, ITERATIONS)
     reached = mixed(jax.tree.map(lambda p: p[0], policies))
     start, best = mixed(problem.frozen.sft), mixed(ascended(problem.frozen.sft))
     way = float((reached - start) / (best - start))
     print(f"γ {gamma}: SFT {start:.4f}, PPO-ptx {reached:.4f}, gradient ascent {best:.4f}: {100 * way:.2f} %")
     assert 0.99 <= way <= 1.005
-    alone = mixed(jax.tree.map(lambda p: p[0], trained(problem, coefs, form(), None, 100)))
+    alone = mixed(jax.tree.map(lambda p: p[0], trained(problem, coefs, FORM, None, 100)))
     assert alone < start + 0.9 * (best - start)  # PPO without the mix is elsewhere
 
 
@@ -291,7 +278,7 @@ BIASED = {
 @cache
 def mean_gradient(kl_loss: str, policy_mean: str):
     """The gradient of policy_loss on a single answer, times T, as a mean over every answer that the policy can write."""
-    this = form(kl_loss=kl_loss, policy_mean=policy_mean)
+    this = FORM._replace(kl_loss=kl_loss, policy_mean=policy_mean)
 
     @jax.jit
     def gradient(problem: Problem, policy: dict, in_reward, beta, beta_loss, lam, baseline) -> jax.Array:
