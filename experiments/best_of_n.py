@@ -1,43 +1,69 @@
 """Best-of-n: the answer of n that the reward model likes best, from the model that RL starts from.
 
-    python experiments/best_of_n.py configs/tiny.toml
+    python experiments/best_of_n.py configs/best_of_n.toml
 
 Stiennon et al. 2020 (arXiv:2009.01325) and Gao et al. 2022 (arXiv:2210.10760): how far choosing goes, as a baseline for
-PPO. Writes best_of_n.json: for n = 1, 2, 4 … evaluate.best_of the mean reward, the judge's verdict, the win rate against
-n = 1, and the KL from the model, at most log n − (n − 1)/n nats.
+PPO. Seconds on two cores, from the models of configs/tiny.toml. Writes best_of_n.json: for n = 1, 2, 4 … the mean reward, the
+judge's verdict, the win rate against n = 1, and the KL from the model, at most log n − (n − 1)/n nats.
+
+Differences from these papers: 1. the judge is the built-in world's gold preference, or the reward model itself on files.
 """
 
 import json
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.evaluate import judge_of
-from experiments.ppo_ptx import answers_of
-from experiments.recipe import Config, configured, role_key, tokenizer
-from experiments.reward_model import reward_params, score_rows
-from experiments.sft import fine_tuned
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import best_of_n_kl
-from rlhf_jax.evals import Estimate, mean_interval, proportion_interval, scores, win_scores
+from rlhf_jax.evals import Estimate, mean_interval, proportion_interval, win_scores
 from rlhf_jax.runtime import run, write_atomically
+from rlhf_jax.stages import (
+    Evaluate,
+    Files,
+    Program,
+    World,
+    answers_of,
+    begin,
+    data_sets,
+    decoded,
+    judge_of,
+    scores_of,
+    trained,
+)
 
 
-def best_of_n(config: Config) -> dict[int, dict[str, Estimate | float]]:
-    judge, t, c = judge_of(config), tokenizer(config), config.evaluate
-    params, reward = fine_tuned(config, "rl_init"), reward_params(config)
-    prompts = encode_prompts(judge.prompts, t, config.model.prompt_tokens)
+@dataclass(frozen=True)
+class Given:
+    """Folders of trained models, of any run."""
+
+    start: str = "runs/tiny/rl_init"  # the folder of the model that answers
+    reward: str = "runs/tiny/reward_model"  # of the reward model that chooses
+
+
+@dataclass(frozen=True)
+class Config(Program):
+    given: Given = Given()
+    best_of: int = 16  # answers to a prompt, at most
+    world: World = World()  # the built-in world
+    files: Files | None = None  # the user's own data, in its place
+    evaluate: Evaluate = Evaluate()
+
+
+def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
+    model, batch = trained(c.given.start), c.runtime.batch
+    judge = judge_of(data_sets(c.files or c.world, c.seed), model, trained(c.given.reward), c.evaluate)
+    prompts, params = encode_prompts(judge.prompts, model.tokenizer, model.format.prompt_tokens), model.params()
     scored, verdicts = [], []
     for draw in range(c.best_of):
-        answers = answers_of(config, params, prompts, role_key(config, f"best of n, {draw}"))
-        scored.append(scores(score_rows(config), reward, *answers.concat(), batch=c.batch))
-        texts = [t.decode(ids).strip() for ids in answers.ids(t.eos)]
+        key = c.run.key(f"best of n, {draw}")
+        answers = answers_of(model, params, prompts, key, c.evaluate.sampling, batch)
+        scored.append(scores_of(judge.reward.model, *answers.concat(), batch=batch, params=judge.reward.params))
         if judge.truth is None or judge.questions is None:
             verdicts.append(scored[-1])
         else:
-            verdicts.append(
-                np.array([judge.truth.gold(q, text) for q, text in zip(judge.questions, texts, strict=True)])
-            )
+            asked = zip(judge.questions, decoded(model, answers), strict=True)
+            verdicts.append(np.array([judge.truth.gold(question, text) for question, text in asked]))
     score, verdict, every = np.stack(scored), np.stack(verdicts), np.arange(len(judge.prompts))
     found: dict[int, dict[str, Estimate | float]] = {}
     n = 1
@@ -53,19 +79,16 @@ def best_of_n(config: Config) -> dict[int, dict[str, Estimate | float]]:
     return found
 
 
-def main() -> None:
-    config = configured()
-    found = best_of_n(config)
+def main(c: Config) -> None:
+    found = best_of_n(c)
     as_json = {
         n: {k: e._asdict() if isinstance(e, Estimate) else e for k, e in row.items()} for n, row in found.items()
     }
-    write_atomically(Path(config.out) / "best_of_n.json", json.dumps(as_json, indent=1))
+    write_atomically(c.folder / "best_of_n.json", json.dumps(as_json, indent=1))
     for n, row in found.items():
-        print(
-            f"n = {n}: "
-            + ", ".join(f"{name} {e if isinstance(e, Estimate) else f'{e:.3f}'}" for name, e in row.items())
-        )
+        figures = (f"{name} {e if isinstance(e, Estimate) else f'{e:.3f}'}" for name, e in row.items())
+        print(f"n = {n}: " + ", ".join(figures))
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(begin(Config, __file__, __doc__)))

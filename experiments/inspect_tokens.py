@@ -1,80 +1,109 @@
 """What PPO sees of its answers, token by token, as a page of coloured text.
 
-    python experiments/inspect_tokens.py configs/tiny.toml
+    python experiments/inspect_tokens.py configs/inspect_tokens.toml
 
-Takes the end of the stage "ppo_ptx", lets its policy answer the first evaluate.shown held-out prompts, and writes
-tokens.html: the KL, reward, value and advantage of each token, and the ratio after one more update on these very answers.
+Takes the end of a stage of PPO, lets its policy answer the first evaluate.shown held-out prompts, and writes tokens.html:
+the KL, reward, value and advantage of each token, and the ratio after one more update on these very answers. Seconds on two
+cores, from the models of configs/tiny.toml.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.decoder import language_model, scalar_model
-from experiments.ppo_ptx import (
-    coefficients,
-    final_state,
-    form_of,
-    frozen_of,
-    optimisers_of,
-    plan_of,
-    rollout,
-)
-from experiments.recipe import Config, configured, material, prompts_that_fit, role_key, tokenizer
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import gae, linear, token_rewards, whiten
 from rlhf_jax.evals import Inspected, write_inspector
-from rlhf_jax.runtime import run
-from rlhf_jax.steps import Models, ppo_step, reading, response_values
+from rlhf_jax.models import LanguageModel, ScalarModel
+from rlhf_jax.runtime import Checkpoints, run
+from rlhf_jax.stages import (
+    PPO,
+    Evaluate,
+    Files,
+    Program,
+    World,
+    begin,
+    data_sets,
+    networks,
+    prompts_that_fit,
+    trained,
+    trained_in,
+)
+from rlhf_jax.steps import (
+    Models,
+    initial_state,
+    ppo_step,
+    reading,
+    response_values,
+    reward_scores,
+    sample,
+    training_score,
+)
 from rlhf_jax.types import Experience
 
 
-def inspect_tokens(config: Config) -> Path:
-    t, plan, form, coef, models = (
-        tokenizer(config),
-        plan_of(config),
-        form_of(config),
-        coefficients(config.ppo),
-        Models(language_model(config), scalar_model(config)),
-    )
-    state, frozen = final_state(config, "ppo_ptx"), frozen_of(config)
-    models = frozen.adapt(models)
-    shown = [material(config).prompts["test"][i] for i in prompts_that_fit(config, "test")[: config.evaluate.shown]]
+@dataclass(frozen=True)
+class Given:
+    """Folders of trained models, of any run."""
+
+    policy: str = "runs/tiny/ppo_ptx"  # the folder of the stage of PPO
+    start: str = "runs/tiny/rl_init"  # of the model that it started from
+    reward: str = "runs/tiny/reward_model"  # of its reward model; several, with commas between, are an ensemble
+
+
+@dataclass(frozen=True)
+class Config(Program):
+    given: Given = Given()
+    world: World = World()  # the built-in world
+    files: Files | None = None  # the user's own data, in its place
+    ppo: PPO = PPO()
+    evaluate: Evaluate = Evaluate()
+
+
+def inspect_tokens(c: Config) -> Path:
+    start, rewards, policy = trained(c.given.start), trained_in(c.given.reward), trained(c.given.policy)
+    frozen, value, value_model = networks(start, rewards, None, c.run, c.mesh.mesh(), "inspect")
+    models = frozen.adapt(Models(LanguageModel(start.decoder), ScalarModel(value_model.decoder)))
+    optimisers, coef, form, plan = c.run.optimisers(), c.ppo.coefficients, c.ppo.form, c.ppo.plan(start)
+    shapes = jax.eval_shape(lambda: initial_state(frozen.sft, value, optimisers, jax.random.key(0)))
+    restored = Checkpoints(policy.folder / "checkpoints", None).restore(shapes, policy.step)
+    assert restored is not None
+    state, data = restored[0], data_sets(c.files or c.world, c.seed)
+    shown = prompts_that_fit(data.prompts.test, start, "test")[: c.evaluate.shown]
 
     @jax.jit
-    def look(state, prompts, key):
-        x = rollout(state, prompts, key, coef, frozen, models=models, plan=plan, form=form)
+    def look(state, prompts):
+        x = sample(state, prompts, frozen, models=models, plan=plan)
         tokens, mask, y = x.tokens, x.mask, x.y
+        score, _ = training_score(reward_scores(x, frozen, model=models.value), x.ended, state.scores, coef, form)
         V = response_values(state.value, tokens, mask, plan.max_tokens, model=models.value)
         beta = coef.beta * state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-        r = token_rewards(x.score, x.kl[form.kl_reward], beta, y.mask)
+        r = token_rewards(score, x.kl[form.kl_reward], beta, y.mask)
         if form.whiten_rewards:
             r = whiten(r, y.mask, shift_mean=False)
         adv, returns = gae(r, V, y.mask, coef.discount, coef.lam)
         white = adv if form.whiten == "off" else whiten(adv, y.mask, unbiased=form.whiten == "unbiased")
         experience = Experience(tokens, mask, y, x.logp_sft, V, white, returns, None)
         after, _ = ppo_step(
-            state, experience, coef, models=models, optimisers=optimisers_of(config), form=form, reference=frozen.sft
+            state, experience, coef, models=models, optimisers=optimisers, form=form, reference=frozen.sft
         )
         moved = reading(after.policy, tokens, mask, y, model=models.policy).logp
         mean_value = jnp.sum(jnp.where(y.mask, V, 0.0)) / jnp.sum(y.mask)
-        return (
-            y,
-            x.score,
-            {
-                "KL": x.kl["k1"],
-                "exact KL": x.kl["exact"],
-                "reward": r,
-                "value": V - mean_value,
-                "advantage": adv,
-                "ratio": jnp.exp(moved - y.logp),
-            },
-        )
+        numbers = {
+            "KL": x.kl["k1"],
+            "exact KL": x.kl["exact"],
+            "reward": r,
+            "value": V - mean_value,
+            "advantage": adv,
+            "ratio": jnp.exp(moved - y.logp),
+        }
+        return y, score, numbers
 
-    prompts = encode_prompts(shown, t, config.model.prompt_tokens)
-    y, score, numbers = jax.device_get(look(state, prompts, role_key(config, "inspect")))
+    t = start.tokenizer
+    y, score, numbers = jax.device_get(look(state, encode_prompts(shown, t, start.format.prompt_tokens)))
     answers = [
         Inspected(
             prompt.text.strip(),
@@ -84,14 +113,10 @@ def inspect_tokens(config: Config) -> Path:
         )
         for i, prompt in enumerate(shown)
     ]
-    path = Path(config.out) / "tokens.html"
-    write_inspector(path, f"{Path(config.out).name}: PPO-ptx, token by token", answers)
+    path = c.folder / "tokens.html"
+    write_inspector(path, f"{policy.folder}: token by token", answers)
     return path
 
 
-def main() -> None:
-    print(f"The page is at {inspect_tokens(configured())}")
-
-
 if __name__ == "__main__":
-    run(main)
+    run(lambda: print(f"The page is at {inspect_tokens(begin(Config, __file__, __doc__))}"))

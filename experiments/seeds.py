@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, over_seeds, table_text
-from rlhf_jax.runtime import run, say
+from rlhf_jax.runtime import info, run
 
 USAGE = "python experiments/seeds.py FOLDER FOLDER …, two or more folders of finished runs"
 
@@ -36,7 +36,7 @@ def seeds(folders: Sequence[Path]) -> dict[str, dict[str, Estimate]]:
     figures = {(model, name) for evaluation in evaluations for model in evaluation for name in evaluation[model]}
     shared = {(model, name) for model in together for name in together[model]}
     if figures != shared:
-        say("not in every run, and left out: " + ", ".join(sorted(f"{m} {n}" for m, n in figures - shared)))
+        info("not in every run, and left out: " + ", ".join(sorted(f"{m} {n}" for m, n in figures - shared)))
     return together
 
 

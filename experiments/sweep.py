@@ -14,39 +14,40 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import PyTree
 
-from experiments.evaluate import Judge, alignment_tax, distance, helpful, judge_of, write
-from experiments.instructgpt import before_ppo
-from experiments.lora import frozen_base, whole
-from experiments.ppo_ptx import (
-    Frozen,
-    batches_of,
-    coefficients,
-    first_state,
-    frozen_of,
-    iteration_of,
-    parents_of,
-    starting_state,
-    untrained,
-)
-from experiments.pretrain import pretrained
-from experiments.recipe import Config, Sweep, configured, stage
-from experiments.sft import best_epoch, fine_tuned
-from rlhf_jax.data import Table, coefficient_table
+from experiments import instructgpt
+from rlhf_jax.data import Table, coefficient_table, content_sha256
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, mean_interval
-from rlhf_jax.runtime import Stage, cores_as_devices, make_mesh, place, run, say, shard_rows, write_atomically
-from rlhf_jax.steps import PPOCoef
+from rlhf_jax.models import LanguageModel, ScalarModel
+from rlhf_jax.runtime import Stage, cores_as_devices, info, make_mesh, place, run, shard_rows, write_atomically
+from rlhf_jax.stages import (
+    Judge,
+    Loaded,
+    alignment_tax,
+    batches,
+    begin,
+    distance,
+    helpful,
+    judge_of,
+    loaded,
+    networks,
+    open_stage,
+    parents,
+    reference_moments,
+    whole,
+    write,
+)
+from rlhf_jax.steps import Frozen, Models, PPOCoef, initial_state, iteration
 from rlhf_jax.types import PPOBatch, PPOState
 
 LOGGED = (
@@ -59,6 +60,23 @@ LOGGED = (
     "loss/pretrain",
     "policy/grad_cosine",
 )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A table of coefficients, each row of which runs with every seed."""
+
+    table: (
+        str  # of coefficients of [ppo]: "prod beta=0,0.1 gamma=0,1", "zip lr=1e-4,2e-4 value_lr=1e-3,2e-3", or a .csv
+    )
+    seeds: int = 3  # of PPO; the members share everything before it
+    together: int = 1  # members that are vmapped at a time
+    devices: int = 2  # that the members are spread over; where there is no accelerator, so many cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(instructgpt.Config):
+    sweep: Sweep
 
 
 class Member(NamedTuple):
@@ -74,29 +92,29 @@ class Member(NamedTuple):
         return " ".join(f"{name}={value:g}" for name, value in (self.coefficients | {"seed": self.seed}).items())
 
 
-def section(config: Config) -> Sweep:
-    if config.sweep is None:
-        raise InputError("the config has no [sweep] section; add one, see configs/ablation.toml")
-    return config.sweep
-
-
-def table_of(config: Config) -> Table:
-    table = coefficient_table(section(config).table, PPOCoef._fields)
-    if not config.ppo.pretrain_examples and np.any(table.get("gamma", config.ppo.gamma)):
+def table_of(c: Config) -> Table:
+    table = coefficient_table(c.sweep.table, PPOCoef._fields)
+    if not c.ppo.pretrain_examples and np.any(table.get("gamma", c.ppo.gamma)):
         raise InputError("gamma needs pretraining rows; set ppo.pretrain_examples above 0")
+    if c.ppo.schedule == "constant" and {"lr_steps", "lr_floor"} & table.keys():
+        raise InputError(
+            'lr_steps and lr_floor mean nothing to a constant rate; set ppo.schedule to "linear" or "cosine"'
+        )
     return table
 
 
-def members_of(config: Config) -> list[Member]:
-    table, seeds = table_of(config), section(config).seeds
-    settings = [dict(zip(table, row, strict=True)) for row in zip(*(c.tolist() for c in table.values()), strict=True)]
+def members_of(c: Config) -> list[Member]:
+    table, seeds = table_of(c), c.sweep.seeds
+    settings = [
+        dict(zip(table, row, strict=True)) for row in zip(*(column.tolist() for column in table.values()), strict=True)
+    ]
     return [Member(i * seeds + s, i, s, setting) for i, setting in enumerate(settings) for s in range(seeds)]
 
 
-Iteration = Callable[..., tuple[PPOState, dict[str, Mean]]]
+Iterate = Callable[..., tuple[PPOState, dict[str, Mean]]]
 
 
-def program(one: Iteration, together: int, mesh: Mesh) -> Iteration:
+def program(one: Iterate, together: int, mesh: Mesh) -> Iterate:
     """(states, batches, coefficients, frozen) → (states, metrics), all but frozen with an axis of members in front, which
     is spread over the mesh; each device goes through its members so many at a time."""
 
@@ -116,48 +134,68 @@ def copied(state: PPOState, members: Sequence[Member]) -> PPOState:
     return replace(copies, key=keys)
 
 
-def member_coefficients(config: Config, members: Sequence[Member]) -> PPOCoef:
-    each = [coefficients(config.ppo)._replace(**m.coefficients) for m in members]
+def member_coefficients(c: Config, members: Sequence[Member]) -> PPOCoef:
+    each = [c.ppo.coefficients._replace(**m.coefficients) for m in members]
     return jax.tree.map(lambda *leaves: np.array(leaves, np.float32), *each)
 
 
-def member_batches(config: Config, members: Sequence[Member]) -> Callable[[int], PPOBatch]:
-    of_seed = [batches_of(config, f"sweep {seed}") for seed in range(section(config).seeds)]
+def member_batches(c: Config, before: instructgpt.Before, members: Sequence[Member]) -> Callable[[int], PPOBatch]:
+    data, start = before.data, before.rl_init
+    of_seed = [
+        batches(data.prompts.train, data.text, start, c.ppo, c.run, 1, f"sweep {seed}") for seed in range(c.sweep.seeds)
+    ]
 
-    def batches(i: int) -> PPOBatch:
-        drawn = [batch(i) for batch in of_seed]
+    def of_step(i: int) -> PPOBatch:
+        drawn = [batch(i)[1] for batch in of_seed]
         return jax.tree.map(lambda *leaves: np.stack([leaves[m.seed] for m in members]), *drawn)
 
-    return batches
+    return of_step
 
 
-def sweep_stage(config: Config) -> Stage:
-    sections = config.sections("pretrain", "sft", "rl_init", "reward", "ppo")
-    sections["sweep"] = {"table": {k: v.tolist() for k, v in table_of(config).items()}, "seeds": section(config).seeds}
-    return stage(config, "sweep", config.ppo.iterations, sections, parents_of(config))
+def sweep_stage(c: Config, before: instructgpt.Before) -> Stage:
+    ppo = {name: value for name, value in asdict(c.ppo).items() if name != "iterations"}
+    table = {name: column.tolist() for name, column in table_of(c).items()}
+    rewards = {f"reward_{i}": model.sha256 for i, model in enumerate(before.rewards)}
+    inputs = {
+        **parents(start=before.rl_init),
+        **rewards,
+        "prompts": content_sha256(before.data.prompts.train),
+        "text": content_sha256(before.data.text.train),
+    }
+    settings = {"ppo": ppo, "sweep": {"table": table, "seeds": c.sweep.seeds}}
+    return open_stage(c.folder / "sweep", c.ppo.iterations, before.rl_init, settings, inputs, {}, c.run, part="")
 
 
-def train(config: Config) -> None:
-    this, members = sweep_stage(config), members_of(config)
-    if this.finished:
+def train(c: Config, before: instructgpt.Before) -> None:
+    stage, members, start = sweep_stage(c, before), members_of(c), before.rl_init
+    if stage.done():
         return
-    devices, together = section(config).devices, section(config).together
-    if config.mesh.pmap:
+    devices, together = c.sweep.devices, c.sweep.together
+    if c.mesh.pmap:
         raise InputError("mesh.pmap spreads one run over the devices, and a sweep spreads its members; set it to false")
     if len(members) % (devices * together):
         raise InputError(
             f"{len(members)} members do not divide into groups of sweep.together = {together} on sweep.devices = {devices}; "
             "choose divisors"
         )
-    say(f"sweep: {len(members)} members, {len(members) // section(config).seeds} settings")
-    mesh, frozen, batches = make_mesh(devices), frozen_of(config), member_batches(config, members)
-    step, coefs = program(iteration_of(config), together, mesh), shard_rows(member_coefficients(config, members), mesh)
-    state = this.resume(shard_rows(copied(starting_state(config, "sweep", frozen, make_mesh(1)), members), mesh))
-    frozen = place(frozen, mesh)
-    for i in this.steps(int(state.step[0])):
-        state, metrics = step(state, shard_rows(batches(i), mesh), coefs, frozen)
-        this.log(i, by_member(members, values(metrics)))
-        this.save(i, state, config.runtime.save_every)
+    info(f"sweep: {len(members)} members, {len(members) // c.sweep.seeds} settings")
+    mesh, run = make_mesh(devices), c.run
+    frozen, value, value_model = networks(start, before.rewards, None, run, make_mesh(1), "sweep")
+    models = Models(LanguageModel(start.decoder), ScalarModel(value_model.decoder))
+    optimisers = run.optimisers()
+    one = partial(iteration, models=models, optimisers=optimisers, plan=c.ppo.plan(start), form=c.ppo.form)
+    step, coefs = program(one, together, mesh), shard_rows(member_coefficients(c, members), mesh)
+    state = initial_state(frozen.sft, value, optimisers, run.key("sweep"))
+    if c.ppo.score_norm == "fixed":
+        fit = before.data.prompts.train
+        moments = reference_moments(start, frozen, before.rewards, fit, c.ppo, run, make_mesh(1))
+        state = replace(state, scores=moments)
+    state = stage.resume(shard_rows(copied(state, members), mesh))
+    frozen, batch_of = place(frozen, mesh), member_batches(c, before, members)
+    for i in stage.steps(int(state.step[0])):
+        state, metrics = step(state, shard_rows(batch_of(i), mesh), coefs, frozen)
+        stage.log(i, by_member(members, values(metrics)))
+        stage.save(i, state, run.runtime.save_every)
 
 
 def by_member(members: Sequence[Member], metrics: dict[str, jax.Array]) -> dict[str, float]:
@@ -171,37 +209,40 @@ def by_member(members: Sequence[Member], metrics: dict[str, jax.Array]) -> dict[
     }
 
 
-def measure(config: Config) -> list[dict[str, float]]:
+def measure(c: Config, before: instructgpt.Before) -> list[dict[str, float]]:
     """Of each member its figures on held-out prompts and text, as means; none for one that has diverged.
 
     Written to sweep/figures.jsonl one by one, so that an interruption costs one member.
     """
-    this, members = sweep_stage(config), members_of(config)
-    path = this.folder / "figures.jsonl"
+    stage, members, run = sweep_stage(c, before), members_of(c), c.run
+    path = stage.folder / "figures.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = [row["figures"] for row in rows if row["sweep"] == this.sha256]
+    done = [row["figures"] for row in rows if row["sweep"] == stage.sha256]
     if len(done) == len(members):
         return done
-    shapes = jax.eval_shape(lambda: copied(first_state(config, "sweep", untrained(config)), members))
-    ema = this.load(shapes)[0].ema
-    judge, base = judge_of(config), frozen_base(config)
-    others = {"base": pretrained(config), "sft": fine_tuned(config, "sft", best_epoch(config))}
-    written = {name: write(config, judge, params) for name, params in others.items()}
+    ema, _ = stage.checkpoints.read("ema", stage.total)
+    start = before.rl_init
+    base = start.lora_base.learned() if start.lora_base else None
+    judge, reference = judge_of(before.data, start, before.rewards[0], c.evaluate), loaded(start)
+    others = {"base": before.base, "sft": before.sft}
+    written = {name: write(loaded(model), judge, c.evaluate, run) for name, model in others.items()}
     for m in members[len(done) :]:
-        say(f"sweep: evaluates {m.label}")
-        params = whole(config, jax.tree.map(lambda x, m=m: x[m.index], ema), base)
-        done.append(figures_of(config, judge, written, params))
-        lines = (json.dumps({"sweep": this.sha256, "member": i, "figures": f}) for i, f in enumerate(done))
+        info(f"sweep: evaluates {m.label}")
+        params = whole(jax.tree.map(lambda x, m=m: x[m.index], ema), base, start.lora)
+        done.append(figures_of(c, before, judge, written, Loaded(start, params), reference))
+        lines = (json.dumps({"sweep": stage.sha256, "member": i, "figures": f}) for i, f in enumerate(done))
         write_atomically(path, "".join(f"{line}\n" for line in lines))
     return done
 
 
-def figures_of(config: Config, judge: Judge, written: dict, params: PyTree) -> dict[str, float]:
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+def figures_of(
+    c: Config, before: instructgpt.Before, judge: Judge, written: dict, this: Loaded, reference: Loaded
+) -> dict[str, float]:
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(this.params)):
         return {}
-    mine = write(config, judge, params)
-    figures = helpful(judge, written | {"member": mine}, "member") | distance(config, params, mine)
-    figures |= alignment_tax(config, params, judge.truth)
+    mine = write(this, judge, c.evaluate, c.run)
+    figures = helpful(judge, written | {"member": mine}, "member") | distance(this, mine, reference, c.run)
+    figures |= alignment_tax(this, before.data, c.run)
     return {name: figure.mean for name, figure in figures.items()}
 
 
@@ -213,24 +254,24 @@ class Setting(NamedTuple):
     by_seed: list[dict[str, float]]  # metric → figure of the seeds that did not diverge; {} for one that did
 
 
-def sweep(config: Config) -> list[Setting]:
+def sweep(c: Config) -> tuple[list[Setting], instructgpt.Before]:
     """Everything before PPO where it is not done, the sweep, and its figures."""
-    cores_as_devices(section(config).devices)
-    before_ppo(config)
-    train(config)
-    measured, members = measure(config), members_of(config)
+    cores_as_devices(c.sweep.devices)
+    table_of(c)  # a table that cannot be read is said before anything is trained
+    before = instructgpt.before_ppo(c)
+    train(c, before)
+    measured, members = measure(c, before), members_of(c)
     settings = []
-    for i in range(len(members) // section(config).seeds):
+    for i in range(len(members) // c.sweep.seeds):
         mine = [m for m in members if m.setting == i]
         by_seed = [measured[m.index] for m in mine]
-        whole = [row for row in by_seed if row]
-        figures = {name: mean_interval([row[name] for row in whole]) for name in (whole[0] if whole else {})}
+        finite = [row for row in by_seed if row]
+        figures = {name: mean_interval([row[name] for row in finite]) for name in (finite[0] if finite else {})}
         settings.append(Setting(mine[0].coefficients, figures, by_seed))
-    out = Path(config.out)
     as_json = [s._asdict() | {"figures": {k: e._asdict() for k, e in s.figures.items()}} for s in settings]
-    write_atomically(out / "sweep.json", json.dumps(as_json, indent=1))
-    write_atomically(out / "sweep.csv", as_csv(members, measured))
-    return settings
+    write_atomically(c.folder / "sweep.json", json.dumps(as_json, indent=1))
+    write_atomically(c.folder / "sweep.csv", as_csv(members, measured))
+    return settings, before
 
 
 def as_csv(members: Sequence[Member], measured: Sequence[dict[str, float]]) -> str:
@@ -257,4 +298,4 @@ def as_text(settings: Sequence[Setting]) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: print(as_text(sweep(configured()))))
+    run(lambda: print(as_text(sweep(begin(Config, __file__, __doc__))[0])))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 # Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this. The tests compile
 # far longer than they compute, so the compiler optimises nothing.
@@ -17,7 +18,7 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-LONGEST = ("test_experiments.py", "test_optimum.py", "test_mappings.py", "test_ppo_options.py")
+LONGEST = ("test_experiments.py", "test_optimum.py", "test_mappings.py", "test_programs.py", "test_ppo_options.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -31,3 +32,38 @@ def ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+# The small run's imports stand inside, because here shapes are not checked yet in what is imported.
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory) -> Path:
+    """A finished run of the small recipe, one for all workers. Tests read it, and write elsewhere."""
+    from tests.small_run import command, compiled_in, done, once, shared
+
+    folder = shared(tmp_path_factory)
+    return once(folder / "whole", lambda out: done(command(out), **compiled_in(folder)))
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """The processes that tests start share their compiled programs: they differ in where they are interrupted, not in what
+    they compute."""
+    from tests.small_run import compiled_in, shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in compiled_in(shared(tmp_path_factory)).items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def shapes_are_not_checked():
+    """Orbax builds a state of Nones on its way to the restored one."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -4,22 +4,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.devices import mesh_of, rule
-from experiments.ppo_ptx import Frozen
-from experiments.recipe import Config
-from rlhf_jax.config import load_config
 from rlhf_jax.errors import InputError
-from rlhf_jax.steps import Optimisers, adam, initial_state
+from rlhf_jax.stages import Devices
+from rlhf_jax.steps import Frozen, Optimisers, adam, initial_state
 
 MODEL = {"transformer": {"mlp": {"up": {"kernel": jnp.zeros((4, 4))}}}}
 
 
-def config(*more: str) -> Config:
-    return load_config(Config, ["configs/tiny.toml", *more])
-
-
-def cut(tree, how) -> set[str]:
-    """The first names of the paths of what is cut."""
+def sharded(tree, how) -> set[str]:
+    """The first names of the paths of what is sharded."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path[0].name for path, leaf in leaves if any(how(path, jnp.ndim(leaf)))}
 
@@ -35,10 +28,10 @@ def frozen():
     return Frozen(MODEL, (MODEL,), MODEL)
 
 
-def test_all_models_are_cut(state, frozen):
-    how = rule(config())
-    assert cut(state, how) == {"policy", "policy_opt", "ema", "value", "value_opt"}
-    assert cut(frozen, how) == {"sft", "reward", "base"}
+def test_all_models_are_sharded(state, frozen):
+    how = Devices().rule()
+    assert sharded(state, how) == {"policy", "policy_opt", "ema", "value", "value_opt"}
+    assert sharded(frozen, how) == {"sft", "reward", "base"}
 
 
 @pytest.mark.parametrize(
@@ -50,23 +43,23 @@ def test_all_models_are_cut(state, frozen):
         ("reference", {"sft"}),
     ],
 )
-def test_each_may_be_whole_on_every_device(state, frozen, role, fields):
-    usual, changed = rule(config()), rule(config(f"--mesh.{role}", "whole"))
+def test_each_may_be_replicated(state, frozen, role, fields):
+    usual, changed = Devices().rule(), Devices(**{role: "replicated"}).rule()
     for tree in (state, frozen):
-        assert cut(tree, changed) == cut(tree, usual) - fields
+        assert sharded(tree, changed) == sharded(tree, usual) - fields
 
 
 def test_a_tree_of_one_role_lies_as_that():
     ((path, _),) = jax.tree_util.tree_leaves_with_path(MODEL)
-    whole_rewards = config("--mesh.reward", "whole")
-    assert rule(whole_rewards, "reward")(path, 2) == (None, None)
-    assert rule(whole_rewards, "policy")(path, 2) == ("fsdp", "tensor")
+    replicated = Devices(reward="replicated")
+    assert replicated.rule("reward")(path, 2) == (None, None)
+    assert replicated.rule("policy")(path, 2) == ("fsdp", "tensor")
 
 
-def test_under_pmap_everything_is_whole(state):
-    assert not cut(state, rule(config("--mesh.pmap")))
+def test_under_pmap_everything_is_replicated(state):
+    assert not sharded(state, Devices(pmap=True).rule())
 
 
 def test_there_is_at_least_one_micro_batch():
     with pytest.raises(InputError, match=r"mesh\.micro_batches is 0; set it to 1 or more"):
-        mesh_of(config("--mesh.micro-batches", "0"))
+        Devices(micro_batches=0).mesh()

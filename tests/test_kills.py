@@ -1,8 +1,10 @@
-"""SIGKILL at random moments, inside saves too: the same command again ends with the same bits."""
+"""SIGKILL at random moments, inside saves too: the same command again ends with the same bits.
+
+KILLS says how many moments are drawn for one process, and for two.
+"""
 
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,43 +18,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
-from test_experiments import (
-    ROOT,
-    STAGES,
-    TWO_DEVICES,
-    compiled_once,
-    environment,
-    final_hash,
-    program_line,
-    uninterrupted,
-)
 
-__all__ = ["compiled_once", "uninterrupted"]  # their fixtures, for a run of their own
+from tests.small_run import ROOT, TWO_DEVICES, copy_before, environment, final_hash, last_step, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
-KILLED = ("pretrain", "reward_model", "ppo_ptx")  # each is its program's name as well
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("compiled_once")]
+KILLED = ("pretrain", "reward_model", "ppo_ptx")
+KILLS = int(os.environ.get("KILLS", "20"))
 OFTEN = ["--runtime.save-every", "1"]
 
 
 def moments(count: int) -> list:
     """(stage, how much of it is done, inside a save or not, seconds to wait after that)"""
-    rng = random.Random(count)
+    rng = random.Random(20)
     drawn = [(KILLED[n % 3], rng.random(), n % 2 == 0, rng.uniform(0, 0.2)) for n in range(count)]
     return [pytest.param(*m, id=f"{m[0]}-{m[1]:.0%}-{'saving' if m[2] else 'anywhere'}") for m in drawn]
-
-
-def prepared(stage: str, source: Path, out: Path) -> None:
-    """What the stage starts from, with what it reads beside its checkpoints."""
-    out.mkdir()
-    shutil.copy(source / "tokenizer.model", out)
-    for earlier in STAGES[: STAGES.index(stage)]:
-        shutil.copytree(source / earlier, out / earlier)
-    ours = shutil.ignore_patterns("checkpoints", "metrics.jsonl", "tensorboard")
-    shutil.copytree(source / stage, out / stage, ignore=ours)
-
-
-def last_step(stage: Path) -> int:
-    return max(int(path.name) for path in (stage / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def kill(lines: list[list[str]], due: Callable[[], bool], while_it: Callable[[], bool]) -> None:
@@ -101,11 +80,11 @@ def finish(lines: list[list[str]], more: dict[str, str]) -> None:
         assert process.returncode == 0, said[-3000:]
 
 
-@pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(20))
+@pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(KILLS))
 def test_killed_at_a_random_moment_it_ends_bit_for_bit_the_same(uninterrupted, tmp_path, stage, share, saving, seconds):
     out = tmp_path / "killed"
-    prepared(stage, uninterrupted, out)
-    lines = [program_line(stage, out, *OFTEN)]
+    copy_before(stage, uninterrupted, out)
+    lines = [until(stage, out, *OFTEN)]
     kill_in(out / stage, lines, last_step(uninterrupted / stage), share, saving, seconds)
     finish(lines, {})
     assert final_hash(out / stage) == final_hash(uninterrupted / stage)
@@ -117,7 +96,7 @@ def two(stage: str, out: Path) -> list[list[str]]:
         free.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{free.getsockname()[1]}"
     more = [*OFTEN, "--mesh.data", "2", "--coordinator", where, "--processes", "2", "--process"]
-    return [program_line(stage, out, *more, str(process)) for process in (0, 1)]
+    return [until(stage, out, *more, str(process)) for process in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +106,17 @@ def by_two(uninterrupted, tmp_path_factory):
     @cache
     def end(stage: str) -> str:
         out = tmp_path_factory.mktemp("two") / "whole"
-        prepared(stage, uninterrupted, out)
+        copy_before(stage, uninterrupted, out)
         finish(two(stage, out), {})
         return final_hash(out / stage)
 
     return end
 
 
-@pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(20))
+@pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(KILLS))
 def test_two_processes_killed_at_a_random_moment(uninterrupted, by_two, tmp_path, stage, share, saving, seconds):
     out = tmp_path / "killed"
-    prepared(stage, uninterrupted, out)
+    copy_before(stage, uninterrupted, out)
     kill_in(out / stage, two(stage, out), last_step(uninterrupted / stage), share, saving, seconds)
     finish(two(stage, out), {})
     assert final_hash(out / stage) == by_two(stage)
@@ -146,9 +125,9 @@ def test_two_processes_killed_at_a_random_moment(uninterrupted, by_two, tmp_path
 @pytest.mark.parametrize("stage", KILLED)
 def test_killed_and_resumed_on_another_mesh_it_ends_the_same_to_1e_5(uninterrupted, tmp_path, stage):
     out, total = tmp_path / "killed", last_step(uninterrupted / stage)
-    prepared(stage, uninterrupted, out)
-    kill_in(out / stage, [program_line(stage, out, *OFTEN)], total, 0.5, saving=True, seconds=0)
-    finish([program_line(stage, out, *OFTEN, "--mesh.data", "2")], TWO_DEVICES)
+    copy_before(stage, uninterrupted, out)
+    kill_in(out / stage, [until(stage, out, *OFTEN)], total, 0.5, saving=True, seconds=0)
+    finish([until(stage, out, *OFTEN, "--mesh.data", "2")], TWO_DEVICES)
     one, other = (arrays(each / stage / "checkpoints" / str(total) / "state") for each in (uninterrupted, out))
     if stage == "reward_model":
         one, other = with_one_constant(one), with_one_constant(other)

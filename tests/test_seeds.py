@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from experiments.seeds import seeds
+from experiments.seeds import main, seeds
 from rlhf_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +48,11 @@ def test_runs_that_are_no_repetitions_are_refused(tmp_path):
         seeds([first, tmp_path / "nothing"])
 
 
-def test_the_command_prints_both_tables_or_its_usage(tmp_path):
+def test_the_command_prints_both_tables_or_its_usage(tmp_path, monkeypatch):
     folders = [finished(tmp_path / str(i), i, gold) for i, gold in enumerate((1.0, 2.0))]
-    command = [sys.executable, "experiments/seeds.py"]
-    done = subprocess.run([*command, *map(str, folders)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "experiments/seeds.py", *map(str, folders)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("Gold reward") == 2 and "1.50" in done.stdout
-    alone = subprocess.run([*command, str(folders[0])], cwd=ROOT, capture_output=True, text=True)
-    assert alone.returncode == 2 and "usage:" in alone.stderr + alone.stdout
+    monkeypatch.setattr(sys, "argv", command[1:3])
+    with pytest.raises(InputError, match="usage:"):
+        main()

@@ -3,6 +3,7 @@
 from rlhf_jax.data.chat import TooLongError, encode_chat, encode_chats, render_chat
 from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template
 from rlhf_jax.data.comparisons import Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
+from rlhf_jax.data.content import content_sha256
 from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, text_documents
 from rlhf_jax.data.demonstrations import (
     Demonstration,
@@ -55,6 +56,7 @@ __all__ = [
     "batch_indices",
     "check_vocabulary",
     "coefficient_table",
+    "content_sha256",
     "drop_shared_prefixes",
     "encode_chat",
     "encode_chats",

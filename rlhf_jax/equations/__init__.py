@@ -37,7 +37,7 @@ from rlhf_jax.equations.ranking import (
     ranking_loss,
     rating_loss,
 )
-from rlhf_jax.equations.schedules import cosine, linear, linear_warmup
+from rlhf_jax.equations.schedules import constant, cosine, linear, linear_decay, linear_warmup
 from rlhf_jax.equations.scores import ensemble_score, normalised, nothing_seen, seen
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "best_of_n_kl",
     "clipped_policy_loss",
     "clipped_value_loss",
+    "constant",
     "cosine",
     "dpo_loss",
     "ema",
@@ -65,6 +66,7 @@ __all__ = [
     "kto_loss",
     "leave_one_out",
     "linear",
+    "linear_decay",
     "linear_warmup",
     "log_ratio_margin",
     "logistic",

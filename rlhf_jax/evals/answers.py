@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
-from rlhf_jax.models import LanguageModel, Sampling, generate, rows_together
+from rlhf_jax.models import LanguageModel, Sampling, generate, replicate_rows
 from rlhf_jax.types import PromptBatch, Response
 
 
@@ -55,7 +55,7 @@ def answer(
         part = PromptBatch(prompts.tokens[rows], prompts.mask[rows])
         at = jax.random.fold_in(key, start)
         written = _write(params, part, at, model, max_tokens, sampling, eos, pad)
-        responses.append(jax.device_get(rows_together(written)))
+        responses.append(jax.device_get(replicate_rows(written)))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:N], *responses)
     return Answers(prompts, joined)
 
@@ -74,5 +74,5 @@ def scores(
     N, parts = len(tokens), []
     for start in range(0, N, batch):
         rows = np.arange(start, start + batch) % N
-        parts.append(np.asarray(rows_together(score(params, tokens[rows], mask[rows]))))
+        parts.append(np.asarray(replicate_rows(score(params, tokens[rows], mask[rows]))))
     return np.concatenate(parts)[:N]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
 from rlhf_jax.equations import entropy, states_before, token_logps
-from rlhf_jax.models import LanguageModel, hidden_states, over_logits, rows_together
+from rlhf_jax.models import LanguageModel, hidden_states, over_logits, replicate_rows
 from rlhf_jax.types import AnyArray, TextBatch
 
 
@@ -63,7 +63,7 @@ def per_row(
     N, parts = len(rows.tokens), []
     for start in range(0, N, batch):
         at = np.arange(start, start + batch) % N
-        parts.append(jax.device_get(rows_together(_score(params, rows.tokens[at], rows.predict[at], model))))
+        parts.append(jax.device_get(replicate_rows(_score(params, rows.tokens[at], rows.predict[at], model))))
     total, tokens, greedy = (np.concatenate(column)[:N] for column in zip(*parts, strict=True))
     return total, tokens, greedy
 

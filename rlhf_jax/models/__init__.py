@@ -15,11 +15,19 @@ from rlhf_jax.models.heads import (
     scalar_head,
     scalars,
 )
+from rlhf_jax.models.logits_processors import (
+    Processors,
+    Sampling,
+    penalise,
+    process_logits,
+    processors_of,
+    reprocess_logits,
+)
 from rlhf_jax.models.lora import init_lora, merge_lora
-from rlhf_jax.models.placement import mesh_axes, rows_together
+from rlhf_jax.models.placement import mesh_axes, replicate_rows
 from rlhf_jax.models.pretrained import Pretrained, load_pretrained, read_decoder, save_pretrained
-from rlhf_jax.models.rope import Rope
-from rlhf_jax.models.rows import all_rows, averaged_over, by_rows, own_rows
+from rlhf_jax.models.rope import ROPE_SCALINGS, Rope
+from rlhf_jax.models.rows import all_gather_rows, averaged_over, by_rows, local_rows
 from rlhf_jax.models.sampling import draw, generate
 from rlhf_jax.models.transformer import (
     Cache,
@@ -30,49 +38,49 @@ from rlhf_jax.models.transformer import (
     stack_blocks,
     unstack_blocks,
 )
-from rlhf_jax.models.warping import Drawn, Sampling, drawn, penalise, rewarp, warp
 
 __all__ = [
+    "ROPE_SCALINGS",
     "Adapted",
     "AnyLanguageModel",
     "AnyScalarModel",
     "Cache",
-    "Drawn",
     "LanguageModel",
     "Pretrained",
+    "Processors",
     "Rope",
     "Sampling",
     "ScalarModel",
     "Transformer",
     "TransformerConfig",
-    "all_rows",
+    "all_gather_rows",
     "averaged_over",
     "by_rows",
     "draw",
-    "drawn",
     "empty_cache",
     "generate",
     "hidden_states",
     "init_lora",
     "last_token_score",
     "load_pretrained",
+    "local_rows",
     "logits",
     "merge_lora",
     "mesh_axes",
     "over_logits",
-    "own_rows",
     "penalise",
     "positions_of",
+    "process_logits",
+    "processors_of",
     "read_decoder",
     "read_transformer_config",
-    "rewarp",
-    "rows_together",
+    "replicate_rows",
+    "reprocess_logits",
     "save_pretrained",
     "scalar_from_language_model",
     "scalar_head",
     "scalars",
     "stack_blocks",
     "unstack_blocks",
-    "warp",
     "write_transformer_config",
 ]

@@ -61,28 +61,28 @@ def mesh_axes(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
     return (*stacked, *(None if axis is None else RULES[axis] for axis in axes))
 
 
-def rows_apart(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+def constrain_rows(x_btd: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The same, held to lie by rows where the program is compiled for a mesh with those axes (jax.set_mesh): left alone, the
     compiler may cut the residual stream as the matrices are, and exchange it all the time."""
-    if _mesh() is None or len(x_btd) % row_devices():
+    if _mesh() is None or len(x_btd) % row_shards():
         return x_btd
     return jax.lax.with_sharding_constraint(x_btd, PartitionSpec(("data", "fsdp"), None, None))
 
 
-def row_devices() -> int:
+def row_shards() -> int:
     """Over how many devices, or groups of them, the rows of a batch are spread by that mesh; 1 without one."""
     mesh = _mesh()
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def rows_together(tree: T) -> T:
+def replicate_rows(tree: T) -> T:
     """All rows on every device of that mesh, so that each process can read them. With several, each has to call it."""
     if _mesh() is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), tree)
 
 
-def whole_vectors(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:
+def replicate_columns(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:
     """A table about to be looked up, on such a mesh with its vectors in one piece: the rows of what is read there lie on
     "fsdp", so its columns cannot."""
     mesh = _mesh()

@@ -42,6 +42,9 @@ class Yarn:
         return usual if self.attention is None else self.attention
 
 
+ROPE_SCALINGS = {kind.__name__: kind for kind in (Linear, Llama3, Yarn)}
+
+
 @dataclass(frozen=True)
 class Rope:
     theta: float = 10_000.0  # the base of the frequencies

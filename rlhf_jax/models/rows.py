@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.models.heads import AnyLanguageModel, AnyScalarModel
-from rlhf_jax.models.placement import row_devices
+from rlhf_jax.models.placement import row_shards
 
 T = TypeVar("T")
 
@@ -30,12 +30,12 @@ def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *row
     over the axis (`averaged_over`).
     """
     axis_name = model.config.axis_name
-    rows = own_rows(rows, axis_name)
+    rows = local_rows(rows, axis_name)
     B = len(jax.tree.leaves(rows)[0])
-    devices = row_devices()
+    devices = row_shards()
     parts = math.gcd(B // devices if B % devices == 0 else B, model.config.micro_batches)
     if parts == 1:
-        return all_rows(fn(*rows), axis_name)
+        return all_gather_rows(fn(*rows), axis_name)
 
     def cut(x: jax.Array) -> jax.Array:  # every part has rows of all devices
         return jnp.moveaxis(jnp.asarray(x).reshape(B // parts, parts, *x.shape[1:]), 1, 0)
@@ -43,10 +43,10 @@ def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *row
     part = jax.checkpoint(lambda part: fn(*part), prevent_cse=False)
     found = jax.lax.map(part, jax.tree.map(cut, rows))
     found = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, *x.shape[2:]), found)
-    return all_rows(found, axis_name)
+    return all_gather_rows(found, axis_name)
 
 
-def own_rows(tree: T, axis_name: str | None) -> T:
+def local_rows(tree: T, axis_name: str | None) -> T:
     """This device's share of the rows of every leaf, in the order of the devices; all of them without an axis. InputError:
     they do not divide evenly."""
     if axis_name is None:
@@ -63,7 +63,7 @@ def own_rows(tree: T, axis_name: str | None) -> T:
     return jax.tree.map(own, tree)
 
 
-def all_rows(tree: T, axis_name: str | None) -> T:
+def all_gather_rows(tree: T, axis_name: str | None) -> T:
     """The shares of all devices, back together."""
     if axis_name is None:
         return tree

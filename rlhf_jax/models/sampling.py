@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlhf_jax.models.heads import AnyLanguageModel, hidden_states
 from rlhf_jax.models.heads import logits as unembed
-from rlhf_jax.models.rows import all_rows, own_rows
+from rlhf_jax.models.logits_processors import Sampling, penalise, process_logits
+from rlhf_jax.models.rows import all_gather_rows, local_rows
 from rlhf_jax.models.transformer import empty_cache
-from rlhf_jax.models.warping import Sampling, penalise, warp
 from rlhf_jax.types import PromptBatch, Repetition, Response
 
 
@@ -27,7 +27,7 @@ def draw(key: Key[Array, ""], logits: Float[Array, "B V"], axis_name: str | None
     blocks = jnp.pad(weights, ((0, 0), (0, -V % width))).reshape(B, -1, width)
     mass = jnp.sum(blocks, axis=-1)
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    u = own_rows(jax.random.uniform(key, (B * devices,)), axis_name)
+    u = local_rows(jax.random.uniform(key, (B * devices,)), axis_name)
     block, rest = _invert(mass, u * jnp.sum(mass, axis=-1))
     inside, _ = _invert(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
     return block * width + inside
@@ -68,7 +68,7 @@ def generate(
     if samples < 1 or () in stops:
         raise ValueError(f"generate needs samples ≥ 1 and stop sequences of a token or more, not {samples} and {stops}")
     P, T, V, axis_name = prompts.tokens.shape[1], max_tokens, model.config.vocab_size, model.config.axis_name
-    prompts = own_rows(prompts, axis_name)
+    prompts = local_rows(prompts, axis_name)
     truncated, penalty = sampling.truncates(V), sampling.repetition_penalty
     mask = jnp.pad(prompts.mask, ((0, 0), (0, T)))
     hidden, cache = hidden_states(model, params, prompts.tokens, mask, empty_cache(model.config, len(mask), P + T), 0)
@@ -86,7 +86,7 @@ def generate(
         t, logits, cache, mask, done, response = loop
         if response.repetition is not None:
             logits = penalise(logits, response.repetition.since <= t, penalty)
-        logits = warp(logits, sampling)
+        logits = process_logits(logits, sampling)
         token = jnp.where(done, pad, draw(jax.random.fold_in(key, t), logits, axis_name))
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
         response = replace(
@@ -118,7 +118,7 @@ def generate(
         repetition=None if penalty == 1 else _repetition(prompts, T, V, penalty),
     )
     loop = (jnp.int32(0), first, cache, mask, jnp.zeros(B, bool), nothing)
-    return all_rows(jax.lax.while_loop(unfinished, one_token, loop)[-1], axis_name)
+    return all_gather_rows(jax.lax.while_loop(unfinished, one_token, loop)[-1], axis_name)
 
 
 def _ends_with(tokens: Int[Array, "B T"], t: Int[Array, ""], stop: tuple[int, ...]) -> Bool[Array, " B"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import Linear
-from rlhf_jax.models.placement import rows_apart, whole_vectors
+from rlhf_jax.models.placement import constrain_rows, replicate_columns
 from rlhf_jax.models.rope import Rope, rotate
 
 PLAIN = Rope()
@@ -182,10 +182,10 @@ class Attention(nn.Module):
         return _either(slides, rotate(x_bthe, at.positions_bt, c.local_rope), rotate(x_bthe, at.positions_bt, c.rope))
 
 
-def _either(slides, local, everywhere):
+def _either(slides, local, replicated):
     if isinstance(slides, bool):
-        return local if slides else everywhere
-    return jnp.where(slides, local, everywhere)
+        return local if slides else replicated
+    return jnp.where(slides, local, replicated)
 
 
 def _put(kept_bkse, new_bkte, column):
@@ -251,7 +251,7 @@ def embed(count: int, deviation: float, config: TransformerConfig, name: str) ->
     """A table of so many vectors of the residual stream."""
 
     def promoted(*tables: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
-        return [whole_vectors(table_vd) for table_vd in promote_dtype(*tables, dtype=dtype, inexact=inexact)]
+        return [replicate_columns(table_vd) for table_vd in promote_dtype(*tables, dtype=dtype, inexact=inexact)]
 
     init, dtype = nn.initializers.normal(deviation), config.compute
     return nn.Embed(count, config.width, embedding_init=init, dtype=dtype, promote_dtype=promoted, name=name)
@@ -281,7 +281,7 @@ class Block(nn.Module):
         attended = dropout(after(attended, "attention"))
         read = x_btd if c.parallel else x_btd + attended
         mixed = dropout(after(mlp(before(read, "mlp")), "mlp"))
-        return rows_apart(read + mixed + attended if c.parallel else read + mixed), layer_cache
+        return constrain_rows(read + mixed + attended if c.parallel else read + mixed), layer_cache
 
 
 class Transformer(nn.Module):
@@ -315,7 +315,7 @@ class Transformer(nn.Module):
             x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
         if c.position == "learned":
             x_btd = x_btd + embed(c.context, 0.01, c, "position")(positions_bt)
-        x_btd = rows_apart(nn.Dropout(c.dropout, deterministic=deterministic)(x_btd))
+        x_btd = constrain_rows(nn.Dropout(c.dropout, deterministic=deterministic)(x_btd))
 
         block: Any = nn.remat(Block) if c.remat else Block
         if c.scan:

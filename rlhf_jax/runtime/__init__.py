@@ -1,58 +1,69 @@
 """Devices, disk and clock: knows no algorithm."""
 
 from rlhf_jax.runtime.checkpoint import Checkpoints
-from rlhf_jax.runtime.files import require_writable, write_atomically
+from rlhf_jax.runtime.files import file_sha256, locked, require_writable, write_atomically
 from rlhf_jax.runtime.hosts import first_process, join_processes
+from rlhf_jax.runtime.made import Made
 from rlhf_jax.runtime.mesh import (
     ROWS,
     Rule,
     cores_as_devices,
-    everywhere,
     gather_rows,
     jitted,
     join_rows,
-    lies,
     make_mesh,
     mapped,
     place,
+    replicated,
     rows_here,
     shapes_on,
     shard_rows,
+    sharding_of,
 )
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
+from rlhf_jax.runtime.origin import Origin, set_aside
 from rlhf_jax.runtime.program import run
-from rlhf_jax.runtime.progress import progress, say
+from rlhf_jax.runtime.progress import info, progress
+from rlhf_jax.runtime.source import source_name, source_sha256
 from rlhf_jax.runtime.stage import Stage
-from rlhf_jax.runtime.tree_hash import tree_hash
+from rlhf_jax.runtime.tree_hash import leaf_sums, tree_hash
 from rlhf_jax.runtime.watch import Watch, check_finite
 
 __all__ = [
     "ROWS",
     "Checkpoints",
+    "Made",
     "MetricsWriter",
+    "Origin",
     "Rule",
     "Stage",
     "Watch",
     "check_finite",
     "cores_as_devices",
-    "everywhere",
+    "file_sha256",
     "first_process",
     "gather_rows",
+    "info",
     "jitted",
     "join_processes",
     "join_rows",
-    "lies",
+    "leaf_sums",
+    "locked",
     "make_mesh",
     "mapped",
     "place",
     "progress",
     "read_metrics",
+    "replicated",
     "require_writable",
     "rows_here",
     "run",
-    "say",
+    "set_aside",
     "shapes_on",
     "shard_rows",
+    "sharding_of",
+    "source_name",
+    "source_sha256",
     "tree_hash",
     "write_atomically",
 ]

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 from orbax.checkpoint.checkpoint_managers import LatestN, PreservationPolicy
@@ -21,11 +21,11 @@ from orbax.checkpoint.options import AsyncOptions
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.files import disk_reason
-from rlhf_jax.runtime.progress import say
-from rlhf_jax.runtime.tree_hash import tree_hash
+from rlhf_jax.runtime.progress import info
+from rlhf_jax.runtime.tree_hash import hash_of_sums, leaf_sums, path_name, tree_hash
 
-# Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
-logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+Place = Callable[[tuple[str, ...], tuple[int, ...]], Sharding]  # a leaf's path and shape → where it is to lie
+T = TypeVar("T")
 
 
 class _DamagedError(Exception):
@@ -51,7 +51,7 @@ class Checkpoints:
         """Saves in the background, whole or not at all; does nothing if the step is there already.
 
         `state` is a pytree of arrays, sharded or not, typed keys included; it may be donated as soon as save
-        returns. `record` is a JSON object; save adds "step", "leaves" (path, shape and dtype of each),
+        returns. `record` is a JSON object; save adds "step", "leaves" (path, shape, dtype and checksum of each),
         "sha256" (`tree_hash` of the state, computed before save returns) and "seal" (sha256 of the record).
         InputError if the disk is full or read-only, here or at the next save, wait or close.
         """
@@ -59,10 +59,9 @@ class Checkpoints:
             self._set_aside_damaged()
             if step in self.steps():
                 return
-            leaves = [
-                {"path": path, "shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in _leaves(state)
-            ]
-            whole = record | {"step": step, "leaves": leaves, "sha256": tree_hash(state)}
+            sums = leaf_sums(state)
+            leaves = [leaf._asdict() for leaf in sums]
+            whole = record | {"step": step, "leaves": leaves, "sha256": hash_of_sums(sums)}
             whole = json.loads(json.dumps(whole))  # as it will be read: tuples become lists, keys strings
             arguments = ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
@@ -101,25 +100,20 @@ class Checkpoints:
         the next save. InputError if the step named is missing or damaged, if none is intact, or if the
         leaves' paths, shapes or dtypes differ from the target's.
         """
-        if step is not None:
-            try:
-                return self._restore(target, step)
-            except _DamagedError as error:
-                raise InputError(f"{self.folder}: step {step} {error}; name one of {self.steps()}") from error
-        damage = {}
-        for candidate in reversed(self.steps()):
-            try:
-                restored = self._restore(target, candidate)
-            except _DamagedError as error:
-                damage[candidate] = str(error)
-                continue
-            if damage:
-                say(f"{self.folder}: {_listed(damage)}; using step {candidate} instead")
-            self._damaged = list(damage)
-            return restored
-        if damage:
-            raise InputError(f"{self.folder}: no checkpoint is intact ({_listed(damage)}); name another out folder")
-        return None
+        return self._intact(lambda candidate: self._restore(target, candidate), step)
+
+    def read(self, part: str, step: int | None = None, place: Place | None = None) -> tuple[PyTree, dict]:
+        """One part of the state, such as "params", and the record, of a step or of the newest intact one.
+
+        It comes as nested dicts and lists under the names by which it was saved, in the dtypes in which it was saved; the
+        rest of the state is not read. place says where a leaf is to lie, by its path inside the part and its shape; without
+        it each lies on this process's first device. With several processes each has to call it. InputError as for `restore`,
+        and if there is no step, or no such part.
+        """
+        found = self._intact(lambda candidate: self._read_part(part, candidate, place), step)
+        if found is None:
+            raise InputError(f"{self.folder} holds no checkpoint; train it first, or name another folder")
+        return found
 
     def wait(self) -> None:
         """Returns when everything is on disk; InputError if the disk is full or read-only."""
@@ -160,20 +154,87 @@ class Checkpoints:
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._damaged = []
 
+    def _intact(self, read: Callable[[int], T], step: int | None) -> T | None:
+        """What `read` makes of a step, or of the newest intact one; None if there is none on disk."""
+        if step is not None:
+            try:
+                return read(step)
+            except _DamagedError as error:
+                raise InputError(f"{self.folder}: step {step} {error}; {self._others_than(step)}") from error
+        damage = {}
+        for candidate in reversed(self.steps()):
+            try:
+                found = read(candidate)
+            except _DamagedError as error:
+                damage[candidate] = str(error)
+                continue
+            if damage:
+                info(f"{self.folder}: {_listed(damage)}; using step {candidate} instead")
+            self._damaged = list(damage)
+            return found
+        if damage:
+            raise InputError(f"{self.folder}: no checkpoint is intact ({_listed(damage)}); name another out folder")
+        return None
+
+    def _others_than(self, step: int) -> str:
+        """What else there is, as far as their records tell, since reading all arrays for a sentence would take long."""
+        others = [
+            each for each in self.steps() if each != step and each not in self._damaged and self._has_record(each)
+        ]
+        return f"name one of {others}" if others else "no other is intact, name another out folder"
+
+    def _has_record(self, step: int) -> bool:
+        try:
+            self._read_record(step)
+        except _DamagedError:
+            return False
+        return True
+
     def _restore(self, target: PyTree, step: int) -> tuple[PyTree, dict]:
         record = self._read_record(step)
         self._require_same_leaves(target, step, record)
-        try:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                arguments = ocp.args.StandardRestore(jax.tree.map(_abstract, target))
-                state = reader.restore(self.folder / str(step) / "state", args=arguments)
-        except Exception as error:  # Orbax raises a bare Exception for an array that cannot be read
-            if isinstance(error.__cause__ or error, jax.errors.JaxRuntimeError):
-                raise  # the device's trouble (no memory left), not the disk's
-            raise _DamagedError("cannot be read") from error
+        with _damaged_if_unreadable(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            arguments = ocp.args.StandardRestore(jax.tree.map(_abstract, target))
+            state = reader.restore(self._state(step), args=arguments)
         if tree_hash(state) != record["sha256"]:
             raise _DamagedError("holds other bytes than were saved")
         return state, record
+
+    def _read_part(self, part: str, step: int, place: Place | None) -> tuple[PyTree, dict]:
+        record = self._read_record(step)
+        saved = {leaf["path"]: leaf for leaf in record["leaves"]}
+        if any("sum" not in leaf for leaf in saved.values()):
+            raise InputError(
+                f"{self.folder / str(step)} was saved by an earlier version of rlhf_jax; train it again in another out folder"
+            )
+        with _damaged_if_unreadable():
+            structure = ocp.PyTreeCheckpointHandler().metadata(self._state(step)).tree
+        if part not in structure:
+            raise InputError(f"{self.folder / str(step)} holds no {part}; name one of {', '.join(structure)}")
+
+        def target(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+            inside = tuple(path_name((key,)) for key in path[1:])
+            shape = tuple(saved.get(path_name(path), {"shape": leaf.shape})["shape"])  # a key's, not that of its words
+            where = place(inside, shape) if place else SingleDeviceSharding(jax.local_devices()[0])
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+        wanted = jax.tree_util.tree_map_with_path(target, {part: structure[part]})
+        found = wanted
+        if jax.tree.leaves(wanted):  # else there is nothing to read, as of a part that is None
+            with _damaged_if_unreadable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                arguments = ocp.args.PyTreeRestore(
+                    item=wanted,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                    partial_restore=True,  # what is not in `wanted` stays on the disk
+                )
+                found = reader.restore(self._state(step), args=arguments)
+        read = {leaf.path: leaf._asdict() for leaf in leaf_sums(found)}
+        if read != {path: leaf for path, leaf in saved.items() if path == part or path.startswith(f"{part}/")}:
+            raise _DamagedError(f"holds other bytes of {part} than were saved")
+        return found[part], record
+
+    def _state(self, step: int) -> Any:  # Orbax declares another kind of path, and takes this one
+        return self.folder / str(step) / "state"
 
     def _figure_of(self, step: int) -> float | None:
         try:
@@ -221,6 +282,16 @@ class Checkpoints:
             ) from error
 
 
+@contextmanager
+def _damaged_if_unreadable() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax raises a bare Exception for an array that cannot be read
+        if isinstance(error.__cause__ or error, jax.errors.JaxRuntimeError):
+            raise  # the device's trouble (no memory left), not the disk's
+        raise _DamagedError("cannot be read") from error
+
+
 @dataclass
 class _NewestAndBest(PreservationPolicy):
     """Ours, because Orbax's BestN knows the figures of the present process only: see the test of a restart."""
@@ -241,8 +312,7 @@ def _best(figures: Mapping[int, float | None]) -> int | None:
 
 
 def _leaves(tree: PyTree) -> list[tuple[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]]:
-    paths_and_leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths_and_leaves]
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:

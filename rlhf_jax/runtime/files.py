@@ -1,7 +1,11 @@
 """Files that are whole or absent, and one sentence for a disk that takes no more."""
 
 import errno
+import fcntl
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_jax.errors import InputError
@@ -70,3 +74,34 @@ def require_writable(folder: Path) -> None:
         if reason is None:
             raise
         raise InputError(f"cannot write to {folder}: {reason}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is created, until the `with` ends or the process dies.
+
+    InputError if another process keeps it. A disk that knows no locks keeps nobody out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "of unknown number"
+            raise InputError(
+                f"{folder}: another process ({holder}) is at work in it; wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's content. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 import os
 
 import jax
+from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import InputError
 
@@ -39,3 +40,9 @@ def join_processes(coordinator: str, processes: int | None = None, process: int 
 def first_process() -> bool:
     """Whether this process is the one that writes and speaks for all. Does not start JAX's devices."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Waits until every process is here; of a single one it asks nothing. Does not start JAX's devices for it."""
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(name)

@@ -67,7 +67,7 @@ class Interruption:
 
 
 def _write(sentence: str) -> None:
-    """Not by `say`: the signal may have come while that was printing."""
+    """Not by `info`: the signal may have come while that was printing."""
     with suppress(OSError):
         os.write(2, sentence.encode())
 

@@ -5,6 +5,7 @@ fsdp     rows of the batch too; parameters, their moments and averages cut into 
 tensor   one row's matrices and vocabulary cut into as many pieces
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ Rule = Callable[[tuple[Any, ...], int], tuple[str | None, ...]]  # a leaf's path
 def cores_as_devices(count: int) -> None:
     """Where there is no accelerator, so many devices, for a core each. Once JAX is in use, the devices stay as they are."""
     if count > 1:
+        # Collectives between the devices of one CPU deadlock on fewer threads than this.
+        os.environ.setdefault("PJRT_NPROC", "16")
         with suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
 
@@ -48,33 +51,33 @@ def make_mesh(data: int, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] 
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:wanted])
 
 
-def everywhere(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
+def replicated(path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
     """The rule by which every leaf is whole on every device."""
     return (None,) * ndim
 
 
-def lies(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh, rule: Rule) -> NamedSharding:
+def sharding_of(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh, rule: Rule) -> NamedSharding:
     """How a leaf lies by a rule. A dimension that its axis does not divide is not cut."""
     axes = zip(rule(path, len(shape)), shape, strict=True)
     return NamedSharding(mesh, PartitionSpec(*(a if a and n % mesh.shape[a] == 0 else None for a, n in axes)))
 
 
-def shapes_on(mesh: Mesh, tree: PyTree, rule: Rule = everywhere) -> PyTree:
+def shapes_on(mesh: Mesh, tree: PyTree, rule: Rule = replicated) -> PyTree:
     """Of every array or shape its jax.ShapeDtypeStruct with how it lies by a rule: what a checkpoint is restored to."""
 
     def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies(path, leaf.shape, mesh, rule))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of(path, leaf.shape, mesh, rule))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def place(tree: T, mesh: Mesh, rule: Rule = everywhere) -> T:
+def place(tree: T, mesh: Mesh, rule: Rule = replicated) -> T:
     """A copy of a tree, cut over the mesh by a rule; donating the copy leaves the original valid. What lies on several
     devices goes from device to device; of the rest, with several processes, each gives the whole and keeps its devices'
     pieces."""
 
     def placed(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        where = lies(path, leaf.shape, mesh, rule)
+        where = sharding_of(path, leaf.shape, mesh, rule)
         if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
             return jax.device_put(leaf, where).copy()
         # A copy of our own: device_put may alias what it is given, even with may_alias=False (jax 0.10.2),

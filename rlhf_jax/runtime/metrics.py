@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import jax
 from tensorboardX import SummaryWriter
@@ -21,11 +21,12 @@ class MetricsWriter:
 
     `start` is the number of steps already done, from the restored checkpoint: rows of later steps belong to a
     run that was cut off and are dropped, so that every step is there exactly once. `wandb` needs the extra
-    (InputError without it); each session is a W&B run of its own, in a group named as the folder.
+    (InputError without it); each session is a W&B run of its own, in a group named as the folder. Where `wandb` is a
+    mapping, it is the run's config there, by which runs can be filtered.
     """
 
-    def __init__(self, folder: Path, start: int, wandb: bool = False):
-        self._wandb = _open_wandb(folder, start) if wandb else None
+    def __init__(self, folder: Path, start: int, wandb: bool | Mapping[str, Any] = False):
+        self._wandb = None if wandb is False else _open_wandb(folder, start, wandb)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _NAME
         rows = [row for row in _rows(path) if row["step"] <= start]
@@ -84,9 +85,15 @@ def _rows(path: Path) -> list[dict]:
     return rows
 
 
-def _open_wandb(folder: Path, start: int):
+def _open_wandb(folder: Path, start: int, config: bool | Mapping[str, Any]):
     try:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
         raise InputError("W&B is not installed; run: pip install 'rlhf_jax[wandb]'") from error
-    return wandb.init(project="rlhf_jax", group=folder.name, name=f"{folder.name} from {start}", dir=str(folder))
+    return wandb.init(
+        project="rlhf_jax",
+        group=folder.name,
+        name=f"{folder.name} from {start}",
+        dir=str(folder),
+        config=dict(config) if isinstance(config, Mapping) else None,
+    )

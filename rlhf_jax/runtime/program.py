@@ -1,9 +1,14 @@
 """How a program ends: what the user can mend is one sentence and an exit code, all else a traceback."""
 
+import hashlib
+import logging
+import os
+import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import jax
@@ -11,7 +16,7 @@ import jax
 from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.runtime.files import disk_reason
 from rlhf_jax.runtime.interruption import STOPPED
-from rlhf_jax.runtime.progress import say
+from rlhf_jax.runtime.progress import info
 
 
 class _TerminatedError(BaseException):
@@ -19,7 +24,14 @@ class _TerminatedError(BaseException):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls main. InputError and a full or forbidden disk exit with 2, DivergenceError 1, Ctrl-C 130, SIGTERM 0."""
+    """Calls main. InputError and a full or forbidden disk exit with 2, DivergenceError 1, Ctrl-C 130, SIGTERM 0.
+
+    What is compiled stays in the user's cache folder for the next program; JAX_COMPILATION_CACHE_DIR names another, and
+    keeps nothing where it is empty.
+    """
+    # Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
+    logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+    _keep_what_is_compiled()
     try:
         with _terminable():
             main()
@@ -36,6 +48,33 @@ def run(main: Callable[[], None]) -> None:
         _exit(130, STOPPED)
     except _TerminatedError:
         _exit(0, STOPPED)
+
+
+def _keep_what_is_compiled() -> None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "rlhf_jax" / "xla" / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that takes nothing
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _processor() -> str:
+    """A name for this kind of processor: JAX would take one's code for another's where they share a home folder."""
+    kind = platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return kind
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{kind}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
@@ -57,5 +96,5 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _exit(code: int, sentence: str) -> None:
-    say(sentence, every_process=True)
+    info(sentence, every_process=True)
     raise SystemExit(code)

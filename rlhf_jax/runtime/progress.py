@@ -17,7 +17,7 @@ _TERMINAL_SECONDS = 0.1
 _console = Console(stderr=True)  # one for all, so that a sentence prints above a live bar
 
 
-def say(sentence: str, every_process: bool = False) -> None:
+def info(sentence: str, every_process: bool = False) -> None:
     """Prints one sentence to stderr; of several processes the first speaks for all."""
     if every_process or first_process():
         _console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def progress(title: str, total: int, start: int = 0) -> Iterator[Callable[..., N
         if bar is not None and task is not None:
             bar.update(task, completed=done, text=text)
         else:
-            say(f"{title} {text}")
+            info(f"{title} {text}")
 
     def advance(**figures: SupportsFloat) -> None:
         nonlocal done, latest

@@ -9,74 +9,110 @@ from typing import Any, TypeVar
 
 from jaxtyping import PyTree
 
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.runtime.checkpoint import Checkpoints
+from rlhf_jax.runtime.files import locked, write_atomically
 from rlhf_jax.runtime.hosts import first_process
 from rlhf_jax.runtime.interruption import Interruption
 from rlhf_jax.runtime.metrics import MetricsWriter
-from rlhf_jax.runtime.progress import progress, say
-from rlhf_jax.runtime.watch import Watch, check_finite
+from rlhf_jax.runtime.origin import CHECKPOINTS, Change, Origin, or_anew, record_of, require_same_origin
+from rlhf_jax.runtime.progress import info, progress
+from rlhf_jax.runtime.watch import Watch, check_finite, holds_nan
 
 State = TypeVar("State")
+DIVERGED = "diverged.json"  # says that, and where, the run met a figure that is not finite
+FREE_AFTER_DIVERGENCE = ("lr", "value_lr", "clip_norm", "warmup", "floor")  # the last part of a setting's key
 
 
 class Stage:
     """folder/checkpoints, folder/metrics.jsonl and folder/tensorboard.
 
-    config: what the result depends on, as JSON. parents: name → sha256 of the checkpoints that it starts from. A folder
-    that was made from something else is an InputError that names the key. program: the file that runs the stage, for
-    sentences. keep: how many of the newest checkpoints stay, None for all. best: the figure whose largest value marks one
-    more that stays; "" for none.
+    origin: what the result is made from. A folder that was made from something else is an InputError that names it. keep: how
+    many of the newest checkpoints stay, None for all. best: the figure whose largest value marks one more that stays; "" for
+    none. wandb: whether W&B gets the figures too; a dict is its config. fixed_length: why another number of steps needs a new
+    start, as a sentence for the user; "" where a longer run continues a shorter one.
+
+    After a DivergenceError the rates and limits of FREE_AFTER_DIVERGENCE may differ from what the folder was made with.
     """
 
     def __init__(
         self,
         folder: Path,
         steps: int,
-        config: Mapping,
-        tokenizer: str,
-        parents: Mapping[str, str],
-        program: str,
-        keep: int | None,
+        origin: Origin,
+        *,
+        keep: int | None = 2,
         best: str = "",
-        wandb: bool = False,
+        wandb: bool | dict[str, Any] = False,
+        fixed_length: str = "",
     ):
         self.folder = folder
         self.name = folder.name
         self.total = steps
-        self._program = program
         self._best = best
         self._wandb = wandb
-        self.record = {
-            "config": json.loads(json.dumps(config)),
-            "tokenizer": tokenizer,
-            "parents": dict(parents),
-        }
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep, best)
+        self.record = record_of(origin) | {"total": steps}
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, best)
         self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
-        latest = self.checkpoints.latest()
-        if latest is not None:
-            self._require_same_origin(self._newest_record())
+        self._changes: list[Change] = []
+        self._said_done = False
+        self._diverged = (folder / DIVERGED).exists()
+        found = self._newest_record()
+        if found is not None:
+            unfinished = found["step"] != found.get("total")
+            free = FREE_AFTER_DIVERGENCE if self._diverged and unfinished else ()
+            self._changes = require_same_origin(folder, found, self.record, free)
+            self._require_length(found, fixed_length)
+            if "changed" in found:
+                self.record["changed"] = found["changed"]
 
     @property
     def finished(self) -> bool:
+        """Whether the last step is saved."""
         return self.total in self.checkpoints.steps()
 
+    def done(self) -> bool:
+        """Whether the stage is finished; if so it says so, once."""
+        if self.finished and not self._said_done:
+            self._said_done = True
+            info(f"{self.name}: done, {self.total} steps")
+        return self.finished
+
     def resume(self, state: State) -> State:
-        """The state of the newest checkpoint, or the one given where there is none. Call before `steps`."""
+        """The state of the newest checkpoint, or the one given where there is none. Call before `steps`.
+
+        InputError if the run has diverged before that checkpoint was saved.
+        """
         restored = self.checkpoints.restore(state)
         if restored is None:
             return state
         state, self.resumed = restored
-        say(f"{self.name}: continues after step {self.resumed['data']['step']} of {self.total}")
+        after, total = self.resumed["step"], self.resumed["total"]
+        if self._diverged and holds_nan(state):  # the figures of a step are from before its update
+            raise InputError(
+                f"{self.folder}: the checkpoint of step {after} holds numbers that are nan already; delete "
+                f"{self.checkpoints.folder / str(after)} and run again, it continues from the one before"
+            )
+        if self._changes:
+            changed = [{"after": after, "key": key, "from": old, "to": new} for key, old, new in self._changes]
+            self.record["changed"] = [*self.resumed.get("changed", []), *changed]
+        news = ", ".join(
+            f"{change.key.rpartition('.')[2]} {change.new} instead of {change.old}" for change in self._changes
+        )
+        length = f", now to {self.total}" if total != self.total else "" if news else f" of {total}"
+        info(f"{self.name}: continues after step {after}{f' with {news}' if news else ''}{length}")
         return state
 
     def steps(self, start: int, watch: Watch | None = None) -> Iterator[int]:
         """The steps that are left. Inside the loop call `log` and then `save`; the end waits for the last save.
 
+        InputError if another process is at work in the folder.
+
         SIGTERM and Ctrl-C let the step at hand end, save it, say so and exit with 0 and 130; Ctrl-C again exits at once.
         """
         with ExitStack() as stack:
+            if first_process():
+                stack.enter_context(locked(self.folder))
             self._interruption = stack.enter_context(Interruption())
             self._stopped_by = 0
             self._metrics = MetricsWriter(self.folder, start, self._wandb) if first_process() else None
@@ -96,7 +132,7 @@ class Stage:
             if not self._stopped_by and not self.finished:
                 raise RuntimeError(f"{self.name}: the last step was not saved")
         if self._stopped_by:
-            say(f"{self.name}: saved step {self.checkpoints.latest()} of {self.total}; the same command continues")
+            info(f"{self.name}: saved step {self.checkpoints.latest()} of {self.total}; the same command continues")
             raise SystemExit(0 if self._stopped_by == signal.SIGTERM else 130)
 
     def log(self, i: int, metrics: Mapping[str, Any]) -> None:
@@ -128,6 +164,11 @@ class Stage:
             step, figures = self._written
             reached = {"data": {"step": i + 1}, "metrics": figures if step == i + 1 else {}}
             self.checkpoints.save(i + 1, state, self.record | reached | more())
+            if self._diverged:
+                self.checkpoints.wait()  # it is over once there is a checkpoint with what was changed
+                self._diverged = False
+                if first_process():
+                    (self.folder / DIVERGED).unlink(missing_ok=True)
 
     def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
         """State and record of the finished stage (or of one of its steps); InputError if it is not finished."""
@@ -154,13 +195,11 @@ class Stage:
         return self.checkpoints.record(self.total)["sha256"]
 
     def require_finished(self) -> None:
-        """InputError, with the program to run, if the stage is not finished."""
+        """InputError if the stage is not finished."""
         if not self.finished:
             latest = self.checkpoints.latest()
             found = "is not there" if latest is None else f"stopped at step {latest} of {self.total}"
-            raise InputError(
-                f"{self.folder}: the stage {self.name} {found}; run {self._program} with the same config first"
-            )
+            raise InputError(f"{self.folder}: the stage {self.name} {found}; finish it first")
 
     def _flush(self) -> None:
         if self._waiting is None:
@@ -171,39 +210,30 @@ class Stage:
         self._written = (step, values)
         if self._metrics is not None:
             self._metrics.write(step, values)
-        check_finite(self.name, step, values)
+        try:
+            check_finite(self.name, step, values)
+        except DivergenceError as error:
+            if first_process():
+                write_atomically(self.folder / DIVERGED, json.dumps({"step": step, "message": str(error)}) + "\n")
+            raise
         if self._watch is not None:
             self._watch.look(step, values)
 
-    def _newest_record(self) -> dict:
+    def _newest_record(self) -> dict | None:
         for step in reversed(self.checkpoints.steps()):
             try:
                 return self.checkpoints.record(step)
             except InputError:
                 continue  # `resume` says which steps are damaged
-        return self.record
-
-    def _require_same_origin(self, found: dict) -> None:
-        if found["tokenizer"] != self.record["tokenizer"]:
-            raise InputError(
-                f"{self.folder}: this checkpoint was trained with another tokenizer (sha256 {found['tokenizer'][:12]}, "
-                f"not {self.record['tokenizer'][:12]}); give it its own tokenizer, or choose another --out"
-            )
-        key = _first_difference(found["config"], self.record["config"])
-        if key is not None:
-            raise InputError(
-                f"{self.folder}: it was made with another {key}; set it back, choose another --out, or delete the folder"
-            )
-        for name, sha in self.record["parents"].items():
-            if found["parents"].get(name) != sha:
-                raise InputError(f"{self.folder}: it was made from another {name}; delete the folder to make it anew")
-
-
-def _first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for name in [*found, *wanted]:
-            different = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
-            if different:
-                return different
         return None
-    return None if found == wanted else f"{key} ({found!r}, not {wanted!r})"
+
+    def _require_length(self, found: dict, fixed_length: str) -> None:
+        reached, total = found["step"], found["total"]
+        if self.total < reached:
+            raise InputError(
+                f"{self.folder}: {reached} steps were run and {self.total} are asked for; ask for {reached} or more, "
+                f"{or_anew(self.folder)}"
+            )
+        if self.total != total and fixed_length:
+            were = "run" if reached == total else "planned"
+            raise InputError(f"{self.folder}: {total} steps were {were} and {self.total} are asked for; {fixed_length}")

@@ -6,9 +6,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import SupportsFloat
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
 from rlhf_jax.errors import DivergenceError
 from rlhf_jax.runtime.metrics import as_floats
-from rlhf_jax.runtime.progress import say
+from rlhf_jax.runtime.progress import info
 
 
 def check_finite(stage: str, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -16,9 +20,19 @@ def check_finite(stage: str, step: int, metrics: Mapping[str, SupportsFloat]) ->
     for name, value in as_floats(metrics).items():
         if not math.isfinite(value):
             raise DivergenceError(
-                f"{stage}, step {step}: {name} is {value}; lower the learning rate or the gradient "
-                "clip and run again, it continues from the last checkpoint"
+                f"{stage}, step {step}: {name} is {value}; lower the learning rate (lr, value_lr) or clip_norm "
+                "and run the same command again, it continues from the last checkpoint with them"
             )
+
+
+def holds_nan(tree: PyTree) -> bool:
+    """Whether a number anywhere in a tree is nan. With several processes each has to call it."""
+    return any(bool(_any_nan(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+@jax.jit
+def _any_nan(leaf):
+    return jnp.any(jnp.isnan(leaf))
 
 
 class Watch:
@@ -62,4 +76,4 @@ class Watch:
     def _warn(self, name: str, sentence: str) -> None:
         if name not in self._warned:
             self._warned.add(name)
-            say(sentence)
+            info(sentence)

@@ -1,14 +1,16 @@
 """Equations ∘ models → loss(params, batch, coef) and step(state, batch, coef)."""
 
 from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
-from rlhf_jax.steps.optimiser import TextCoef, adam, descend, gradient, text_coef, update
+from rlhf_jax.steps.optimiser import SCHEDULES, Schedule, TextCoef, adam, descend, gradient, text_coef, update
 from rlhf_jax.steps.ppo import (
     Estimator,
     Form,
     Models,
+    Objective,
     Optimisers,
     PPOCoef,
     Reading,
+    clipped,
     divergences,
     initial_state,
     join,
@@ -23,6 +25,7 @@ from rlhf_jax.steps.ppo import (
     value_loss,
     value_step,
 )
+from rlhf_jax.steps.ppo_ptx import PPO_PTX, Iteration, iteration, learn
 from rlhf_jax.steps.preference import (
     KTOCoef,
     PairLogps,
@@ -39,30 +42,44 @@ from rlhf_jax.steps.preference import (
     slic,
 )
 from rlhf_jax.steps.reward_model import centred, reward, reward_loss, reward_step
+from rlhf_jax.steps.rollout import SAMPLE, SHUFFLE, Frozen, Plan, Rollout, reward_scores, rollout_metrics, sample
 
 __all__ = [
+    "PPO_PTX",
+    "SAMPLE",
+    "SCHEDULES",
+    "SHUFFLE",
     "Estimator",
     "Form",
+    "Frozen",
+    "Iteration",
     "KTOCoef",
     "Models",
+    "Objective",
     "Optimisers",
     "PPOCoef",
     "PairLogps",
+    "Plan",
     "PreferenceCoef",
     "Reading",
+    "Rollout",
+    "Schedule",
     "TextCoef",
     "adam",
     "answer_logps",
     "centred",
+    "clipped",
     "descend",
     "divergences",
     "dpo",
     "gradient",
     "initial_state",
     "ipo",
+    "iteration",
     "join",
     "judged_loss",
     "judged_step",
+    "learn",
     "masked_token_loss",
     "minibatches",
     "next_token_loss",
@@ -77,7 +94,10 @@ __all__ = [
     "response_values",
     "reward",
     "reward_loss",
+    "reward_scores",
     "reward_step",
+    "rollout_metrics",
+    "sample",
     "simpo",
     "slic",
     "text_coef",

@@ -1,5 +1,6 @@
 """Pretraining and supervised fine-tuning: the two differ in which tokens are predicted, which the batch says."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,8 +10,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rlhf_jax.equations import Mean, masked_mean, states_before, token_logps
 from rlhf_jax.models import AnyLanguageModel, by_rows, hidden_states, over_logits
-from rlhf_jax.steps.optimiser import TextCoef, gradient, update
+from rlhf_jax.steps.optimiser import Schedule, TextCoef, gradient, update
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
+
+TextLoss = Callable[..., tuple[Float[Array, ""], dict[str, Mean]]]  # (params, batch, coef, *, model, dropout_key)
 
 
 def text_logps(
@@ -74,11 +77,14 @@ def text_step(
     *,
     model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
+    schedule: Schedule = "cosine",
+    loss: TextLoss | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
-    """One update of all parameters."""
-    loss = masked_token_loss if isinstance(batch, MaskedTextBatch) else next_token_loss
+    """One update of all parameters. loss: None is `masked_token_loss` or `next_token_loss`, as the batch is."""
+    if loss is None:
+        loss = masked_token_loss if isinstance(batch, MaskedTextBatch) else next_token_loss
     dropout_key = jax.random.fold_in(state.key, state.step) if model.config.dropout else None
     grad = gradient(partial(loss, model=model, dropout_key=dropout_key), model)
     grads, metrics = grad(state.params, batch, coef)
-    state, rate = update(state, grads, coef, optimiser)
+    state, rate = update(state, grads, coef, optimiser, schedule)
     return state, metrics | rate

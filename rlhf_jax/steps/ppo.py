@@ -1,11 +1,13 @@
 """PPO-ptx: what a policy and a value network say of answers, and the update of both from a minibatch of experience."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -34,14 +36,14 @@ from rlhf_jax.models import (
     AnyLanguageModel,
     AnyScalarModel,
     by_rows,
-    drawn,
     hidden_states,
     over_logits,
-    rewarp,
+    processors_of,
+    reprocess_logits,
     scalars,
 )
 from rlhf_jax.steps.language_model import text_logps
-from rlhf_jax.steps.optimiser import descend, gradient
+from rlhf_jax.steps.optimiser import SCHEDULES, Schedule, descend, gradient
 from rlhf_jax.types import AnyArray, Experience, Moments, PPOState, PromptBatch, Response, Scalar, TextBatch
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
@@ -74,6 +76,9 @@ class PPOCoef(NamedTuple):
     missing_eos_penalty: Float[Scalar, "*S"]  # off the score of an answer that does not come to its EOS
     score_clip: Float[Scalar, "*S"]  # of the score's absolute value; infinite is off
     uncertainty: Float[Scalar, "*S"]  # of the variance over an ensemble of reward models
+    # Of both rates, where form.schedule is not "constant":
+    lr_steps: Float[Scalar, "*S"] = np.float32(np.inf)  # iterations, the last of which is at the floor; infinite: never
+    lr_floor: Float[Scalar, "*S"] = np.float32(0.1)  # share of the peak
 
 
 class Form(NamedTuple):
@@ -95,6 +100,25 @@ class Form(NamedTuple):
     whiten_rewards: bool  # their mean stays, as in Ziegler et al. 2019
     score_norm: Literal["running", "fixed", "off"]  # by the moments of all scores so far, or of those in the state
     ensemble: Literal["mean", "minimum"]  # of several reward models
+    schedule: Schedule = "constant"  # of both learning rates, from the end of the warm-up on
+
+
+# log π and log π_old of each token, advantages, mask, coef → each token's loss, and metrics
+Objective = Callable[
+    [Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T"], Bool[Array, "B T"], PPOCoef],
+    tuple[Float[Array, "B T"], dict[str, Mean]],
+]
+
+
+def clipped(
+    logp: Float[Array, "B T"],
+    logp_old: Float[Array, "B T"],
+    advantages: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    coef: PPOCoef,
+) -> tuple[Float[Array, "B T"], dict[str, Mean]]:
+    """PPO's clipped loss of each token, see `clipped_policy_loss`."""
+    return clipped_policy_loss(logp, logp_old, advantages, mask, coef.clip_low, coef.clip_high, coef.dual_clip)
 
 
 class Models(NamedTuple):
@@ -108,14 +132,15 @@ class Optimisers(NamedTuple):
 
 
 def initial_state(policy: PyTree, value: PyTree, optimisers: Optimisers, key: Key[Array, ""]) -> PPOState:
-    """Before the first iteration: the moving average is the policy itself. Without a value network, value is None."""
+    """Before the first iteration: the moving average is a copy of the policy, so that a step can be given the state's memory
+    (jax.jit's donate_argnums). Without a value network, value is None."""
     return PPOState(
         step=jnp.int32(0),
         policy=policy,
         policy_opt=optimisers.policy.init(policy),
         value=value,
         value_opt=None if value is None else optimisers.value.init(value),
-        ema=policy,
+        ema=jax.tree.map(jnp.copy, policy),
         kl_scale=jnp.float32(1.0),
         scores=nothing_seen(),
         stopped=jnp.bool_(False),
@@ -157,19 +182,19 @@ def reading(
 
     def read(*logits_tokens_drawn) -> Reading:
         *each, y, through = logits_tokens_drawn
-        warped, *refs = (rewarp(logits, through) for logits in each)
+        processed, *refs = (reprocess_logits(logits, through) for logits in each)
         return Reading(
-            token_logps(warped, y),
-            entropy(warped) if entropies else None,
+            token_logps(processed, y),
+            entropy(processed) if entropies else None,
             token_logps(refs[0], y) if refs else None,
-            kl_exact(warped, refs[0]) if refs else None,
+            kl_exact(processed, refs[0]) if refs else None,
         )
 
     def rows(tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], response: Response) -> Reading:
         both = [params] if reference is None else [params, reference]
         hidden = [states_before(hidden_states(model, p, tokens, mask)[0], response.tokens.shape[1]) for p in both]
         spoken = list(zip(both, hidden, strict=True))
-        return over_logits(read, model, spoken, jnp.asarray(response.tokens), drawn(response))
+        return over_logits(read, model, spoken, jnp.asarray(response.tokens), processors_of(response))
 
     found = by_rows(rows, model, tokens, mask, response)
     logp, logp_ref = (None if x is None else jnp.where(response.mask, x, 0.0) for x in (found.logp, found.logp_ref))
@@ -218,10 +243,13 @@ def policy_loss(
     model: AnyLanguageModel,
     form: Form,
     reference: PyTree = None,
+    objective: Objective = clipped,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """The clipped loss over the tokens of the answers + beta_loss·KL(π‖π_SFT) − entropy·H(π).
+    """The mean of the objective over the tokens of the answers + beta_loss·KL(π‖π_SFT) − entropy·H(π).
 
     reference: the parameters of π_SFT, read only where form.kl_loss is "exact"; ValueError if they are missing there.
+    objective: `clipped`, or one's own; what it returns outside the mask is not read. Whatever its metrics,
+    policy/approxkl_avg, by which an iteration's updates may end, is among ours.
     """
     y = jax.tree.map(jnp.asarray, batch.response)
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
@@ -229,16 +257,15 @@ def policy_loss(
     if exact and reference is None:
         raise ValueError("the exact KL in the loss needs the parameters of the reference")
     read = reading(params, tokens, mask, y, model=model, entropies=True, reference=reference if exact else None)
-    losses, metrics = clipped_policy_loss(
-        read.logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef.clip_low, coef.clip_high, coef.dual_clip
-    )
+    losses, metrics = objective(read.logp, y.logp, jnp.asarray(batch.advantages), y.mask, coef)
     if exact:
         kl = read.kl_exact
     else:
         kl = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}[form.kl_loss](read.logp, jnp.asarray(batch.logp_sft))
     policy, penalty, bonus = (averaged(x, y.mask, form.policy_mean) for x in (losses, kl, read.entropy))
     loss = policy.value + coef.beta_loss * penalty.value - coef.entropy * bonus.value
-    return loss, metrics | {
+    moved = masked_mean(kl_k2(read.logp, y.logp), y.mask)
+    return loss, {"policy/approxkl_avg": moved} | metrics | {
         "loss/policy_avg": policy,
         "loss/kl_avg": penalty,
         "policy/entropy_avg": masked_mean(read.entropy, y.mask),
@@ -291,14 +318,15 @@ def ppo_step(
     optimisers: Optimisers,
     form: Form,
     reference: PyTree = None,
+    objective: Objective = clipped,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """One update of the policy and, where there is one, the value network. state.step counts iterations and stays."""
-    state, metrics = policy_step(
-        state, batch, coef, model=models.policy, optimiser=optimisers.policy, form=form, reference=reference
-    )
+    policy = partial(policy_step, model=models.policy, optimiser=optimisers.policy, form=form)
+    state, metrics = policy(state, batch, coef, reference=reference, objective=objective)
     if batch.returns is None:
         return state, metrics
-    state, value_metrics = value_step(state, batch, coef, model=models.value, optimiser=optimisers.value)
+    value = partial(value_step, model=models.value, optimiser=optimisers.value, schedule=form.schedule)
+    state, value_metrics = value(state, batch, coef)
     return state, metrics | value_metrics
 
 
@@ -311,6 +339,7 @@ def policy_step(
     optimiser: optax.GradientTransformation,
     form: Form,
     reference: PyTree = None,
+    objective: Objective = clipped,
 ) -> tuple[PPOState, dict[str, Mean]]:
     """One update of the policy and its moving average. The pretraining gradient joins PPO's in the same update
     (InstructGPT, App. C.4).
@@ -318,14 +347,14 @@ def policy_step(
     Nothing is updated while the value network warms up, nor once the policy is coef.stop_kl nats a token away from the
     one that wrote the answers, until the iteration ends.
     """
-    loss = partial(policy_loss, model=model, form=form, reference=reference)
+    loss = partial(policy_loss, model=model, form=form, reference=reference, objective=objective)
     grads, metrics = gradient(loss, model)(state.policy, batch, coef)
     if batch.pretrain is not None:
         ptx = partial(pretrain_loss, model=model, form=form)
         ptx_grads, ptx_metrics = gradient(ptx, model)(state.policy, batch.pretrain, coef)
         metrics |= ptx_metrics | _compared(grads, ptx_grads)
         grads = jax.tree.map(jnp.add, grads, ptx_grads)
-    lr = coef.lr * linear_warmup(state.step, coef.warmup)
+    lr = coef.lr * _rate(state.step, coef, form.schedule)
     policy, policy_opt, norm = descend(optimiser, grads, state.policy_opt, state.policy, lr)
     stopped = state.stopped | (metrics["policy/approxkl_avg"].value > coef.stop_kl)
     learns = jnp.logical_and(~stopped, state.step >= coef.value_warmup)
@@ -358,12 +387,21 @@ def value_step(
     *,
     model: AnyScalarModel,
     optimiser: optax.GradientTransformation,
+    schedule: Schedule = "constant",
 ) -> tuple[PPOState, dict[str, Mean]]:
     """One update of the value network."""
     grads, metrics = gradient(partial(value_loss, model=model), model)(state.value, batch, coef)
-    lr = coef.value_lr * linear_warmup(state.step, coef.warmup)
+    lr = coef.value_lr * _rate(state.step, coef, schedule)
     value, value_opt, norm = descend(optimiser, grads, state.value_opt, state.value, lr)
     return replace(state, value=value, value_opt=value_opt), metrics | {"val/grad_norm": mean(norm)}
+
+
+def _rate(step: Int[Scalar, ""], coef: PPOCoef, schedule: Schedule) -> Float[Array, ""]:
+    """The share of the peak rates in this iteration: a rise from a tenth (InstructGPT, App. C.4), then the schedule over
+    what is left of coef.lr_steps."""
+    after = jnp.maximum(step - coef.warmup, 0.0)
+    left = SCHEDULES[schedule](after, coef.lr_steps - coef.warmup, coef.lr_floor, 0.0)
+    return linear_warmup(step, coef.warmup) * left
 
 
 def minibatches(key: Key[Array, ""], experience: Experience, epochs: int, count: int) -> Experience:

@@ -24,7 +24,7 @@ from rlhf_jax.equations import (
 )
 from rlhf_jax.models import AnyLanguageModel
 from rlhf_jax.steps.language_model import text_logps
-from rlhf_jax.steps.optimiser import TextCoef, gradient, update
+from rlhf_jax.steps.optimiser import Schedule, TextCoef, gradient, update
 from rlhf_jax.types import JudgedBatch, PairBatch, Scalar, TextBatch, TrainState
 
 
@@ -136,11 +136,12 @@ def preference_step(
     optimiser: optax.GradientTransformation,
     objective: Objective,
     per_token: bool,
+    schedule: Schedule = "cosine",
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""
     loss = partial(preference_loss, model=model, objective=objective, per_token=per_token)
     grads, metrics = gradient(loss, model)(state.params, batch, coef)
-    state, rate = update(state, grads, coef.rate, optimiser)
+    state, rate = update(state, grads, coef.rate, optimiser, schedule)
     return state, metrics | rate
 
 
@@ -168,8 +169,9 @@ def judged_step(
     *,
     model: AnyLanguageModel,
     optimiser: optax.GradientTransformation,
+    schedule: Schedule = "cosine",
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of all parameters."""
     grads, metrics = gradient(partial(judged_loss, model=model), model)(state.params, batch, coef)
-    state, rate = update(state, grads, coef.rate, optimiser)
+    state, rate = update(state, grads, coef.rate, optimiser, schedule)
     return state, metrics | rate

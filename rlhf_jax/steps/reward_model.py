@@ -1,5 +1,6 @@
 """The reward model: one forward pass for each answer, all C(K,2) comparisons of a prompt together."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rlhf_jax.equations import Mean, pair_accuracy, ranking_loss
 from rlhf_jax.models import AnyScalarModel, by_rows, last_token_score, scalars
-from rlhf_jax.steps.optimiser import TextCoef, gradient, update
+from rlhf_jax.steps.optimiser import Schedule, TextCoef, gradient, update
 from rlhf_jax.types import RankingBatch, TrainState
+
+Objective = Callable[[Float[Array, "B K"], Int[Array, "B K"]], Mean]  # of scores and ranks
 
 
 def reward(
@@ -20,14 +23,20 @@ def reward(
 
 
 def reward_loss(
-    params: PyTree, batch: RankingBatch, coef: TextCoef, *, model: AnyScalarModel
+    params: PyTree,
+    batch: RankingBatch,
+    coef: TextCoef,
+    *,
+    model: AnyScalarModel,
+    objective: Objective = ranking_loss,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """The mean over prompts of the K-wise loss (InstructGPT, Eq. 1)."""
+    """objective of the answers' scores and ranks: by default the mean over prompts of the K-wise loss (InstructGPT, Eq. 1);
+    `plackett_luce_loss`, `partial(ranking_loss, pair_loss=hinge)`, or one's own."""
     B, K, T = batch.tokens.shape
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     ranks = jnp.asarray(batch.ranks)
     scores = reward(params, tokens.reshape(B * K, T), mask.reshape(B * K, T), model=model).reshape(B, K)
-    loss = ranking_loss(scores, ranks)
+    loss = objective(scores, ranks)
     return loss.value, {"loss/train": loss, "accuracy/train": pair_accuracy(scores, ranks)}
 
 
@@ -38,10 +47,13 @@ def reward_step(
     *,
     model: AnyScalarModel,
     optimiser: optax.GradientTransformation,
+    schedule: Schedule = "cosine",
+    objective: Objective = ranking_loss,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One update of the transformer and its scalar head."""
-    grads, metrics = gradient(partial(reward_loss, model=model), model)(state.params, batch, coef)
-    state, rate = update(state, grads, coef, optimiser)
+    loss = partial(reward_loss, model=model, objective=objective)
+    grads, metrics = gradient(loss, model)(state.params, batch, coef)
+    state, rate = update(state, grads, coef, optimiser, schedule)
     return state, metrics | rate
 
 

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ def policy_loss(logp, logp_old, advantages, mask, clip, dual_clip=np.inf):
     return equations.averaged(losses, mask, "token"), metrics
 
 
-# Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
+# Compiled: an operation at a time would be slower than what it computes. test_variants.py compares the two.
 clipped_policy_loss = jax.jit(policy_loss)
 clipped_value_loss = jax.jit(equations.clipped_value_loss)
 
@@ -120,16 +121,14 @@ class TestBoth:
         x, y, a, mask = random_batch()
         whole = jax.jit(loss)(x, y, a, mask, 0.2)
         dropped = jax.jit(loss)(*(z[mask][None] for z in (x, y, a, mask)), 0.2)
-        for p, q in zip(jax.tree.leaves(whole), jax.tree.leaves(dropped), strict=True):
-            np.testing.assert_allclose(p, q, rtol=1e-5)
+        chex.assert_trees_all_close(whole, dropped, rtol=1e-5)
 
     def test_nan_under_the_mask(self, loss):
         x, y, a, mask = random_batch()
         f = loss_and_grad(loss)
         clean = f(*(np.where(mask, z, 1.0) for z in (x, y, a)), mask, 0.2)
         dirty = f(*(np.where(mask, z, np.nan) for z in (x, y, a)), mask, 0.2)
-        for p, q in zip(jax.tree.leaves(dirty), jax.tree.leaves(clean), strict=True):
-            np.testing.assert_array_equal(p, q)
+        chex.assert_trees_all_equal(dirty, clean)
 
     def test_nothing_counts(self, loss):
         x, y, a, mask = random_batch()
@@ -138,13 +137,10 @@ class TestBoth:
         assert all(float(m) == 0 for m in metrics.values())
         np.testing.assert_array_equal(grad, np.zeros((4, 6)))
 
-    def test_jit_and_micro_batches(self, loss):
+    def test_micro_batches(self, loss):
         x, y, a, mask = random_batch()
-        whole = loss(*map(jnp.asarray, (x, y, a, mask)), 0.2)
         compiled = jax.jit(loss)
-        jitted = compiled(x, y, a, mask, 0.2)
-        for p, q in zip(jax.tree.leaves(jitted), jax.tree.leaves(whole), strict=True):
-            np.testing.assert_allclose(p, q, rtol=1e-5)
+        whole = compiled(x, y, a, mask, 0.2)
         first = compiled(*(z[:1] for z in (x, y, a, mask)), 0.2)
         rest = compiled(*(z[1:] for z in (x, y, a, mask)), 0.2)
         np.testing.assert_allclose((first[0] + rest[0]).value, whole[0].value, rtol=1e-5)

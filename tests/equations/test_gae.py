@@ -6,7 +6,7 @@ import pytest
 from rlhf_jax import equations
 from rlhf_jax.equations import kl_k1, kl_k3
 
-# Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
+# Compiled: an operation at a time would be slower than what it computes. test_variants.py compares the two.
 gae, row_sums, token_rewards = jax.jit(equations.gae), jax.jit(equations.row_sums), jax.jit(equations.token_rewards)
 whiten = jax.jit(equations.whiten, static_argnames=("shift_mean", "unbiased"))
 
@@ -92,14 +92,6 @@ def test_rewards_sum_to_score_minus_beta_kl():
     for row, n in enumerate(LENGTHS):
         expected = float(score[row]) - 0.02 * float(REWARDS[row, :n].sum())
         assert float(row_sums(rewards, MASK)[row]) == pytest.approx(expected, abs=1e-6)
-
-
-def test_jit():
-    def both(score, kl, values, mask, beta, discount, lam):
-        return equations.gae(equations.token_rewards(score, kl, beta, mask), values, mask, discount, lam)
-
-    arguments = [jnp.asarray(x) for x in (np.ones(3), REWARDS, VALUES, MASK, 0.1, 0.99, 0.9)]
-    np.testing.assert_allclose(jax.jit(both)(*arguments), both(*arguments), atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["full_k1", "ragged_k1", "ragged_k3", "ragged_gamma99", "ragged_whiten_rewards"])

@@ -84,11 +84,6 @@ def test_an_infinite_horizon_keeps_beta():
     assert float(adapted_scale(jnp.float32(1.0), jnp.float32(50.0), 6.0, 256.0, jnp.inf)) == 1.0
 
 
-def test_jit():
-    arguments = (jnp.float32(1.0), jnp.float32(7.0), jnp.float32(6.0), jnp.float32(64), jnp.float32(1000))
-    np.testing.assert_allclose(jitted(*arguments), adapted_scale(*arguments), rtol=1e-7)
-
-
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_kl_of_best_of_n_is_that_of_the_largest_of_n_uniform_numbers(n):
     """Many equally likely answers in the order of their score: the best of n has the density n·uⁿ⁻¹."""

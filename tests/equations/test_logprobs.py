@@ -8,7 +8,7 @@ import pytest
 from rlhf_jax import equations
 from rlhf_jax.equations import masked_mean
 
-# Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
+# Compiled: an operation at a time would be slower than what it computes. test_variants.py compares the two.
 token_logps, entropy = jax.jit(equations.token_logps), jax.jit(equations.entropy)
 states_before = jax.jit(equations.states_before, static_argnums=1)
 
@@ -46,13 +46,6 @@ def test_entropy_is_the_expected_surprise():
     logits = np.random.default_rng(0).normal(size=(4, 9))
     logps = np.stack([token_logps(logits, np.full(4, v)) for v in range(9)], axis=1)
     np.testing.assert_allclose(entropy(logits), -np.sum(np.exp(logps) * logps, axis=1), rtol=1e-5)
-
-
-def test_jit():
-    logits = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 9)), jnp.float32)
-    tokens = jnp.array([[1, 2, 3], [8, 0, 4]])
-    np.testing.assert_allclose(token_logps(logits, tokens), equations.token_logps(logits, tokens), atol=1e-6)
-    np.testing.assert_allclose(entropy(logits), equations.entropy(logits), atol=1e-6)
 
 
 def test_golden_selective_log_softmax_of_trl(golden, agree):

@@ -4,6 +4,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from rlhf_jax.equations import (
     best_of_n_kl,
     clipped_policy_loss,
     clipped_value_loss,
+    constant,
     cosine,
     dpo_loss,
     ema,
@@ -38,6 +40,7 @@ from rlhf_jax.equations import (
     kto_loss,
     leave_one_out,
     linear,
+    linear_decay,
     linear_warmup,
     log_ratio_margin,
     logistic,
@@ -82,9 +85,7 @@ positives = st.floats(0.125, 4, width=32)
 
 
 def close(a, b, tolerance: float = 2e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+    chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 # --- over the tokens of answers ---------------------------------------------------------------------------------------
@@ -231,25 +232,28 @@ def test_a_ranking_knows_neither_the_order_of_its_slots_nor_the_empty_ones_nor_a
 @given(ranks=rankings)
 @few
 def test_a_preference_has_one_direction(ranks):
-    pairs = preferred(ranks)
-    assert not bool(jnp.any(pairs & pairs.swapaxes(1, 2)))
+    pairs, ranks = np.asarray(jax.jit(preferred)(ranks)), np.asarray(ranks)
+    assert not (pairs & pairs.swapaxes(1, 2)).any()
     present = ranks > 0
-    tied = (ranks[:, :, None] == ranks[:, None, :]) & present[:, :, None] & present[:, None, :]
-    ranked = pairs | pairs.swapaxes(1, 2) | tied
-    assert bool(jnp.all(ranked == present[:, :, None] & present[:, None, :]))
+    both = present[:, :, None] & present[:, None, :]
+    tied = (ranks[:, :, None] == ranks[:, None, :]) & both
+    np.testing.assert_array_equal(pairs | pairs.swapaxes(1, 2) | tied, both)
 
 
-@given(k=st.integers(2, 9), seed=st.integers(0, 99), shift=st.floats(-3, 3, width=32))
+@given(k=st.sampled_from([2, 3, 9]), seed=st.integers(0, 99), shift=st.floats(-3, 3, width=32))
 @few
 def test_advantages_of_a_group_sum_to_0_and_know_no_shift(k, seed, shift):
-    scores = jnp.asarray(np.random.default_rng(seed).normal(size=(B, k)).astype(np.float32))
-    for advantages in (
-        leave_one_out,
-        *(lambda s, how=how: group_relative(s, how) for how in ("group", "batch", "none")),
-    ):
-        close(jnp.sum(advantages(scores), axis=1), jnp.zeros(B), 1e-4)
-        close(advantages(scores + shift), advantages(scores), 1e-3)
-    close(leave_one_out(scores), group_relative(scores, "none") * k / (k - 1))
+    scores = np.random.default_rng(seed).normal(size=(B, k)).astype(np.float32)
+    found = jax.tree.map(np.asarray, advantages_of_groups(scores))
+    close({how: a.sum(axis=1) for how, a in found.items()}, dict.fromkeys(found, np.zeros(B, np.float32)), 1e-4)
+    close(advantages_of_groups(scores + np.float32(shift)), found, 1e-3)
+    close(found["leave one out"], found["none"] * np.float32(k / (k - 1)))
+
+
+@jax.jit
+def advantages_of_groups(scores):
+    relative = {how: group_relative(scores, how) for how in ("group", "batch", "none")}
+    return relative | {"leave one out": leave_one_out(scores)}
 
 
 # --- of two log-probabilities -----------------------------------------------------------------------------------------
@@ -258,16 +262,25 @@ def test_advantages_of_a_group_sum_to_0_and_know_no_shift(k, seed, shift):
 @given(logits=reals(B, V), ref=reals(B, V), shift=st.floats(-50, 50, width=32))
 @few
 def test_of_two_distributions(logits, ref, shift):
+    logp, shifted, uncertain, exact, k1, k2, k3 = map(np.asarray, of_two(logits, ref, shift))
+    p = np.exp(logp)
+    close(p.sum(axis=1), np.ones(B, np.float32))
+    close(shifted, logp, 1e-4)
+    assert ((uncertain > -1e-6) & (uncertain < np.log(V) + 1e-6)).all()
+    assert (exact > -1e-6).all()
+    close((p * k1).sum(axis=1), exact, 1e-4)  # k1 and k3 are unbiased
+    close((p * k3).sum(axis=1), exact, 1e-3)
+    assert (k2 >= 0).all() and (k3 > -1e-5).all()
+
+
+@jax.jit
+def of_two(logits, ref, shift):
     tokens = jnp.broadcast_to(jnp.arange(V), (B, V))
-    logp, logp_ref = (token_logps(jnp.broadcast_to(x[:, None], (B, V, V)), tokens) for x in (logits, ref))
-    close(jnp.sum(jnp.exp(logp), axis=1), jnp.ones(B))
-    close(token_logps(logits + shift, tokens[:, 0]), logp[:, 0], 1e-4)
-    assert bool(jnp.all((entropy(logits) > -1e-6) & (entropy(logits) < np.log(V) + 1e-6)))
-    exact, p = kl_exact(logits, ref), jnp.exp(logp)
-    assert bool(jnp.all(exact > -1e-6))
-    close(jnp.sum(p * kl_k1(logp, logp_ref), axis=1), exact, 1e-4)  # k1 and k3 are unbiased
-    close(jnp.sum(p * kl_k3(logp, logp_ref), axis=1), exact, 1e-3)
-    assert bool(jnp.all(kl_k2(logp, logp_ref) >= 0) & jnp.all(kl_k3(logp, logp_ref) > -1e-5))
+    logp, logp_ref, shifted = (
+        token_logps(jnp.broadcast_to(x[:, None], (B, V, V)), tokens) for x in (logits, ref, logits + shift)
+    )
+    estimates = (k(logp, logp_ref) for k in (kl_k1, kl_k2, kl_k3))
+    return logp, shifted, entropy(logits), kl_exact(logits, ref), *estimates
 
 
 @given(n=st.integers(1, 10_000))
@@ -290,8 +303,8 @@ def test_the_coefficient_of_the_kl_moves_a_little_and_the_right_way(scale, kl, n
 @few
 def test_the_state_before_a_token_is_one_column_to_its_left(L, data):
     length = data.draw(st.integers(1, L - 1))
-    columns = jnp.broadcast_to(jnp.arange(float(L))[None], (B, L))
-    close(states_before(columns, length), columns[:, L - length :] - 1)
+    columns = np.broadcast_to(np.arange(L, dtype=np.float32), (B, L))
+    close(np.asarray(states_before(jnp.asarray(columns), length)), columns[:, L - length :] - 1)
 
 
 # --- of pairs ---------------------------------------------------------------------------------------------------------
@@ -383,25 +396,30 @@ def test_a_moving_average_stays_between(a, b, decay):
 @given(steps=st.integers(1, 200), warmup=st.integers(0, 20), floor=units, end=st.floats(0, 2, width=32))
 @few
 def test_schedules_stay_in_bounds_and_turn_once(steps, warmup, floor, end):
-    at = jnp.arange(221)
-    rate = jax.vmap(lambda i: cosine(i, float(steps), floor, float(warmup)))(at)
-    assert bool(jnp.all((rate >= 0) & (rate <= 1 + 1e-6)))
-    down = rate[max(warmup - 1, 0) :]
-    assert bool(jnp.all(jnp.diff(down) <= 1e-6))
-    factor = jax.vmap(lambda i: linear(i, float(steps), end))(at)
-    assert float(factor[0]) == 1 and float(factor[-1]) == pytest.approx(end, abs=1e-6)
-    assert bool(jnp.all(jnp.diff(factor) * np.sign(end - 1) >= -1e-6))
-    rise = jax.vmap(lambda i: linear_warmup(i, float(steps)))(at)
-    assert float(rise[0]) == pytest.approx(0.1) and float(rise[-1]) == 1 and bool(jnp.all(jnp.diff(rise) >= 0))
+    *rates, factor, rise = map(np.asarray, schedules(float(steps), floor, float(warmup), end))
+    for rate in rates:
+        assert ((rate >= 0) & (rate <= 1 + 1e-6)).all()
+        assert (np.diff(rate[max(warmup - 1, 0) :]) <= 1e-6).all()
+    assert factor[0] == 1 and factor[-1] == pytest.approx(end, abs=1e-6)
+    assert (np.diff(factor) * np.sign(end - 1) >= -1e-6).all()
+    assert rise[0] == pytest.approx(0.1) and rise[-1] == 1 and (np.diff(rise) >= 0).all()
+
+
+@jax.jit
+def schedules(steps, floor, warmup, end):
+    rates = (lambda i, shape=shape: shape(i, steps, floor, warmup) for shape in (constant, linear_decay, cosine))
+    others = (lambda i: linear(i, steps, end), lambda i: linear_warmup(i, steps))
+    return [jax.vmap(schedule)(jnp.arange(221)) for schedule in (*rates, *others)]
 
 
 def test_every_equation_has_a_property():
     tree = ast.parse(Path(__file__).read_text())
-    properties = {
-        node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     tables = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
-    used = {
-        name.id for node in (*properties.values(), *tables) for name in ast.walk(node) if isinstance(name, ast.Name)
-    }
+
+    def names(nodes):
+        return {name.id for node in nodes for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+    used = names([*tables, *(f for f in functions if f.name.startswith("test_"))])
+    used |= names(f for f in functions if f.name in used)  # what the properties are made with
     assert set(equations.__all__) - used == set()

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from rlhf_jax import equations
 
-# Compiled: an operation at a time would be slower than what it computes. test_jit compares the two.
+# Compiled: an operation at a time would be slower than what it computes. test_variants.py compares the two.
 ranking_loss, pair_accuracy = jax.jit(equations.ranking_loss), jax.jit(equations.pair_accuracy)
 plackett_luce = jax.jit(equations.plackett_luce_loss)
 plackett_luce_and_grad = jax.jit(
@@ -190,12 +190,6 @@ def test_regression_to_ratings_is_over_the_answers_there_are():
         jnp.asarray(scores), jnp.asarray([[2.0, 5.0, 0.0]]), jnp.asarray([[True, True, False]])
     )
     assert float(loss.value) == pytest.approx((1 + 4) / 2)
-
-
-def test_jit():
-    scores, ranks = np.array([[0.1, 0.2, 0.3]]), np.array([[3, 1, 2]])
-    for compiled, eager in ((ranking_loss, equations.ranking_loss), (pair_accuracy, equations.pair_accuracy)):
-        np.testing.assert_allclose(compiled(scores, ranks).value, eager(jnp.asarray(scores), jnp.asarray(ranks)).value)
 
 
 def test_golden_reward_loss_of_trl(golden, agree):

@@ -1,11 +1,54 @@
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import cosine, ema, linear_warmup
+from rlhf_jax.equations import constant, cosine, ema, linear, linear_decay, linear_warmup
+
+
+class Shapes(chex.TestCase):
+    """The three shapes of a learning rate."""
+
+    def factors(self, shape, steps, *settings):
+        """At these steps, each as a program of its own."""
+        return [float(self.variant(shape)(step, *settings)) for step in steps]
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_all_rise_alike_and_the_last_step_of_the_warm_up_is_at_the_peak(self):
+        for shape in (constant, linear_decay, cosine):
+            assert self.factors(shape, range(5), 105.0, 0.1, 4.0) == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_without_a_warm_up_all_start_at_the_peak(self):
+        for shape in (constant, linear_decay, cosine):
+            assert self.factors(shape, [0], 101.0, 0.1, 0.0) == [1.0]
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_the_way_to_the_floor(self):
+        """Of 105 steps, 4 of them a warm-up, 100 lead from step 4 to the last: a quarter, half and all of the way."""
+        at = (29, 54, 104, 1000)
+        assert self.factors(constant, at, 105.0, 0.1, 4.0) == [1.0] * 4
+        assert self.factors(linear_decay, at, 105.0, 0.1, 4.0) == pytest.approx([0.775, 0.55, 0.1, 0.1], rel=1e-5)
+        quarter = 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2
+        assert self.factors(cosine, at, 105.0, 0.1, 4.0) == pytest.approx([quarter, 0.55, 0.1, 0.1], rel=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_run_without_end_stays_at_the_peak(self):
+        for shape in (linear_decay, cosine):
+            assert self.factors(shape, [10**6], math.inf, 0.1, 4.0) == [1.0]
+
+
+@pytest.mark.parametrize("run", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_a_schedule_of_0_steps_is_over_from_the_start(run):
+    """β is at its end and the rate at its peak in the first iteration, and after it."""
+    for step in (0, 1, 7):
+        assert float(run(linear)(step, 0.0, 0.25)) == 0.25
+        assert float(run(linear_warmup)(step, 0.0)) == 1.0
+    assert float(run(linear)(0, 1.0, 0.25)) == 1.0
+    assert float(run(linear_warmup)(0, 1.0)) == pytest.approx(0.1)
 
 
 def test_cosine_without_warm_up():

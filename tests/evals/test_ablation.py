@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from experiments.ablate_beta_gamma import best_setting, claims_of, verdict
+from experiments.studies.ablate_beta_gamma import best_setting, claims_of, verdict
 from experiments.sweep import Setting
 from rlhf_jax.evals import Cell, Claim, Estimate, Line, mean_interval, write_ablation
 

@@ -1,7 +1,9 @@
 import os
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +29,23 @@ GPT2 = TransformerConfig(
 LLAMA = replace(GPT2, kv_heads=2, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tied=False)
 
 
+@cache
+def shapes(model):
+    """Of its parameters."""
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    return jax.eval_shape(lambda t: model.init(jax.random.key(0), t, t == 0), tokens)["params"]
+
+
 def wild(model, seed=0):
     """Parameters far from their initialisation, so that every part of the model shows in its output."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(seed), tokens, tokens == 0))["params"]
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.standard_normal(p.shape), jnp.float32), params)
+    return jax.tree.map(lambda p: jnp.asarray((0.5 * rng.standard_normal(p.shape)).astype(np.float32)), shapes(model))
+
+
+@pytest.fixture(autouse=True)
+def traces_are_counted_anew():
+    """By chex.assert_max_traces, which knows a function by its name alone."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture(scope="session")

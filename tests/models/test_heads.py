@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,8 @@ def test_the_scalar_model_reads_the_transformers_states(language_model, scalar_m
 
 def test_a_head_made_alone_is_the_one_made_with_the_transformer(scalar_model):
     model, params = scalar_model
-    drawn = model.init(jax.random.key(3), TOKENS, EVERYTHING)["params"]
-    alone = scalar_head(model.config, jax.random.key(3))
+    drawn = jax.jit(model.init)(jax.random.key(3), TOKENS, EVERYTHING)["params"]
+    alone = jax.jit(partial(scalar_head, model.config))(jax.random.key(3))
     assert set(alone) == set(params) - {"transformer"}
     for name, leaf in alone.items():
         np.testing.assert_array_equal(leaf, drawn[name])

@@ -1,12 +1,22 @@
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from rlhf_jax.models import LanguageModel, Sampling, draw, drawn, generate, hidden_states, penalise, rewarp, warp
+from rlhf_jax.models import (
+    LanguageModel,
+    Sampling,
+    draw,
+    generate,
+    hidden_states,
+    process_logits,
+    processors_of,
+    reprocess_logits,
+)
 from rlhf_jax.types import PromptBatch
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
@@ -57,11 +67,15 @@ def written(llama):
     model, params = llama
 
     @cache
-    def compiled(*options):
-        return jax.jit(lambda params, key, x: generate(model, params, x, key, 6, *options))
+    def compiled(rows, *options):
+        def program(params, key, x):
+            return generate(model, params, x, key, 6, *options)
+
+        program.__name__ = f"program of {rows} rows, {options}"  # by which chex counts
+        return jax.jit(chex.assert_max_traces(program, n=1))
 
     def write(sampling, seed=0, eos=NEVER, prompts=PROMPTS, params=params, stops=(), samples=1):
-        program = compiled(sampling, eos, PAD, stops, samples)
+        program = compiled(len(prompts.tokens), sampling, eos, PAD, stops, samples)
         return jax.tree.map(np.asarray, program(params, jax.random.key(seed), prompts))
 
     return write
@@ -133,6 +147,8 @@ def said_before(y, prompts=PROMPTS):
     return seen
 
 
+rewarped = jax.jit(lambda logits, y: reprocess_logits(logits, processors_of(y)))
+warped = jax.jit(process_logits, static_argnums=1)
 TRANSFORMS = {
     "plain": PLAIN,
     "greedy": GREEDY,
@@ -142,27 +158,32 @@ TRANSFORMS = {
     "all": Sampling(1.3, 8, 0.95, min_p=0.05, repetition_penalty=0.7),
     "greedy penalty": Sampling(0.0, 0, 1.0, repetition_penalty=1.6),
 }
+LONG = ("truncated", "min-p", "penalty")  # "all" is all three of them
+each_transform = pytest.mark.parametrize(
+    "sampling",
+    [pytest.param(how, id=name, marks=[pytest.mark.long] * (name in LONG)) for name, how in TRANSFORMS.items()],
+)
 
 
-@pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
+@each_transform
 def test_logp_is_of_the_distribution_that_was_sampled_from(written, full_logits, sampling):
     y = written(sampling, eos=3)
     logits, seen = full_logits(y), said_before(y)
     penalty = np.float32(sampling.repetition_penalty)
     penalised = np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
-    logp = np.asarray(jax.nn.log_softmax(warp(jnp.asarray(penalised), sampling), axis=-1))
+    logp = special.log_softmax(warped(penalised, sampling), axis=-1)
     expected = np.take_along_axis(logp, y.tokens[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(y.logp[y.mask], expected[y.mask], atol=1e-5)
     assert np.isfinite(y.logp).all()
     assert (y.logp[y.mask] < 0).any() or sampling.temperature == 0
 
 
-@pytest.mark.parametrize("sampling", TRANSFORMS.values(), ids=TRANSFORMS)
+@each_transform
 def test_rewarp_gives_back_the_distribution_that_was_sampled_from(written, full_logits, sampling):
     """The same model's logits: π/π_old = 1. Another's: the same tokens are possible, and what was said is penalised."""
     y = written(sampling, eos=3)
     logits = full_logits(y)
-    logp = np.asarray(jax.nn.log_softmax(rewarp(jnp.asarray(logits), drawn(y)), axis=-1))
+    logp = special.log_softmax(rewarped(logits, y), axis=-1)
     found = np.take_along_axis(logp, y.tokens[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(found[y.mask], y.logp[y.mask], atol=1e-5)
 
@@ -171,17 +192,25 @@ def test_rewarp_gives_back_the_distribution_that_was_sampled_from(written, full_
     expected = np.where(seen, np.where(other < 0, other * penalty, other / penalty), other)
     expected = expected / np.float32(sampling.temperature or 1.0)
     possible = np.isfinite(
-        warp(penalise(jnp.asarray(logits), jnp.asarray(seen), sampling.repetition_penalty), sampling)
+        warped(np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits), sampling)
     )
     expected = np.where(possible, expected, -np.inf)
-    np.testing.assert_allclose(rewarp(jnp.asarray(other), drawn(y))[y.mask], expected[y.mask], rtol=1e-6)
+    np.testing.assert_allclose(rewarped(other, y)[y.mask], expected[y.mask], rtol=1e-6)
 
 
-def test_what_is_off_takes_no_memory(written):
-    plain, min_p, penalty = (written(TRANSFORMS[name], eos=3) for name in ("plain", "min-p", "penalty"))
-    assert plain.support is None and plain.repetition is None
-    assert min_p.support is not None and min_p.repetition is None
-    assert penalty.support is None and penalty.repetition is not None
+def test_what_is_off_takes_no_memory(llama):
+    def kept(name):
+        """Support and repetition, as shapes."""
+
+        def program():
+            y = generate(*llama, PROMPTS, jax.random.key(0), 6, TRANSFORMS[name], 3, PAD)
+            return y.support, None if y.repetition is None else y.repetition.since
+
+        return tuple(None if x is None else x.shape for x in jax.eval_shape(program))
+
+    assert kept("plain") == (None, None)
+    assert kept("min-p") == ((3, 6, 13), None)
+    assert kept("penalty") == (None, (3, 13))
 
 
 def test_a_penalty_keeps_greedy_decoding_from_repeating_itself(written, full_logits):
@@ -221,9 +250,7 @@ def test_samples_of_a_prompt_are_those_of_a_repeated_prompt(written):
     repeated = PromptBatch(np.repeat(PROMPTS.tokens, 3, axis=0), np.repeat(PROMPTS.mask, 3, axis=0))
     together = written(TRANSFORMS["all"], 4, eos=3, samples=3)
     apart = written(TRANSFORMS["all"], 4, eos=3, prompts=repeated)
-    assert jax.tree.structure(together) == jax.tree.structure(apart)
-    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    chex.assert_trees_all_close(together, apart, rtol=1e-7, atol=1e-5)
     assert any((rows != rows[:1]).any() for rows in together.tokens.reshape(3, 3, 6))  # each is drawn for itself
 
 

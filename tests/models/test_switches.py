@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
@@ -35,55 +37,64 @@ from tests.models.conftest import GPT2, LLAMA, wild
 LONG = pytest.mark.long
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 PAD, NEVER = 0, -1
+NEW = 8  # tokens written
 SLIDING = replace(LLAMA, layers=3, window=3, sliding=(True, False, True), local_rope=Rope(theta=100.0))
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 13, (3, 8)))
 MASK = jnp.arange(8)[None, :] >= jnp.array([0, 2, 5])[:, None]  # rows of 8, 6 and 3 tokens, padded on the left
 PROMPTS = PromptBatch(TOKENS[:, :5], jnp.arange(5)[None, :] >= jnp.array([0, 2, 4])[:, None])
 
 
+def shared(function):
+    """Compiled once for each plain model, which compares by its config, whatever the test; a corrected model's base and
+    scale are arguments."""
+
+    @partial(jax.jit, static_argnums=0, static_argnames=("sampling", "samples"))
+    def jitted(model, corrected, *arguments, **how):
+        return function(Adapted(model, *corrected) if corrected else model, *arguments, **how)
+
+    def call(model, *arguments, **how):
+        plain, corrected = (model.model, (model.base, model.scale)) if isinstance(model, Adapted) else (model, ())
+        return jitted(plain, corrected, *arguments, **how)
+
+    return call
+
+
+@shared
 def logits_of(model, params, tokens=TOKENS, mask=MASK):
     return logits(model, params, hidden_states(model, params, tokens, mask)[0])
 
 
+@shared
 def logits_and_gradients(model, params):
     """Logits, and the gradients of the mean negative log-likelihood of the real tokens."""
 
-    @jax.jit
-    def both(params):
-        def loss(params):
-            found = logits_of(model, params)
-            nll = -jnp.take_along_axis(jax.nn.log_softmax(found[:, :-1]), TOKENS[:, 1:, None], axis=-1)[..., 0]
-            return jnp.sum(nll * MASK[:, :-1]) / jnp.sum(MASK[:, :-1]), found
+    def loss(params):
+        found = logits(model, params, hidden_states(model, params, TOKENS, MASK)[0])
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(found[:, :-1]), TOKENS[:, 1:, None], axis=-1)[..., 0]
+        return jnp.sum(nll * MASK[:, :-1]) / jnp.sum(MASK[:, :-1]), found
 
-        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return found, grads
-
-    return both(params)
+    (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return found, grads
 
 
-def written(model, params, max_tokens=6, sampling=GREEDY, samples=1, prompts=PROMPTS):
-    @jax.jit
-    def write(params):
-        key = jax.random.key(0)
-        return generate(model, params, prompts, key, max_tokens, sampling, eos=NEVER, pad=PAD, samples=samples)
-
-    return jax.tree.map(np.asarray, write(params))
+@shared
+def written(model, params, *, sampling=GREEDY, samples=1):
+    key = jax.random.key(0)
+    return generate(model, params, PROMPTS, key, NEW, sampling, eos=NEVER, pad=PAD, samples=samples)
 
 
-def greedy_by_hand(model, params, n, prompts=PROMPTS):
-    """The most likely token of a full forward pass, n times; columns that are yet to come are padding."""
-    P = prompts.tokens.shape[1]
-    tokens = np.pad(np.asarray(prompts.tokens), ((0, 0), (0, n)))
-    mask = np.pad(np.asarray(prompts.mask), ((0, 0), (0, n)))
-    forward = jax.jit(lambda tokens, mask: logits_of(model, params, tokens, mask))
-    for t in range(P, P + n):
-        best = np.asarray(forward(tokens, mask))[:, t - 1].argmax(axis=-1)
+def greedy_by_hand(model, params):
+    """The most likely token of a full forward pass, again and again; columns that are yet to come are padding."""
+    P = PROMPTS.tokens.shape[1]
+    tokens, mask = (np.pad(np.asarray(x), ((0, 0), (0, NEW))) for x in (PROMPTS.tokens, PROMPTS.mask))
+    for t in range(P, P + NEW):
+        best = np.asarray(logits_of(model, params, tokens, mask))[:, t - 1].argmax(axis=-1)
         tokens[:, t], mask[:, t] = best, True
     return tokens[:, P:]
 
 
 def assert_close(found, expected, atol=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=atol)
 
 
 def stacked(params, config):
@@ -105,13 +116,13 @@ def test_scan_is_the_loop(config):
     grads = {**grads, "transformer": unstack_blocks(grads["transformer"], config.layers)}
     assert_close(grads, expected_grads, atol=1e-4)
     y = written(scanned, stack, samples=2)
-    np.testing.assert_array_equal(y.tokens, np.repeat(greedy_by_hand(plain, params, 6), 2, axis=0))
+    np.testing.assert_array_equal(y.tokens, np.repeat(greedy_by_hand(plain, params), 2, axis=0))
 
 
 def test_stacking_and_back():
     params = wild(LanguageModel(SLIDING))["transformer"]
     again = unstack_blocks(stack_blocks(params, SLIDING.layers), SLIDING.layers)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
+    chex.assert_trees_all_equal(again, params)
 
 
 def test_scan_makes_the_parameters_that_stacking_makes():
@@ -154,23 +165,23 @@ def test_a_ring_is_the_full_forward(window, sliding):
     params = wild(model)
     rooms = [keys.shape[2] for keys in empty_cache(config, 3, 13).keys]
     assert rooms == [min(window, 13), 13 if sliding else min(window, 13)]
-    expected = greedy_by_hand(model, params, 8)
-    np.testing.assert_array_equal(written(model, params, 8).tokens, expected)
+    expected = greedy_by_hand(model, params)
+    np.testing.assert_array_equal(written(model, params).tokens, expected)
     if window == 3:
-        np.testing.assert_array_equal(written(model, params, 8, samples=2).tokens, np.repeat(expected, 2, axis=0))
+        np.testing.assert_array_equal(written(model, params, samples=2).tokens, np.repeat(expected, 2, axis=0))
         whole = LanguageModel(replace(config, window=None))
-        assert (greedy_by_hand(whole, params, 8) != expected).any()  # the window shows
+        assert (greedy_by_hand(whole, params) != expected).any()  # the window shows
 
 
 def test_logp_of_sampled_answers_through_a_ring():
     """log-softmax of a full forward over prompt and answer."""
     model = LanguageModel(SLIDING)
     params = wild(model)
-    y = written(model, params, 6, Sampling(1.0, 0, 1.0), samples=2)
+    y = written(model, params, sampling=Sampling(1.0, 0, 1.0), samples=2)
     tokens = np.concatenate([np.repeat(PROMPTS.tokens, 2, axis=0), y.tokens], axis=1)
     mask = np.concatenate([np.repeat(PROMPTS.mask, 2, axis=0), y.mask], axis=1)
-    every = jax.nn.log_softmax(jax.jit(lambda t, m: logits_of(model, params, t, m))(tokens, mask)[:, 4:-1])
-    expected = np.take_along_axis(np.asarray(every), y.tokens[..., None], axis=-1)[..., 0]
+    every = special.log_softmax(logits_of(model, params, tokens, mask)[:, 4:-1], axis=-1)
+    expected = np.take_along_axis(every, np.asarray(y.tokens)[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(y.logp, expected, atol=1e-4)
     assert (y.tokens[::2] != y.tokens[1::2]).any()
 
@@ -208,13 +219,13 @@ def test_half_precision(config):
     found, grads = logits_and_gradients(half, params)
     assert found.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
-    assert hidden_states(half, params, TOKENS, MASK)[0].dtype == jnp.bfloat16
+    assert jax.eval_shape(lambda: hidden_states(half, params, TOKENS, MASK)[0]).dtype == jnp.bfloat16
     error = np.asarray(found - expected)[np.asarray(MASK)]
-    size = float(jnp.std(expected))
+    size = np.std(expected)
     assert 1e-4 * size < error.std() < 0.05 * size
     off, size = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (grads, expected_grads))
     assert np.linalg.norm(off - size) < 0.1 * np.linalg.norm(size)
-    jax.tree.map(np.testing.assert_array_equal, params, before)
+    chex.assert_trees_all_equal(params, before)
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
@@ -224,21 +235,27 @@ def test_a_cache_in_half_precision(compute, scan):
     model = LanguageModel(config)
     params = wild(LanguageModel(SLIDING))
     params = stacked(params, SLIDING) if scan else params
-    hidden, cache = hidden_states(model, params, TOKENS, MASK, empty_cache(config, 3, 8), 0)
+    hidden, cache = jax.eval_shape(lambda: hidden_states(model, params, TOKENS, MASK, empty_cache(config, 3, 8), 0))
     assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
     assert hidden.dtype == compute
-    assert logits(model, params, hidden).dtype == jnp.float32
     # every column through the cache, one at a time: off a float32 model's by bfloat16's roundings
-    step = jax.jit(lambda token, mask, cache, t: hidden_states(model, params, token, mask, cache, t))
-    cache, states = empty_cache(config, 3, 8), []
+
+    @jax.jit
+    @partial(chex.assert_max_traces, n=1)
+    def step(token, mask, cache, t):
+        hidden, cache = hidden_states(model, params, token, mask, cache, t)
+        return logits(model, params, hidden), cache
+
+    tokens, mask = np.asarray(TOKENS), np.asarray(MASK)
+    cache, found = empty_cache(config, 3, 8), []
     for t in range(8):
-        state, cache = step(TOKENS[:, t : t + 1], MASK & (jnp.arange(8) <= t)[None, :], cache, t)
-        states.append(state)
+        column, cache = step(tokens[:, t : t + 1], mask & (np.arange(8) <= t), cache, t)
+        found.append(column)
     assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
-    found = logits(model, params, jnp.concatenate(states, axis=1))
-    expected = logits_of(LanguageModel(replace(SLIDING, scan=scan)), params)
-    error = np.asarray(found - expected)[np.asarray(MASK)]
-    assert 1e-4 < error.std() / float(jnp.std(expected)) < 0.05
+    assert found[0].dtype == jnp.float32
+    expected = np.asarray(logits_of(LanguageModel(replace(SLIDING, scan=scan)), params))
+    error = (np.concatenate(found, axis=1) - expected)[mask]
+    assert 1e-4 < error.std() / expected.std() < 0.05
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
@@ -291,10 +308,10 @@ TARGETS = ("query", "value", "down")
 
 def corrected(base, head=None):
     """Corrections whose a and b are both far from 0."""
-    lora = init_lora(base, TARGETS, 2, jax.random.key(1), head)
+    lora = jax.eval_shape(lambda: init_lora(base, TARGETS, 2, jax.random.key(1)))["lora"]
     rng = np.random.default_rng(1)
-    full = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.standard_normal(x.shape), jnp.float32), lora["lora"])
-    return {**lora, "lora": full}
+    full = jax.tree.map(lambda x: jnp.asarray((0.5 * rng.standard_normal(x.shape)).astype(np.float32)), lora)
+    return {"lora": full, "head": {} if head is None else head}
 
 
 def language_pair(scan):
@@ -308,8 +325,7 @@ def test_a_fresh_correction_is_none(scan):
     model, base = language_pair(scan)
     lora = init_lora(base, TARGETS, 2, jax.random.key(0))
     assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(lora["lora"]))
-    found = jax.jit(lambda p: logits_of(Adapted(model, base, 4.0), p))(lora)
-    np.testing.assert_allclose(found, jax.jit(lambda p: logits_of(model, p))(base), atol=1e-5)
+    np.testing.assert_allclose(logits_of(Adapted(model, base, 4.0), lora), logits_of(model, base), atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [pytest.param(False, marks=LONG), True])
@@ -325,9 +341,9 @@ def test_a_corrected_model_is_its_merged_one(scan):
     np.testing.assert_allclose(found[1] if scan else found, w + scale * a @ b, atol=1e-5)
     assert block(merged)["attention"]["key"]["kernel"] is block(base)["attention"]["key"]["kernel"]
 
-    expected = jax.jit(lambda p: logits_of(model, p))(merged)
-    np.testing.assert_allclose(jax.jit(lambda p: logits_of(adapted, p))(lora), expected, atol=1e-3)
-    assert np.abs(expected - jax.jit(lambda p: logits_of(model, p))(base)).max() > 0.1
+    expected = logits_of(model, merged)
+    np.testing.assert_allclose(logits_of(adapted, lora), expected, atol=1e-3)
+    assert np.abs(expected - logits_of(model, base)).max() > 0.1
     y = written(adapted, lora)
     np.testing.assert_array_equal(y.tokens, written(model, merged).tokens)
     assert (y.tokens != written(model, base).tokens).any()

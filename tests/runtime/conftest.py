@@ -35,3 +35,9 @@ def small_disk(tmp_path):
         pytest.skip(f"no right to mount a small disk: {mount.stderr.strip()}")
     yield SmallDisk(folder)
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(autouse=True)
+def keeps_no_compiled_programs(monkeypatch):
+    """Of `run` in the tests' own process, or in those that they start, nothing stays in the user's home."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,8 +83,9 @@ def test_every_kind_of_leaf_comes_back_with_the_record(tmp_path):
     assert read["by number"] == {"2": "a", "10": "b"}
     assert read["hash"] == "β"
     assert (read["step"], read["sha256"]) == (3, tree_hash(make_state(1)))
-    assert {"path": "params/scale", "shape": [400], "dtype": "bfloat16"} in read["leaves"]
-    assert {"path": "key", "shape": [], "dtype": "key<fry>"} in read["leaves"]
+    leaves = [(leaf["path"], leaf["shape"], leaf["dtype"], len(leaf["sum"])) for leaf in read["leaves"]]
+    assert ("params/scale", [400], "bfloat16", 4) in leaves
+    assert ("key", [], "key<fry>", 4) in leaves
     assert checkpoints.record(3) == read
     checkpoints.close()
 
@@ -239,8 +241,8 @@ def test_a_damaged_step_is_passed_over_and_the_run_can_go_on(tmp_path, capsys, d
     assert "step 2 " in warning[0]
     assert warning[0].endswith("using step 1 instead")
 
-    with pytest.raises(InputError, match=f"{tmp_path}: step 2 "):
-        checkpoints.restore(make_state(), 2)
+    with pytest.raises(InputError, match=f"{tmp_path}: step 2 .*; name one of .1.$"):
+        Checkpoints(tmp_path, None).restore(make_state(), 2)
     checkpoints.save(2, make_state(7), {})  # the run gets to the same step again
     checkpoints.close()
     assert checkpoints.steps() == [2]
@@ -306,6 +308,147 @@ def test_other_leaves_than_the_checkpoint_has_are_an_error(tmp_path, change, sen
     state = make_state()
     with pytest.raises(InputError, match=f"{tmp_path / '1'}: {sentence}"):
         checkpoints.restore(state.replace(params=change(state.params)))
+
+
+def test_a_step_is_not_named_beside_damaged_ones(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2, 3])
+    damage_by_a_record_that_is_no_json(tmp_path)
+    with pytest.raises(InputError, match=r"step 4 is missing; name one of .1, 3.$"):
+        checkpoints.restore(make_state(), 4)
+    shutil.rmtree(tmp_path / "1")
+    shutil.rmtree(tmp_path / "3")
+    with pytest.raises(InputError, match=r"step 2 .*; no other is intact, name another out folder"):
+        checkpoints.restore(make_state(), 2)
+
+
+PART = {
+    "lora": {"a": jnp.arange(12, dtype=jnp.bfloat16).reshape(3, 4), "by/name": jnp.ones(2)},
+    "head": {},
+    "layers": [jnp.arange(3), {}, (jnp.ones(()),)],
+    "key": jax.random.key(7),
+}
+
+
+def with_parts(folder, steps=(1,)):
+    checkpoints = Checkpoints(folder, None)
+    for step in steps:
+        noise = jnp.asarray(np.random.default_rng(step).normal(size=1 << 20), jnp.float32)
+        parts = jax.tree.map(lambda x: x, PART) | {"step": jnp.int32(step)}
+        checkpoints.save(step, State(jnp.int32(step), parts, {"mu": noise}, {"mu": noise}, None), {"position": step})
+    checkpoints.close()
+    return checkpoints
+
+
+def bytes_read():
+    """What this process has read from files so far."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
+def test_a_part_is_read_without_a_target_and_without_the_rest(tmp_path):
+    checkpoints = with_parts(tmp_path)
+    before = bytes_read() if Path("/proc/self/io").exists() else None
+    part, record = checkpoints.read("params")
+    if before is not None:
+        assert bytes_read() - before < 1 << 20  # the rest has 8 MiB, which do not compress
+    expected = PART | {"layers": [PART["layers"][0], {}, [PART["layers"][2][0]]], "step": jnp.int32(1)}
+    assert_same(part, expected)
+    assert record["position"] == 1
+    assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in jax.tree.leaves(part))
+    assert_same(checkpoints.read("step")[0], jnp.int32(1))
+    assert checkpoints.read("key")[0] is None
+    with pytest.raises(InputError, match=r"1 holds no policy; name one of .*params"):
+        checkpoints.read("policy")
+    with pytest.raises(InputError, match=r"none holds no checkpoint; train it first"):
+        Checkpoints(tmp_path / "none", None).read("params")
+
+
+def test_a_part_is_placed_leaf_by_leaf(tmp_path):
+    asked, mesh = {}, make_mesh(4)
+
+    def place(path, shape):
+        asked[path] = shape
+        return NamedSharding(mesh, PartitionSpec("data") if shape == (1 << 20,) else PartitionSpec())
+
+    checkpoints = with_parts(tmp_path)
+    (mu,) = jax.tree.leaves(checkpoints.read("ema", place=place)[0])
+    assert asked == {("mu",): (1 << 20,)} and mu.addressable_shards[0].data.shape == (1 << 18,)
+    part, _ = checkpoints.read("params", place=place)
+    assert asked[("key",)] == () and asked[("lora", "by/name")] == (2,) and asked[("layers", "2", "0")] == ()
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(part))
+    np.testing.assert_array_equal(jax.random.key_data(part["key"]), jax.random.key_data(PART["key"]))
+
+
+def test_a_damaged_part_is_passed_over_and_a_damaged_rest_is_not_seen(tmp_path, capsys):
+    checkpoints = with_parts(tmp_path, [1, 2])
+    flip_a_bit(data_file(tmp_path, 2))
+    assert checkpoints.read("params")[1]["step"] == 2
+    assert capsys.readouterr().err == ""
+    parts = [checkpoints.read(name)[1]["step"] for name in ("ema", "opt_state")]
+    assert sorted(parts) in ([1, 2], [1, 1])  # the bit is in the one, or in a file that both need
+    assert "step 2 " in capsys.readouterr().err
+
+
+def test_a_part_of_other_bytes_than_were_saved_is_damaged(tmp_path):
+    checkpoints = with_parts(tmp_path, [1])
+    other = with_parts(tmp_path / "others", [1, 2])
+    shutil.rmtree(tmp_path / "1" / "state")
+    shutil.copytree(other.folder / "2" / "state", tmp_path / "1" / "state")
+    with pytest.raises(InputError, match=r"step 1 holds other bytes of params than were saved; no other is intact"):
+        checkpoints.read("params", 1)
+
+
+READS = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from rlhf_jax.runtime import Checkpoints, join_processes, make_mesh, place
+address, process, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+join_processes(address, 2, process)
+mesh = make_mesh(4)
+state = {"params": {"w": np.arange(8, dtype=np.float32), "head": {}}, "rest": np.ones(5)}
+checkpoints = Checkpoints(folder, None)
+checkpoints.save(1, place(state, mesh, lambda path, ndim: ("data",) * ndim), {})
+checkpoints.close()
+here, _ = checkpoints.read("params")
+assert here["head"] == {} and here["w"].devices() == {jax.local_devices()[0]}
+np.testing.assert_array_equal(here["w"], np.arange(8))
+rows = NamedSharding(mesh, PartitionSpec("data"))
+cut, record = checkpoints.read("params", 1, lambda path, shape: rows)
+assert not cut["w"].is_fully_addressable
+for shard in cut["w"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, np.arange(8)[shard.index])
+print("read", record["sha256"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_a_part_each_or_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", READS, address, str(process), tmp_path / "run"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for process in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    state = {"params": {"w": np.arange(8, dtype=np.float32), "head": {}}, "rest": np.ones(5, np.float32)}
+    # Gloo prints lines of its own.
+    assert [out.splitlines()[-1:] for out, _ in said] == [[f"read {tree_hash(state)}"]] * 2, said
 
 
 KILLED = """

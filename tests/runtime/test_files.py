@@ -1,9 +1,15 @@
+import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import require_writable, write_atomically
+from rlhf_jax.runtime import locked, require_writable, write_atomically
 
 
 def test_write_atomically_replaces_the_whole_file(tmp_path):
@@ -54,3 +60,39 @@ def test_require_writable_refuses_a_full_disk(small_disk):
     with pytest.raises(InputError, match=f"cannot write to {small_disk.folder}: the disk is full"):
         require_writable(small_disk.folder)
     assert os.listdir(small_disk.folder) == ["filler"]
+
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+from rlhf_jax.runtime import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_locked_folder_is_kept_until_its_process_dies(tmp_path):
+    folder = tmp_path / "new"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCKS, folder], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    sentence = rf"{folder}: another process \({process.pid}\) is at work in it; wait for it, or choose another --out"
+    with pytest.raises(InputError, match=sentence), locked(folder):
+        pytest.fail("it was not kept")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for _ in range(2):
+        with locked(folder):
+            assert (folder / ".lock").read_text() == str(os.getpid())
+
+
+def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path), locked(tmp_path):
+        pass

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +10,32 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import everywhere, join_rows, lies, make_mesh, mapped, place, rows_here, shapes_on, shard_rows
+from rlhf_jax.runtime import (
+    join_rows,
+    make_mesh,
+    mapped,
+    place,
+    replicated,
+    rows_here,
+    shapes_on,
+    shard_rows,
+    sharding_of,
+)
+
+
+def test_cores_as_devices_bring_the_threads_that_their_collectives_need():
+    text = """
+import os, jax, jax.numpy as jnp
+from rlhf_jax.runtime import cores_as_devices
+cores_as_devices(1)
+assert "PJRT_NPROC" not in os.environ
+cores_as_devices(3)
+print(os.environ["PJRT_NPROC"], jax.device_count())
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
+    del environment["PJRT_NPROC"]
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "16 3\n"
 
 
 def test_the_mesh_has_three_automatic_axes():
@@ -93,12 +123,12 @@ def test_what_lies_on_the_mesh_is_cut_anew_as_a_copy():
     given = {"w": jnp.arange(64.0).reshape(8, 8), "key": jax.random.key(3)}
     cut = place(given, mesh, lambda path, ndim: ("fsdp", "tensor")[:ndim])
     for rule in (
-        everywhere,
+        replicated,
         lambda path, ndim: ("tensor", "fsdp")[:ndim],
         lambda path, ndim: ("fsdp", "tensor")[:ndim],
     ):
         again = place(cut, mesh, rule)
-        assert again["w"].sharding.is_equivalent_to(lies((), (8, 8), mesh, rule), 2)
+        assert again["w"].sharding.is_equivalent_to(sharding_of((), (8, 8), mesh, rule), 2)
         overwrite(again["w"])
         np.testing.assert_array_equal(cut["w"], given["w"])
         np.testing.assert_array_equal(jax.random.key_data(again["key"]), jax.random.key_data(given["key"]))

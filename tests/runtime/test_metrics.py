@@ -96,12 +96,17 @@ def test_wandb_that_is_not_installed_is_named_before_anything_is_written(tmp_pat
 
 
 def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
-    calls = []
+    calls, given = [], []
     session = SimpleNamespace(
         log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finished")
     )
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: session))
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=lambda **settings: given.append(settings) or session)
+    )
     writer = MetricsWriter(tmp_path, 0, wandb=True)
     writer.write(1, {"loss/train": 0.5})
     writer.close()
     assert calls == [(1, {"loss/train": 0.5}), "finished"]
+    MetricsWriter(tmp_path, 3, wandb={"beta": 0.02}).close()
+    assert [each["config"] for each in given] == [None, {"beta": 0.02}]
+    assert given[1]["name"] == f"{tmp_path.name} from 3"

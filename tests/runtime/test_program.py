@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from rlhf_jax.errors import DivergenceError, InputError
@@ -74,10 +75,10 @@ SAVES_FOR_EVER = """
 import os, signal, sys, threading, time
 from pathlib import Path
 import jax.numpy as jnp
-from rlhf_jax.runtime import Stage, run
+from rlhf_jax.runtime import Origin, Stage, run
 
 def main():
-    this = Stage(Path(sys.argv[1]) / "toy", 3, {}, "t", {}, program="toy.py", keep=None)
+    this = Stage(Path(sys.argv[1]) / "toy", 3, Origin({}, {}, {}, {}), keep=None)
     this.checkpoints.wait = this.checkpoints.close = lambda: time.sleep(1000)  # a disk that hangs
     threading.Thread(target=time.sleep, args=[1000]).start()  # as the thread that writes to it
     for i in this.steps(0):
@@ -99,3 +100,52 @@ def test_ctrl_c_after_another_signal_does_not_wait_for_a_save(tmp_path, first):
     assert ("Ctrl-C again stops at once" in done.stderr) == (first == signal.SIGINT)
     assert done.stderr.splitlines()[-1] == "stopped; the same command continues from the last checkpoint"
     assert "Traceback" not in done.stderr
+
+
+COMPILES = """
+import logging, sys
+import jax, jax.numpy as jnp, numpy as np
+import rlhf_jax.runtime
+assert logging.getLogger("absl").level == logging.NOTSET and str(jax.config.jax_compilation_cache_dir) == sys.argv[1]
+compiled = []
+jax.monitoring.register_event_listener(lambda event, **_: compiled.append(event.rpartition("/")[2]))
+
+def main():
+    f = jax.jit(jax.grad(lambda x: jnp.sum(jax.nn.logsumexp(jnp.tanh(x @ x.T), -1))))
+    print(np.asarray(f(jax.random.normal(jax.random.key(0), (64, 64)))).tobytes().hex())
+    print(compiled.count("cache_hits"), logging.getLogger("absl").level > logging.CRITICAL)
+
+rlhf_jax.runtime.run(main)
+"""
+
+
+def test_what_is_compiled_is_kept_for_the_next_program_which_computes_the_same_bits(tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    found = []
+    for off in (True, False, False):
+        environment["JAX_COMPILATION_CACHE_DIR"] = ""
+        if not off:
+            del environment["JAX_COMPILATION_CACHE_DIR"]
+        line = [sys.executable, "-c", COMPILES, "" if off else "None"]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")  # no word of it
+        found.append(done.stdout.split())
+        if off:
+            assert not list(tmp_path.iterdir())
+    assert list((tmp_path / "rlhf_jax" / "xla").rglob("jit_*"))
+    assert len({bits for bits, _, _ in found}) == 1
+    assert [int(hits) for _, hits, _ in found[:2]] == [0, 0] and int(found[2][1]) > 1
+    assert [quiet for _, _, quiet in found] == ["True"] * 3
+
+
+def test_without_a_place_for_what_is_compiled_a_program_runs_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    run(lambda: None)
+    assert capsys.readouterr().err == ""
+    assert jax.config.values["jax_compilation_cache_dir"] in (None, "")

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from rlhf_jax.runtime import progress, say
+from rlhf_jax.runtime import info, progress
 
 
 @pytest.fixture
@@ -79,5 +79,5 @@ def test_a_terminal_gets_a_bar(clock, capsys, monkeypatch):
 
 def test_say_keeps_a_long_sentence_with_brackets_on_one_line(capsys):
     sentence = "a [bold]sentence[/bold] " * 20
-    say(sentence)
+    info(sentence)
     assert capsys.readouterr().err == sentence + "\n"

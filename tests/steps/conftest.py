@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
-from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
+from rlhf_jax.steps import Form, Frozen, Models, Optimisers, Plan, PPOCoef, adam, initial_state, iteration
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 from tests.models.conftest import wild
 

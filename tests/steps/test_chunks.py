@@ -221,13 +221,13 @@ def test_no_array_has_a_number_for_every_token_and_every_word(tiny, experience, 
 def test_every_device_works_on_its_rows_of_every_chunk(tiny):
     """With rows dealt out to 8 devices and chunks of 8 tokens, each device makes the logits of one."""
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-    by_row, everywhere = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (("data",), ()))
+    by_row, replicated = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (("data",), ()))
     model, params = wide_model(tiny, 8)
     rows = jax.tree.map(lambda x: jax.device_put(x[:, 0], by_row), tiny.batch.pretrain)
 
     def loss(params, rows):
         return next_token_loss(params, rows, COEF, model=model)[0]
 
-    program = traced(jax.grad(loss), jax.device_put(params, everywhere), rows).lower().compile().as_text()
+    program = traced(jax.grad(loss), jax.device_put(params, replicated), rows).lower().compile().as_text()
     tokens = {math.prod(map(int, lead.split(","))) for lead in re.findall(rf"f32\[([\d,]+),{WIDE}\]", program)}
     assert tokens - {12} == {1}  # 12 is the gradient of the unembedding

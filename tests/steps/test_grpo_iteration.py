@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.grpo import advantages, iteration
+from experiments.grpo import advantages, learn
 from rlhf_jax.equations import values
+from rlhf_jax.steps import Iteration, iteration, sample
 from rlhf_jax.types import Moments, PPOBatch
 
 NOTHING = Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
@@ -37,8 +38,7 @@ def run(tiny):
             optimisers=tiny.optimisers,
             plan=tiny.plan,
             form=tiny.form._replace(policy_mean="answer"),
-            advantage="rloo",
-            answers=2,
+            halves=Iteration(sample, partial(learn, advantage="rloo", answers=2), has_value=False),
         )
     )
     prompts = jax.tree.map(lambda x: x[::2].repeat(2, axis=0), tiny.batch.prompts)

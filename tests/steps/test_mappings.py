@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 from jax.experimental.multihost_utils import process_allgather
 
-from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, mesh_axes
 from rlhf_jax.runtime import (
-    everywhere,
     first_process,
     join_processes,
     make_mesh,
     mapped,
     place,
+    replicated,
     shard_rows,
 )
-from rlhf_jax.steps import Models, Optimisers, PPOCoef, adam, initial_state
+from rlhf_jax.steps import Frozen, Models, Optimisers, Plan, PPOCoef, adam, initial_state, iteration
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 from tests.steps.conftest import COEF, FORM
 from tests.steps.conftest import CONFIG as SMALL
@@ -79,7 +78,7 @@ def trained(*, mesh=(1, 1, 1), pmap=False, micro_batches=1, padding=0.0):
     frozen = Frozen(sft=each[2], reward=(each[3],))
     over, coef = make_mesh(*mesh), PPOCoef(*map(np.float32, RATES))
     step = mapped(partial(iteration, models=models, optimisers=optimisers, plan=PLAN, form=WHITENED), over, pmap)
-    rule = everywhere if pmap else mesh_axes
+    rule = replicated if pmap else mesh_axes
     state, frozen, coef = place(state, over, rule), place(frozen, over, rule), place(coef, over)
     for batch in batches(padding):
         state, metrics = step(state, shard_rows(batch, over), coef, frozen)

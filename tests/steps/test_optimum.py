@@ -16,22 +16,27 @@ import optax
 import pytest
 
 from experiments import grpo
-from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.equations import gae, masked_mean, row_sums, token_rewards
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.steps import (
+    PPO_PTX,
     Form,
+    Frozen,
+    Iteration,
     Models,
     Optimisers,
+    Plan,
     PPOCoef,
     adam,
     divergences,
     initial_state,
+    iteration,
     join,
     policy_loss,
     reading,
     response_values,
     reward,
+    sample,
     text_logps,
 )
 from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatch
@@ -138,9 +143,9 @@ def trained(
     to 0."""
     plan = Plan(T, Sampling(1.0, 0, 1.0), epochs=1, minibatches=2, eos=EOS, pad=PAD)
     K = 1 if advantage is None else 8
-    group = {} if advantage is None else {"advantage": advantage, "answers": K}
-    method = iteration if advantage is None else grpo.iteration
-    step = partial(method, models=MODELS, optimisers=OPTIMISERS, plan=plan, form=this, **group)
+    group = Iteration(sample, partial(grpo.learn, advantage=advantage, answers=K), has_value=False)
+    halves = PPO_PTX if advantage is None else group
+    step = partial(iteration, models=MODELS, optimisers=OPTIMISERS, plan=plan, form=this, halves=halves)
     each = (np.tile(x, (EPISODES // 3 // K, 1)).repeat(K, axis=0) for x in (PROMPTS.tokens, PROMPTS.mask))
     batch = jax.tree.map(jnp.asarray, PPOBatch(PromptBatch(*each), pretrain))
     value = problem.frozen.reward[0] if advantage is None else None

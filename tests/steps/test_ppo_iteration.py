@@ -1,12 +1,16 @@
-"""The whole iteration of experiments/ppo_ptx.py on a tiny model, and the invariants that the design promises of it."""
+"""The whole iteration of PPO-ptx on a tiny model, and the invariants that the design promises of it."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import ppo_ptx
 from rlhf_jax.equations import values
 from rlhf_jax.models import generate
+from rlhf_jax.steps import Iteration, iteration, sample
 from rlhf_jax.types import PPOBatch
 
 
@@ -117,6 +121,22 @@ def test_gamma_0_is_no_pretraining_mix(tiny, first, assert_equal):
     assert set(metrics) - set(fewer) == of_the_mix
     apart = np.abs(jax.tree.leaves(first[0].policy)[0] - jax.tree.leaves(without.policy)[0]).max()
     assert apart > 1e-4  # γ = 0.5 does something
+
+
+@pytest.mark.slow
+def test_the_experiment_that_spells_it_out_is_the_same_to_the_bit(tiny, first, assert_equal):
+    """experiments/ppo_ptx.py, which researchers copy, and the library's default."""
+    step = partial(
+        iteration,
+        models=tiny.models,
+        optimisers=tiny.optimisers,
+        plan=tiny.plan,
+        form=tiny.form,
+        halves=Iteration(sample, ppo_ptx.learn),
+    )
+    state, metrics = jax.jit(step)(tiny.state, tiny.batch, tiny.coef, tiny.frozen)
+    assert_equal(state, first[0])
+    assert_equal(metrics, {name: first[1][name] for name in metrics})
 
 
 @pytest.mark.slow

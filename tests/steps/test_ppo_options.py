@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.ppo_ptx import iteration
 from rlhf_jax.equations import kl_exact, states_before, token_logps, values
-from rlhf_jax.models import Sampling, drawn, generate, hidden_states, logits, rewarp
+from rlhf_jax.models import Sampling, generate, hidden_states, logits, processors_of, reprocess_logits
 from rlhf_jax.steps import (
     divergences,
+    iteration,
     join,
     policy_loss,
     ppo_step,
@@ -73,7 +73,9 @@ def warped(tiny):
 
     def warped(params, tokens, mask, y):
         hidden, _ = hidden_states(tiny.models.policy, params, tokens, mask)
-        return rewarp(logits(tiny.models.policy, params, states_before(hidden, y.tokens.shape[1])), drawn(y))
+        return reprocess_logits(
+            logits(tiny.models.policy, params, states_before(hidden, y.tokens.shape[1])), processors_of(y)
+        )
 
     return jax.jit(warped)
 

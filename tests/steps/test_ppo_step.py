@@ -1,14 +1,16 @@
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import values
-from rlhf_jax.models import generate
+from rlhf_jax.equations import clipped_policy_loss, masked_mean, values
+from rlhf_jax.models import LanguageModel, generate
 from rlhf_jax.steps import (
     TextCoef,
+    initial_state,
     join,
     minibatches,
     next_token_loss,
@@ -107,6 +109,100 @@ def test_clipping_acts(tiny, experience):
     grads, metrics = grad(tiny.state.policy, moved, tiny.coef._replace(clip_high=jnp.float32(0.7)))
     assert float(metrics["policy/clipfrac_avg"].value) == 0
     assert max(float(abs(g).max()) for g in jax.tree.leaves(grads)) > 1e-3
+
+
+def reinforce(logp, logp_old, advantages, mask, coef):
+    return -advantages * logp, {"own": masked_mean(advantages, mask)}
+
+
+def importance(logp, logp_old, advantages, mask, coef):
+    """PPO's ratio, never clipped."""
+    return -advantages * jnp.exp(logp - logp_old), {}
+
+
+@pytest.mark.parametrize("objective", [reinforce, importance])
+def test_the_objective_is_an_argument(tiny, experience, objective):
+    """Both have the gradient −mean A·ρ·∇log π, where REINFORCE has ρ = 1; by hand from the model's logits. What stands
+    outside the answers, NaN included, has no influence."""
+    model, y, T = tiny.models.policy, experience.response, tiny.plan.max_tokens
+    advantages, mask = np.asarray(experience.advantages), np.asarray(y.mask)
+
+    def by_hand(params, weights):
+        hidden, _ = model.apply({"params": params}, experience.tokens, experience.mask)
+        logits = model.apply({"params": params}, hidden, method=LanguageModel.logits)[:, -T - 1 : -1] / 0.7
+        logp = jnp.take_along_axis(jax.nn.log_softmax(logits), y.tokens[..., None], axis=-1)[..., 0]
+        return -jnp.sum(weights * jnp.where(mask, logp, 0.0)) / mask.sum(), logp
+
+    elsewhere = jax.tree.map(lambda p: 1.1 * p, tiny.state.policy)  # where ρ ≠ 1
+    hand = jax.jit(jax.grad(by_hand, has_aux=True))
+    ratio = np.where(mask, np.exp(hand(elsewhere, advantages)[1] - y.logp), 0.0)
+    expected, _ = hand(elsewhere, advantages * (1.0 if objective is reinforce else ratio))
+    dirty = experience.replace(advantages=jnp.where(mask, advantages, jnp.nan), pretrain=None)
+    loss = partial(policy_loss, model=model, form=tiny.form, objective=objective)
+    found, _ = jax.jit(jax.grad(loss, has_aux=True))(elsewhere, dirty, tiny.coef)
+    chex.assert_tree_all_finite(found)
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+    step = partial(ppo_step, models=tiny.models, optimisers=tiny.optimisers, form=tiny.form, objective=objective)
+    state, metrics = jax.jit(step)(tiny.state.replace(policy=elsewhere), dirty, tiny.coef)
+    norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(expected)))
+    assert float(metrics["policy/grad_norm"].value) == pytest.approx(norm, rel=1e-4)
+    assert ("own" in metrics) == (objective is reinforce)
+    # The KL that ends an iteration's updates does not depend on the objective's metrics.
+    stopped, _ = jax.jit(step)(tiny.state.replace(policy=elsewhere), dirty, tiny.coef._replace(stop_kl=jnp.float32(0)))
+    assert bool(stopped.stopped) and not bool(state.stopped)
+
+
+def test_the_default_objective_is_ppo_s_clipped_loss_to_the_bit(tiny, experience, losses):
+    coef = tiny.coef._replace(clip_high=jnp.float32(0.3), dual_clip=jnp.float32(1.2))
+    moved = jax.tree.map(lambda p: 1.1 * p, tiny.state.policy)
+    read = jax.jit(partial(reading, model=tiny.models.policy, entropies=True))
+    y = experience.response
+
+    @jax.jit
+    def direct(logp):
+        each, metrics = clipped_policy_loss(logp, y.logp, experience.advantages, y.mask, 0.2, 0.3, 1.2)
+        return masked_mean(each, y.mask), metrics
+
+    policy, metrics = direct(read(moved, experience.tokens, experience.mask, y).logp)
+    value, found = losses(moved, experience, coef)
+    assert float(metrics["policy/clipfrac_avg"].value) > 0
+    chex.assert_trees_all_equal({name: found[name] for name in metrics}, metrics)
+    chex.assert_trees_all_equal((value, found["loss/policy_avg"]), (policy.value, policy))
+
+
+def test_the_state_s_memory_can_be_given_to_a_step(tiny, experience):
+    """The usual jax.jit(step, donate_argnums=0), on a fresh state, whose moving average is the policy."""
+    policy, value = jax.tree.map(jnp.copy, (tiny.state.policy, tiny.state.value))
+    state = initial_state(policy, value, tiny.optimisers, jax.random.key(7))
+    chex.assert_trees_all_equal(state.ema, policy)
+    once = chex.assert_max_traces(ppo_step, 1)
+    step = partial(once, models=tiny.models, optimisers=tiny.optimisers, form=tiny.form)
+    step = jax.jit(step, donate_argnums=0)
+    for _ in range(2):
+        state, metrics = step(state, experience, tiny.coef)
+    chex.assert_tree_all_finite((state.policy, state.ema, state.value, values(metrics)))
+    assert jax.tree.leaves(policy)[0].is_deleted()
+
+
+@pytest.mark.parametrize(("schedule", "quarter"), [("linear", 0.775), ("cosine", 0.8681981)])
+def test_the_schedule_of_both_rates_follows_the_warm_up(tiny, experience, schedule, quarter, assert_equal):
+    """Of 11 iterations, 2 of them a warm-up from a tenth, 8 lead from iteration 2 to the last, at the floor."""
+    form = tiny.form._replace(schedule=schedule)
+    step = jax.jit(partial(ppo_step, models=tiny.models, optimisers=tiny.optimisers, form=form))
+
+    def at(iteration, **changes):
+        coef = tiny.coef._replace(
+            **{k: jnp.float32(v) for k, v in ({"lr_steps": 11, "lr_floor": 0.1} | changes).items()}
+        )
+        state, metrics = step(tiny.state.replace(step=jnp.int32(iteration)), experience, coef)
+        return state, float(metrics["lr"].value) / 0.01
+
+    shares = [at(i)[1] for i in (0, 1, 2, 4, 6, 10, 50)]
+    assert shares == pytest.approx([0.1, 0.55, 1.0, quarter, 0.55, 0.1, 0.1], rel=1e-5)
+    assert at(0, warmup=0)[1] == pytest.approx(1.0)
+    ended, _ = at(10, lr_floor=0)
+    assert_equal((ended.policy, ended.value), (tiny.state.policy, tiny.state.value))
 
 
 def test_the_pretraining_gradient_is_gamma_times_the_language_models(tiny, assert_equal):

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.dpo import OBJECTIVES
 from rlhf_jax.equations import values
+from rlhf_jax.stages import OBJECTIVES
 from rlhf_jax.steps import (
     KTOCoef,
     PreferenceCoef,
     TextCoef,
     adam,
     answer_logps,
+    dpo,
     judged_loss,
     judged_step,
     preference_loss,
@@ -143,3 +144,16 @@ def test_kto_on_a_model(tiny):
     figures = {name: float(m) for name, m in values(metrics).items()}
     assert figures["rewards/chosen"] > 0 > figures["rewards/rejected"] and figures["kl"] >= 0
     assert figures["loss/train"] < float(loss)
+
+
+def test_the_schedule_is_an_argument_of_both_steps(tiny, batch):
+    """Of 101 steps to a floor of 0.2, step 25: a quarter of the way."""
+    params, optimiser = tiny.frozen.sft, adam()
+    state = TrainState(jnp.int32(25), params, optimiser.init(params), jax.random.key(0))
+    rate = COEF.rate._replace(steps=jnp.float32(101), floor=jnp.float32(0.2))
+    pairs = partial(preference_step, objective=dpo, per_token=False)
+    judged = JudgedBatch(batch.chosen, np.ones(4, bool), batch.ref_chosen, batch.rejected, batch.ref_rejected)
+    kto = jax.tree.map(jnp.float32, KTOCoef(0.3, 1.0, 2.0, rate))
+    for step, rows, coef in ((pairs, batch, COEF._replace(rate=rate)), (judged_step, judged, kto)):
+        run = jax.jit(partial(step, model=tiny.models.policy, optimiser=optimiser, schedule="linear"))
+        assert float(run(state, rows, coef)[1]["lr"].value) == pytest.approx(0.8 * 0.02, rel=1e-5)

@@ -1,11 +1,13 @@
 from functools import partial
 from math import exp, log1p
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.equations import hinge, plackett_luce_loss, ranking_loss
 from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_loss, reward_step
 from rlhf_jax.types import RankingBatch, TrainState
 
@@ -45,6 +47,32 @@ def test_the_loss_is_eq_1_on_the_scores_of_single_answers(tiny, batch, score):
     assert float(value) == pytest.approx(expected, rel=1e-5)
     right = [b > a, a > c, b > c, d > e]
     assert float(metrics["accuracy/train"].value) == pytest.approx(np.mean(right))
+
+
+OBJECTIVES = {"hinge": partial(ranking_loss, pair_loss=hinge), "plackett_luce": plackett_luce_loss}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_objective_is_an_argument(tiny, batch, score, name):
+    """The gradient is that of the objective of the answers' scores; the schedule is an argument as well."""
+    model, params, objective = tiny.models.value, tiny.frozen.reward[0], OBJECTIVES[name]
+
+    def by_hand(params):
+        scores = score(params, batch.tokens.reshape(6, 6), batch.mask.reshape(6, 6)).reshape(2, 3)
+        return objective(scores, jnp.asarray(batch.ranks)).value
+
+    expected, grads = jax.jit(jax.value_and_grad(by_hand))(params)
+    loss = partial(reward_loss, model=model, objective=objective)
+    (value, _), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, COEF)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    chex.assert_trees_all_close(found, grads, atol=1e-5)
+
+    optimiser = adam()
+    state = TrainState(jnp.int32(60), params, optimiser.init(params), jax.random.key(0))
+    step = partial(reward_step, model=model, optimiser=optimiser, schedule="constant", objective=objective)
+    _, metrics = jax.jit(step)(state, batch, COEF)
+    assert float(metrics["loss/train"].value) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["lr"].value) == pytest.approx(0.02)
 
 
 def test_one_forward_pass_for_each_answer(tiny, batch):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +133,31 @@ def test_the_learning_rate_is_an_argument(tiny, batch, step):
     for old, same, new in zip(*map(jax.tree.leaves, (state.params, still.params, moved.params)), strict=True):
         np.testing.assert_array_equal(same, old)
         assert np.abs(np.asarray(new) - np.asarray(old)).max() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("schedule", "share"), [("constant", 1.0), ("linear", 0.775), ("cosine", 0.8681981)])
+def test_the_schedule_is_an_argument(tiny, batch, schedule, share):
+    """A quarter of the way to a floor of 0.1; (1 + cos 45°)/2 of the 0.9 above it are left of the cosine."""
+    run = jax.jit(partial(text_step, model=tiny.models.policy, optimiser=OPTIMISER, schedule=schedule))
+    state = state_of(tiny.state.policy).replace(step=jnp.int32(25))
+    _, metrics = run(state, batch, COEF._replace(steps=jnp.float32(101)))
+    assert float(metrics["lr"].value) == pytest.approx(share * 0.05, rel=1e-5)
+
+
+def test_the_loss_is_an_argument(tiny, batch, step):
+    """Uphill on the default loss: Adam's first step is the same one in the other direction."""
+
+    def uphill(*arguments, **settings):
+        value, metrics = next_token_loss(*arguments, **settings)
+        return -value, {"loss/own": metrics["loss/train"]}
+
+    start = state_of(tiny.state.policy)
+    own = jax.jit(partial(text_step, model=tiny.models.policy, optimiser=OPTIMISER, loss=uphill))
+    up, metrics = own(start, batch, COEF)
+    assert "loss/own" in metrics and "loss/train" not in metrics
+    down, _ = step(start, batch, COEF)
+    back = jax.tree.map(lambda new, old: 2 * old - new, down.params, start.params)
+    chex.assert_trees_all_close(up.params, back, atol=1e-6)
 
 
 def test_dropout(tiny, batch, step):

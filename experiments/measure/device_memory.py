@@ -1,6 +1,6 @@
 """How much memory PPO-ptx takes on each device of a mesh, as the compiler says it: nothing is run, no such device is needed.
 
-    python experiments/device_memory.py --size 1.3B --topology v5p:2x2x2 --fsdp 8
+    python experiments/measure/device_memory.py --size 1.3B --topology v5p:2x2x2 --fsdp 8
 
 The whole iteration is compiled for the topology (of TPUs, from the extra [tpu]; "cpu" for as many fake devices): sampling,
 rewards, advantages, and the updates of policy and value, beside the reference, the reward model, Adam's moments and the
@@ -20,11 +20,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from experiments.ppo_ptx import Frozen, Plan, iteration
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig, mesh_axes
 from rlhf_jax.runtime import ROWS, cores_as_devices, jitted, make_mesh, run, shapes_on
-from rlhf_jax.steps import Form, Models, Optimisers, PPOCoef, adam, initial_state
+from rlhf_jax.steps import Form, Frozen, Models, Optimisers, Plan, PPOCoef, adam, initial_state, iteration
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
 
 SIZES = {"1.3B": (24, 2048, 16), "6B": (32, 4096, 32), "175B": (96, 12288, 96)}  # layers, width, heads

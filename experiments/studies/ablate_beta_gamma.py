@@ -1,6 +1,6 @@
 """β × γ: what the KL penalty and the pretraining mix each do to quality and to the alignment tax.
 
-    python experiments/ablate_beta_gamma.py configs/ablation.toml
+    python experiments/studies/ablate_beta_gamma.py configs/ablation.toml
 
 InstructGPT, App. E.6 to E.9: Figures 33 to 36 in shape, on the sweep of experiments/sweep.py. Writes ablation.html beside
 sweep.csv and sweep.json. The page says of each of the paper's four claims whether it holds here: it holds where the 95 % t
@@ -13,18 +13,15 @@ are the last word of held-out texts and facts of the world, for the paper's DROP
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from experiments.evaluate import alignment_tax
-from experiments.recipe import Config, configured, material
-from experiments.sft import fine_tuned
-from experiments.sweep import Setting, members_of, sweep, sweep_stage, table_of
+from experiments.sweep import Config, Setting, members_of, sweep, table_of
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import SYMBOLS, Cell, Claim, Estimate, Line, mean_interval, write_ablation
 from rlhf_jax.runtime import read_metrics, run
+from rlhf_jax.stages import alignment_tax, begin, loaded
 
 LOSS = "pretrain/loss"
 
@@ -121,7 +118,7 @@ def best_setting(settings: Sequence[Setting]) -> tuple[Setting, str]:
 
 def curves_of(config: Config, beta: float) -> dict[float, list[np.ndarray]]:
     """γ → of each seed the pretraining loss of every iteration, at one β."""
-    rows = read_metrics(sweep_stage(config).folder)
+    rows = read_metrics(config.folder / "sweep")
     found: dict[float, list[np.ndarray]] = {}
     for m in members_of(config):
         curve = [row.get(f"loss/pretrain/{m.label}", np.nan) for row in rows]
@@ -166,12 +163,11 @@ def require_grid(config: Config) -> None:
         )
 
 
-def main() -> None:
-    config = configured()
+def main(config: Config) -> None:
     require_grid(config)
-    settings, beta, out = sweep(config), config.ppo.beta, Path(config.out)
+    (settings, before), beta, out = sweep(config), config.ppo.beta, config.folder
     whole = [s for s in settings if s.figures]
-    start = {k: e.mean for k, e in alignment_tax(config, fine_tuned(config, "rl_init"), material(config).truth).items()}
+    start = {k: e.mean for k, e in alignment_tax(loaded(before.rl_init), before.data, config.run).items()}
     curves = curves_of(config, beta)
     claims, (_, best) = claims_of(whole, start[LOSS], curves, beta, config.ppo.gamma), best_setting(whole)
     write_ablation(
@@ -182,7 +178,7 @@ def main() -> None:
         best,
         start,
         {gamma: band(each) for gamma, each in sorted(curves.items())},
-        json.dumps(config.sections("ppo", "evaluate") | {"sweep": config.sweep and config.sweep.table}, indent=1),
+        json.dumps({name: config.about()[name] for name in ("ppo", "evaluate", "sweep")}, indent=1),
     )
     for claim in claims:
         print(f"{claim.claim}: {claim.verdict}. {claim.evidence}")
@@ -191,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(begin(Config, __file__, __doc__)))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import Sampling, penalise, warp
+from rlhf_jax.models import Sampling, penalise, process_logits
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
@@ -29,7 +29,7 @@ def test_impossible_settings_are_refused(bad):
 
 
 def probabilities(logits, sampling):
-    return np.asarray(jax.nn.softmax(warp(jnp.asarray(logits, jnp.float32), sampling), axis=-1))
+    return np.asarray(jax.nn.softmax(process_logits(jnp.asarray(logits, jnp.float32), sampling), axis=-1))
 
 
 def test_warp_by_hand():
@@ -83,7 +83,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize(("name", "sampling"), SETTINGS, ids=[name for name, _ in SETTINGS])
 def test_warpers(golden, name, sampling):
-    np.testing.assert_allclose(warp(jnp.asarray(golden["logits"]), sampling), golden[name], rtol=1e-6)
+    np.testing.assert_allclose(process_logits(jnp.asarray(golden["logits"]), sampling), golden[name], rtol=1e-6)
 
 
 def penalised(golden, penalty, start=0):
@@ -103,5 +103,5 @@ def test_repetition_penalty_on_the_answer_alone(golden):
 
 
 def test_the_penalty_comes_before_temperature_top_k_and_top_p(golden):
-    warped = warp(penalised(golden, 1.2), Sampling(0.7, 20, 0.9))
+    warped = process_logits(penalised(golden, 1.2), Sampling(0.7, 20, 0.9))
     np.testing.assert_allclose(warped, golden["chain_rep1.2_t0.7_k20_p0.9"], rtol=1e-6)

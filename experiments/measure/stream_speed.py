@@ -1,6 +1,6 @@
 """How fast a .jsonl of any size is streamed, in how much memory, and by how many processes.
 
-python experiments/stream_speed.py --gigabytes 10 --seconds 120 --processes 1,2
+python experiments/measure/stream_speed.py --gigabytes 10 --seconds 120 --processes 1,2
 
 Writes documents of made-up words into a temporary folder, notes where each begins, and then, for each number of processes,
 streams rows from all over the file for so many seconds. Each process has its own lanes of the batch and a clock that starts
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import tyro
 
 from rlhf_jax.data import Records, TextStream, load_tokenizer, train_tokenizer
-from rlhf_jax.runtime import run, say
+from rlhf_jax.runtime import info, run
 
 LENGTH = 1024  # tokens of a row
 LANES = 8  # of each process
@@ -119,9 +119,9 @@ def measure(options: Options) -> None:
         start = time.perf_counter()
         count = write(path, int(options.gigabytes * 1e9))
         train_tokenizer(islice(documents(seed=0), 500), VOCABULARY, tokenizer_path)
-        say(f"{path.stat().st_size / 1e9:.2f} GB, {count} documents, written in {time.perf_counter() - start:.0f} s")
+        info(f"{path.stat().st_size / 1e9:.2f} GB, {count} documents, written in {time.perf_counter() - start:.0f} s")
         ((seconds, before, after),) = in_processes(index, [(path,)])
-        say(f"index: {seconds:.1f} s, peak memory {after:.0f} MB ({before:.0f} MB before it)")
+        info(f"index: {seconds:.1f} s, peak memory {after:.0f} MB ({before:.0f} MB before it)")
         first = None
         for processes in map(int, options.processes.split(",")):
             ready = multiprocessing.get_context("spawn").Barrier(processes)
@@ -129,7 +129,7 @@ def measure(options: Options) -> None:
             found = in_processes(stream, arguments)
             each = [sum(of) / processes for of in list(zip(*found, strict=True))[:2]]  # of one process
             first = first or each
-            say(
+            info(
                 f"{processes} processes: {each[0] * processes:,.0f} tokens/s, a process {each[0] / first[0]:.2f} of the "
                 f"first line's; {each[1] * processes:,.0f} tokens per second of processor time, {each[1] / first[1]:.2f}; "
                 f"{sum(f.documents for f in found)} documents; peak memory of a process {max(f.after for f in found):.0f} MB "

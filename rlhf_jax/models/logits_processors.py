@@ -47,7 +47,7 @@ def penalise(
     return jnp.where(seen, penalised, logits)
 
 
-def warp(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V"]:
+def process_logits(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V"]:
     """Temperature, then top-k, then top-p, then min-p; what is left out gets −∞. The penalty comes before: `penalise`.
 
     Top-k (Fan et al. 2018, arXiv:1805.04833) keeps the k most likely tokens and those as likely as the k-th; top-p
@@ -73,7 +73,7 @@ def warp(logits: Float[Array, "*B V"], sampling: Sampling) -> Float[Array, "*B V
     return logits
 
 
-class Drawn(NamedTuple):
+class Processors(NamedTuple):
     """The transform that tokens were drawn through, in arrays that broadcast against their [B, T]; None: there is none."""
 
     temperature: Float[AnyArray, "B 1"]
@@ -82,16 +82,16 @@ class Drawn(NamedTuple):
     columns: Int[AnyArray, "B T"]  # of the response, where the tokens stand
 
 
-def drawn(response: Response) -> Drawn:
+def processors_of(response: Response) -> Processors:
     """Of a response's tokens."""
     temperature, repetition = jax.tree.map(
         lambda by_row: jnp.asarray(by_row)[:, None], (response.temperature, response.repetition)
     )
     columns = jnp.broadcast_to(jnp.arange(response.tokens.shape[1])[None, :], response.tokens.shape)
-    return Drawn(temperature, response.support, repetition, columns)
+    return Processors(temperature, response.support, repetition, columns)
 
 
-def rewarp(logits: Float[Array, "B T V"], through: Drawn) -> Float[Array, "B T V"]:
+def reprocess_logits(logits: Float[Array, "B T V"], through: Processors) -> Float[Array, "B T V"]:
     """Any model's logits of tokens under the transform that the tokens were drawn through.
 
     What top-k, top-p and min-p keep is the sampler's choice, the same tokens for every model: each then is a distribution

@@ -1,0 +1,86 @@
+"""How often a reward model orders answers as labelers do, and labelers as each other do, on held-out prompts."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.data import Prompt, Ranking
+from rlhf_jax.equations import pair_accuracy
+from rlhf_jax.evals import Estimate, ratio_interval
+from rlhf_jax.labelers import agreements, rank
+from rlhf_jax.stages.answers import AnswersToRank, draw_answers, scores_of
+from rlhf_jax.stages.datasets import DataSets, Truth
+from rlhf_jax.stages.evaluation import Evaluate, Loaded
+from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.reward_model import encoded
+from rlhf_jax.stages.run import Run
+from rlhf_jax.stages.training import prompts_that_fit
+from rlhf_jax.types import RankingBatch
+
+
+def agreement_on(
+    data: DataSets, reward: Loaded, writer: Trained, answers: AnswersToRank, c: Evaluate, run: Run
+) -> dict[str, Estimate]:
+    """The reward model's accuracy: on rankings of held-out prompts where there are such, else on answers of `writer` that
+    every labeler of the built-in world, and its gold formula, ranks."""
+    if data.truth is not None:
+        return in_world(data.truth, data, reward, writer, answers, c, run)
+    figures = {}
+    for part, rankings in (("valid", data.rankings.valid), ("test", data.rankings.test)):
+        rows = encoded(rankings, reward.model)
+        figures[f"accuracy/{part}"] = accuracy(reward_of(reward, rows, run), [rows.ranks])
+    return figures
+
+
+def in_world(
+    truth: Truth, data: DataSets, reward: Loaded, writer: Trained, answers: AnswersToRank, c: Evaluate, run: Run
+) -> dict[str, Estimate]:
+    """Each test answer is scored once and compared with what everybody says of it."""
+    prompts = prompts_that_fit(data.prompts.test, writer, "test")[: c.prompts]
+    texts = draw_answers(writer, prompts, answers, run, "test comparisons")
+    kept = [(p, row) for p, row in zip(prompts, texts, strict=True) if row]
+    rows = encoded([Ranking(p.text, row, tuple(range(1, len(row) + 1))) for p, row in kept], reward.model)
+    score, slots = reward_of(reward, rows, run), rows.ranks.shape[1]
+
+    def ranks_by(judge: Callable[[Prompt, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:
+        return np.array([[*judge(p, row), *[0] * (slots - len(row))] for p, row in kept], np.int32)
+
+    figures = {}
+    for pool, labelers in (("train", truth.labelers), ("heldout", truth.heldout_labelers)):
+        by_labeler = [
+            ranks_by(partial(lambda of, p, row: rank(of, truth.gold, truth.asked[p.text], row), labeler))
+            for labeler in labelers
+        ]
+        figures[f"accuracy/{pool}_labelers"] = accuracy(score, by_labeler)
+        figures[f"agreement/{pool}_labelers"] = agreement(by_labeler)
+    gold = ranks_by(lambda p, row: best_first([truth.gold(truth.asked[p.text], a) for a in row]))
+    figures["accuracy/gold"] = accuracy(score, [gold])
+    return figures
+
+
+def best_first(gold: list[float]) -> tuple[int, ...]:
+    """Ranks from 1, the largest number's."""
+    order = sorted(set(gold), reverse=True)
+    return tuple(order.index(g) + 1 for g in gold)
+
+
+def reward_of(reward: Loaded, rows: RankingBatch, run: Run) -> np.ndarray:
+    """[N, K] scores; those of empty slots mean nothing."""
+    N, K, T = rows.tokens.shape
+    flat = rows.tokens.reshape(-1, T), rows.mask.reshape(-1, T)
+    return scores_of(reward.model, *flat, batch=run.runtime.batch, params=reward.params).reshape(N, K)
+
+
+def accuracy(score: np.ndarray, rankings: list[np.ndarray]) -> Estimate:
+    """Share of the pairs that the model orders as a labeler did, over all labelers; the interval is over prompts."""
+    each = [jax.vmap(pair_accuracy)(jnp.asarray(score), jnp.asarray(ranks)) for ranks in rankings]
+    return ratio_interval(sum(np.asarray(m.total) for m in each), sum(np.asarray(m.count) for m in each))
+
+
+def agreement(rankings: list[np.ndarray]) -> Estimate:
+    """Share of the pairs that two labelers order alike, where both see a difference, over all pairs of labelers."""
+    counts = np.array([agreements([r[r > 0].tolist() for r in rows]) for rows in zip(*rankings, strict=True)], float)
+    return ratio_interval(counts[:, 0], counts[:, 1])

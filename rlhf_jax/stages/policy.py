@@ -1,0 +1,408 @@
+"""Reinforcement learning of a policy: PPO-ptx (InstructGPT, §3.5 and App. C.4), or another iteration."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PyTree
+from numpy import ndarray
+
+from rlhf_jax.data import Prompt, batch_indices, content_sha256, encode_prompts, take
+from rlhf_jax.equations import ensemble_score, nothing_seen, seen, values
+from rlhf_jax.errors import InputError
+from rlhf_jax.evals import per_row
+from rlhf_jax.models import (
+    LanguageModel,
+    Sampling,
+    ScalarModel,
+    replicate_rows,
+    scalar_from_language_model,
+    scalar_head,
+)
+from rlhf_jax.runtime import Watch, mapped, place, shard_rows
+from rlhf_jax.stages.answers import answers_of, decoded, scores_of
+from rlhf_jax.stages.datasets import Parts
+from rlhf_jax.stages.model import Trained, whole
+from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.training import open_stage, packed, parents, prompts_that_fit, result, settings_without
+from rlhf_jax.steps import (
+    PPO_PTX,
+    Estimator,
+    Form,
+    Frozen,
+    Iteration,
+    Models,
+    Plan,
+    PPOCoef,
+    initial_state,
+    iteration,
+)
+from rlhf_jax.types import Moments, PPOBatch, PPOState, PromptBatch, TextBatch
+
+RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+Judge = Callable[[Sequence[Prompt], Sequence[str]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class PPO:
+    """PPO-ptx's values at 1.3 B (App. C.4). Plain PPO has gamma = 0 and pretrain_examples = 0."""
+
+    iterations: int = 500  # 256,000 episodes (App. C.4)
+    batch: int = 512  # episodes an iteration (App. C.4)
+    minibatches: int = 8  # of 64 episodes (App. C.4)
+    epochs: int = 1  # over the batch (App. C.4)
+    temperature: float = 1.0  # that answers are drawn at (App. C.4)
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+    beta: float = 0.02  # of the KL in the reward, per nat (App. C.4, E.7)
+    kl_reward: Estimator = "k1"  # log π_RL/π_SFT, as in Eq. 2; or "k2", "k3", "exact" (the whole vocabulary)
+    beta_loss: float = 0.0  # of the KL in the loss, per nat; the paper has none
+    kl_loss: Estimator = "k2"  # its gradient is the KL's; k1's is 0 on average and k3's the reverse KL's
+    beta_end: float = 1.0  # factor on both β that a linear schedule ends at; 1 is no schedule, as in the paper
+    beta_steps: int = 500  # iterations until then
+    kl_target: float = 6.0  # nats an answer; counts once the horizon is finite (Ziegler et al. 2019, code)
+    kl_horizon: float = float("inf")  # episodes; inf: β does not adapt, as in the paper
+    gamma: float = 27.8  # of the pretraining loss, per nat (App. C.4); see `pretrain_loss` for what it is per
+    pretrain_examples: int = 8  # rows of text an episode (App. C.4)
+    pretrain_mean: Literal["token", "example"] = "token"  # over which the pretraining loss is a mean; not printed
+    policy_mean: Literal["token", "answer", "constant"] = (
+        "token"  # and the policy's; GRPO's is answer, Dr. GRPO's constant
+    )
+    clip_low: float = 0.2  # of the ratio, below 1 (App. C.4)
+    clip_high: float = 0.2  # and above (App. C.4)
+    dual_clip: float = float("inf")  # of the ratio where the advantage is negative; inf is off
+    entropy: float = 0.0  # bonus, per nat a token; the paper has none
+    stop_kl: float = float("inf")  # nats a token at which an iteration's updates end; inf is off
+    value_clip: float = 0.2  # not printed; Ziegler et al. 2019, code. inf is off
+    value_coef: float = 0.1  # of the value loss; not printed; Ziegler et al. 2019, code
+    value_warmup: int = 0  # iterations in which the value network learns alone
+    discount: float = 1.0  # none (App. C.4)
+    lam: float = 0.95  # λ of GAE; not printed; Ziegler et al. 2019, code
+    whiten: Literal["biased", "unbiased", "off"] = "biased"  # the advantages, by that variance (Huang et al. 2024)
+    whiten_rewards: bool = False  # their mean stays; Ziegler et al. 2019 did
+    lr: float = 8.05e-6  # not printed; above it PPO without the mix diverged (App. C.4)
+    value_lr: float = 9e-6  # (App. C.4)
+    warmup: int = 10  # iterations from a tenth of both rates to the whole (App. C.4)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both rates, after the warm-up (App. C.4)
+    lr_steps: int = 500  # iterations, the last of which is at the schedule's floor
+    lr_floor: float = 0.1  # share of both rates that it ends at
+    ema: float = 0.992  # decay of the policy's moving average, an update (App. C.4)
+    missing_eos_penalty: float = 0.0  # off the score of an answer that is cut off; the paper does not speak of it
+    score_norm: Literal["running", "fixed", "off"] = "off"  # by all scores so far, or by those of π_SFT's answers
+    score_clip: float = float("inf")  # inf is off
+    ensemble: Literal["mean", "minimum"] = "mean"  # of several reward models' scores; the paper has one
+    uncertainty: float = 0.0  # of their variance, off the mean
+
+    def plain(self) -> "PPO":
+        """The same without the pretraining mix, for which no text is read."""
+        return replace(self, gamma=0.0, pretrain_examples=0)
+
+    @property
+    def sampling(self) -> Sampling:
+        """InputError: greedy."""
+        if self.temperature == 0:
+            raise InputError(
+                "ppo.temperature is 0: greedy answers have no other ones to be compared with; set it above 0"
+            )
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def coefficients(self) -> PPOCoef:
+        return PPOCoef(*(np.float32(getattr(self, name)) for name in PPOCoef._fields))
+
+    @property
+    def form(self) -> Form:
+        return Form(*(getattr(self, name) for name in Form._fields))
+
+    def plan(self, model: Trained) -> Plan:
+        t = model.tokenizer
+        return Plan(model.format.answer_tokens, self.sampling, self.epochs, self.minibatches, t.eos, t.pad)
+
+
+def policy(
+    folder: Path | str,
+    start: Trained,
+    reward: Trained | Sequence[Trained] | RewardFunction,
+    prompts: Parts[Prompt],
+    settings: PPO = PPO(),
+    run: Run = RUN,
+    *,
+    text: Parts[str] | None = None,
+    iteration: Iteration = PPO_PTX,
+    value: Trained | None = None,
+    judge: Judge | None = None,
+    answers: int = 1,
+    order: str = "ppo",
+) -> Trained:
+    """Trains a policy by reinforcement learning, with a KL penalty towards the model that it starts from.
+
+    reward: a reward model, an ensemble of them, or a function (prompts, answers) → scores. The value network starts as
+    `value`, else as the (first) reward model, else as the policy below a fresh projection. prompts: .train to learn from,
+    .valid to evaluate on. text: .train for the pretraining mix, .valid for its loss. iteration: two pure halves, see
+    rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves. answers: to each prompt, one after the
+    other. order: runs with the same one get the same prompts in the same order. The folder's name deals out the sampling.
+    Returns the moving average of the policy (App. C.4). InputError: the folder was made from something else; the settings
+    want text, and there is none.
+    """
+    c, folder = settings, Path(folder)
+    if c.pretrain_examples and text is None:
+        raise InputError(
+            f"{folder}: ppo.pretrain_examples is {c.pretrain_examples} and there is no text; give it some, or 0"
+        )
+    models, function = reward_models(reward), reward if callable(reward) else None
+    fit = prompts_that_fit(prompts.train, start, "train")
+    inputs = {f"reward{'' if i == 0 else f'_{i + 1}'}": m.sha256 for i, m in enumerate(models)}
+    mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
+    batch = {"batch": run.runtime.batch} if c.score_norm == "fixed" else {}  # deals out the draws of π_SFT's answers
+    code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
+    stage = open_stage(
+        folder,
+        c.iterations,
+        start,
+        {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch},
+        {
+            **parents(start=start, **({"value": value} if value else {})),
+            **inputs,
+            "prompts": content_sha256(fit),
+            **mixed,
+        },
+        code | ({"reward": function} if function else {}),
+        run,
+        part="ema",
+        best=run.runtime.best,
+        fixed_length=""
+        if c.schedule == "constant" or c.iterations <= c.lr_steps
+        else f"its {c.schedule} schedule ends after lr_steps = {c.lr_steps}: --anew {folder.name} starts it again, "
+        "or train from its end",
+    )
+    if stage.done():
+        return result(stage, start)
+    mesh, plan = run.mesh.mesh(), c.plan(start)
+    batch_of = batches(fit, text, start, c, run, answers, order)
+    frozen, value_params, value_model = networks(start, models, value, run, mesh, folder.name, iteration.has_value)
+    optimisers = run.optimisers()
+    nets = Models(LanguageModel(start.training(run.mesh)), ScalarModel(value_model.training(run.mesh)))
+    pieces = {"models": nets, "optimisers": optimisers, "plan": plan, "form": c.form}
+    state = initial_state(frozen.sft, value_params, optimisers, run.key(folder.name))
+    if c.score_norm == "fixed":
+        state = replace(state, scores=reference_moments(start, frozen, models, fit, c, run, mesh))
+    state = stage.resume(place(state, mesh, run.mesh.rule()))
+    frozen, coef = place(frozen, mesh, run.mesh.rule()), place(c.coefficients, mesh)
+    if function is None:
+        program = in_one(iteration, pieces, mesh, run)
+    else:
+        program = around(iteration, pieces, mesh, run, start, function)
+    evaluate = evaluation(start, prompts, text, judge, c, run)
+    for i in stage.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
+        chosen, batch = batch_of(i)
+        try:
+            state, metrics = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
+        except InputError:  # of the reward function; what was learned before is not lost
+            if i:
+                stage.save(i - 1, state, 1)
+            raise
+        if i == 0 or (i + 1) % run.runtime.evaluate_every == 0:
+            with jax.set_mesh(mesh):
+                metrics |= evaluate(whole(state.policy, frozen.base, start.lora))
+        stage.log(i, metrics)
+        stage.save(i, state, run.runtime.save_every)
+    return result(stage, start)
+
+
+Program = Callable[[PPOState, list[Prompt], PPOBatch, PPOCoef, Frozen], tuple[PPOState, dict[str, Any]]]
+
+
+def in_one(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Program:
+    """Sampling, the reward models' scores and learning as one program."""
+    program = mapped(partial(iteration, halves=halves, **pieces), mesh, run.mesh.pmap)
+
+    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
+        state, metrics = program(state, batch, coef, frozen)
+        return state, values(metrics)
+
+    return call
+
+
+def around(
+    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, model: Trained, reward: RewardFunction
+) -> Program:
+    """Sampling, a Python function of the text, and learning from what it gives. The function is called on every process,
+    with all answers."""
+    if run.mesh.pmap:
+        raise InputError("mesh.pmap needs a reward model, and the reward is a function; leave it out")
+
+    @jax.jit
+    def draw(state: PPOState, prompts: PromptBatch, frozen: Frozen):
+        x = halves.sample(state, prompts, frozen, models=pieces["models"], plan=pieces["plan"])
+        return x, replicate_rows((x.y.tokens, x.y.mask))
+
+    def rest(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
+        return halves.learn(state, x, scores, text, coef, frozen, **pieces)
+
+    learn = mapped(rest, mesh)
+
+    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
+        with jax.set_mesh(mesh):
+            x, drawn = draw(state, batch.prompts, frozen)
+        texts = written(np.asarray(drawn[0]), np.asarray(drawn[1]), model)
+        given = scores_by(reward, prompts, texts)
+        state, metrics = learn(state, x, place(given[None], mesh), batch.pretrain, coef, frozen)
+        return state, values(metrics)
+
+    return call
+
+
+def scores_by(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -> Float[ndarray, " B"]:
+    """What a function gives the answers. InputError: it raises, or gives something else than a finite number for each."""
+    try:
+        said: Any = reward(prompts, texts)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"the reward function raised {what} ({where}); what was learned before is saved") from error
+    try:
+        given = np.asarray(said, np.float32)
+    except (TypeError, ValueError):
+        given = np.full(0, np.nan, np.float32)
+    if given.shape != (len(texts),) or not np.isfinite(given).all():
+        shown = " ".join(repr(said).split())
+        raise InputError(
+            f"the reward function gave {shown if len(shown) <= 80 else f'{shown[:77]}...'} for {len(texts)} answers; let it "
+            "give a list with a finite number for each"
+        )
+    return given
+
+
+def written(tokens: Int[ndarray, "B T"], mask: Bool[ndarray, "B T"], model: Trained) -> list[str]:
+    """The text of each answer of a rollout."""
+    t = model.tokenizer
+    return [t.decode([int(i) for i in row[here] if i != t.eos]).strip() for row, here in zip(tokens, mask, strict=True)]
+
+
+def reward_models(reward: Trained | Sequence[Trained] | RewardFunction) -> tuple[Trained, ...]:
+    """The reward models; none where the reward is a function. InputError: a language model in their place."""
+    if callable(reward):
+        return ()
+    models = (reward,) if isinstance(reward, Trained) else tuple(reward)
+    for model in models:
+        if not model.scalar:
+            raise InputError(f"{model.folder} is a language model; give a reward model, or a function, as the reward")
+    return models
+
+
+def networks(
+    start: Trained,
+    rewards: Sequence[Trained],
+    value: Trained | None,
+    run: Run,
+    mesh: Mesh,
+    role: str,
+    has_value: bool = True,
+) -> tuple[Frozen, PyTree, Trained]:
+    """The models that do not learn; where the value network starts, and whose decoder it has.
+
+    InputError: with LoRA, a reward model or value network that corrects another base; without, reward models and a value
+    network of several shapes.
+    """
+    base = start.lora_base
+    for other in (*rewards, *([value] if value else [])):
+        if (other.lora_base and other.lora_base.sha256) != (base and base.sha256):
+            raise InputError(
+                f"{other.folder} and {start.folder} are corrections of different models; train them from one"
+            )
+    sft, frozen_base = start.start(run, mesh, "policy", run.key(f"{role} corrections"))
+    frozen = Frozen(
+        sft,
+        tuple(model.learned(run.mesh, mesh, "reward") for model in rewards),
+        frozen_base,
+        start.lora.scale if start.lora else np.float32(1.0),
+    )
+    like = value or (rewards[0] if rewards else start)
+    if any(model.decoder != like.decoder for model in rewards):
+        raise InputError("the reward models and the value network have different shapes; give them one")
+    if not has_value:
+        return frozen, None, like
+    if value is not None:
+        return frozen, value.learned(run.mesh, mesh, "value"), like
+    if rewards:
+        return frozen, frozen.reward[0], like
+    head = scalar_head(start.decoder, run.key(f"{role} value"))
+    fresh = {"lora": sft["lora"], "head": head} if frozen_base is not None else scalar_from_language_model(sft, head)
+    return frozen, fresh, like
+
+
+def batches(
+    prompts: Sequence[Prompt], text: Parts[str] | None, model: Trained, c: PPO, run: Run, answers: int, order: str
+) -> Callable[[int], tuple[list[Prompt], PPOBatch]]:
+    """The batch of iteration i: c.batch prompts, each `answers` times, one after the other, and pretraining rows for each
+    row."""
+    encoded = encode_prompts(prompts, model.tokenizer, model.format.prompt_tokens)
+    rows = packed(text.train, model) if text and c.pretrain_examples else None
+    number = run.numpy_seed(order)
+
+    def batch(i: int) -> tuple[list[Prompt], PPOBatch]:
+        drawn = batch_indices(len(prompts), c.batch // answers, number, i).repeat(answers)
+        x, chosen = take(encoded, drawn), [prompts[int(at)] for at in drawn]
+        if rows is None:
+            return chosen, PPOBatch(x, None)
+        picked = take(rows, batch_indices(len(rows.tokens), c.batch * c.pretrain_examples, number, i))
+        by_episode = jax.tree.map(lambda leaf: leaf.reshape(c.batch, c.pretrain_examples, -1), picked)
+        return chosen, PPOBatch(x, by_episode)
+
+    return batch
+
+
+def evaluation(
+    model: Trained, prompts: Parts[Prompt], text: Parts[str] | None, judge: Judge | None, c: PPO, run: Run
+) -> Callable[[PyTree], dict[str, float]]:
+    """How a policy does on validation prompts and validation text, for the curves."""
+    batch = run.runtime.batch
+    held = packed(text.valid, model) if text and text.valid else None
+    rows = None if held is None else TextBatch(held.tokens[:batch], held.predict[:batch])
+    chosen = prompts_that_fit(prompts.valid, model, "valid")[:batch] if judge else []
+    encoded = encode_prompts(chosen, model.tokenizer, model.format.prompt_tokens) if chosen else None
+
+    def evaluate(params: PyTree) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if rows is not None:
+            total, tokens, _ = per_row(LanguageModel(model.decoder), params, rows, batch=batch)
+            figures["pretrain/loss"] = float(-total.sum() / tokens.sum())
+        if judge and encoded is not None:
+            answers = answers_of(model, params, encoded, run.key("look"), c.sampling, batch)
+            figures |= judge(chosen, decoded(model, answers))
+        return figures
+
+    return evaluate
+
+
+def reference_moments(
+    model: Trained,
+    frozen: Frozen,
+    rewards: Sequence[Trained],
+    prompts: Sequence[Prompt],
+    c: PPO,
+    run: Run,
+    mesh: Mesh,
+    count: int = 256,
+) -> Moments:
+    """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples).
+    InputError: the reward is a function."""
+    if not rewards:
+        raise InputError(
+            'ppo.score_norm = "fixed" takes reward models, and the reward is a function; set it to "running"'
+        )
+    encoded, batch = encode_prompts(prompts[:count], model.tokenizer, model.format.prompt_tokens), run.runtime.batch
+    params, *each = (whole(p, frozen.base, model.lora) for p in (frozen.sft, *frozen.reward))
+    with jax.set_mesh(mesh):
+        rows = answers_of(model, params, encoded, run.key("reference scores"), c.sampling, batch).concat()
+        scores = [scores_of(m, *rows, batch=batch, params=p) for m, p in zip(rewards, each, strict=True)]
+    score: Float[Any, " N"] = ensemble_score(jnp.asarray(np.stack(scores)), c.ensemble, c.uncertainty)
+    return seen(nothing_seen(), score)

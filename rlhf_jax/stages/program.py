@@ -1,0 +1,63 @@
+"""How a program begins: its config from the command line, the processes that take part, and what is to be made anew."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhf_jax.config import load_config
+from rlhf_jax.runtime import first_process, join_processes, require_writable, set_aside, write_atomically
+from rlhf_jax.stages.run import Devices, Optimiser, Run, Runtime
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the config of every program has; its own sections come beside it."""
+
+    out: str  # the folder that everything is written into
+    seed: int = 0  # of every use of chance
+    optimiser: Optimiser = Optimiser()
+    mesh: Devices = Devices()
+    runtime: Runtime = Runtime()
+    coordinator: str | None = None  # host:port of the first of several processes, or "auto" where the cluster says it
+    processes: int | None = None  # how many there are
+    process: int | None = None  # which this is, from 0
+
+    @property
+    def run(self) -> Run:
+        return Run(self.seed, self.optimiser, self.mesh, self.runtime)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out)
+
+    def about(self) -> dict[str, Any]:
+        """The settings that say what is computed, and not where or by how many."""
+        apart = ("out", "mesh", "runtime", "coordinator", "processes", "process")
+        return {name: value for name, value in asdict(self).items() if name not in apart and value is not None}
+
+
+P = TypeVar("P", bound=Program)
+
+
+def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] | None = None) -> P:
+    """The config of the command line, in a process that has joined the others where there are several.
+
+    The whole resolved config goes to out/NAME.toml with the origin of each value; the same file runs again. --show prints it
+    and ends the program; --anew STAGE sets that stage aside with what came from it. InputError: see `load_config`; a folder
+    that cannot be written.
+    """
+    given = load_config(config_type, argv, doc=doc or "", program=sys.argv[0])
+    config = given.config
+    if given.show:
+        print(given.resolved, end="")
+        raise SystemExit(0)
+    if config.coordinator is not None:
+        join_processes(config.coordinator, config.processes, config.process)
+    for stage in given.anew:
+        set_aside(config.folder, stage)
+    if first_process():
+        require_writable(config.folder)
+        write_atomically(config.folder / f"{Path(name).stem}.toml", given.resolved)
+    return config

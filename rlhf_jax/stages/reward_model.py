@@ -1,0 +1,139 @@
+"""The reward model: K = 4..9 ranked answers to each prompt, all pairs of a prompt at once (InstructGPT, §3.5, App. C.2)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from rlhf_jax.data import (
+    Demonstration,
+    Ranking,
+    batch_indices,
+    content_sha256,
+    encode_demonstrations,
+    encode_rankings,
+    fits,
+    take,
+)
+from rlhf_jax.equations import values
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import ScalarModel, scalar_from_language_model, scalar_head
+from rlhf_jax.runtime import mapped, place, shard_rows
+from rlhf_jax.stages.answers import scores_of
+from rlhf_jax.stages.model import Trained, whole
+from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.training import (
+    open_stage,
+    parents,
+    rankings_that_fit,
+    result,
+    schedule_ends,
+    settings_without,
+    supervised_watch,
+)
+from rlhf_jax.steps import TextCoef, centred, reward_step, text_coef
+from rlhf_jax.types import RankingBatch, TrainState
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The reward model's values (App. C.2)."""
+
+    epochs: int = 1  # more overfit (App. C.2)
+    batch: int = 64  # prompts, each with all its answers (App. C.2)
+    lr: float = 9e-6  # at the peak (App. C.2)
+    floor: float = 0.1  # share of lr that the schedule ends at (App. C.2)
+    warmup: int = 0  # steps; not printed
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.2)
+
+
+def reward_model(
+    folder: Path | str,
+    start: Trained,
+    rankings: Sequence[Ranking],
+    settings: Reward = Reward(),
+    run: Run = RUN,
+    *,
+    centre_on: Sequence[Demonstration] = (),
+    step: Callable = reward_step,
+) -> Trained:
+    """Trains a reward model on rankings, from a language model whose unembedding becomes a projection to one number.
+
+    The folder's name deals out that projection and the order of the rows, so that several calls are an ensemble. centre_on:
+    demonstrations whose mean reward is made 0 at the end (App. C.2). step: one update, as rlhf_jax.steps.reward_step.
+    InputError: the folder was made from something else; no ranking fits.
+    """
+    c, folder = settings, Path(folder)
+    if start.scalar:
+        raise InputError(f"{folder}: a reward model starts from a language model, and {start.folder} is a reward model")
+    total = max(c.epochs * len(rankings) // c.batch, 1)
+    content = {"rankings": content_sha256(rankings), "centre_on": content_sha256(centre_on)}
+    stage = open_stage(
+        folder,
+        total,
+        start,
+        {"reward": settings_without(c, "epochs"), "batch": run.runtime.batch},
+        {**parents(start=start), **content},
+        {"step": step},
+        run,
+        scalar=True,
+        fixed_length=schedule_ends(c.schedule, total, folder),
+    )
+    if stage.done():
+        return result(stage, start)
+    mesh, role, rows = run.mesh.mesh(), folder.name, encoded(rankings, start)
+    model, optimiser = ScalarModel(start.training(run.mesh)), run.optimiser.make()
+
+    def one(state: TrainState, batch: RankingBatch, coef: TextCoef, base: PyTree):
+        return step(state, batch, coef, model=start.on_base(model, base), optimiser=optimiser, schedule=c.schedule)
+
+    program = mapped(one, mesh, run.mesh.pmap)
+    coef = place(text_coef(c.lr, stage.total, c.floor, c.warmup), mesh)
+    first, base = first_params(start, run, mesh, role)
+    state = TrainState(step=jnp.int32(0), params=first, opt_state=optimiser.init(first), key=run.key(role))
+    state = stage.resume(place(state, mesh, run.mesh.rule("reward")))
+    number = run.numpy_seed(role)
+    for i in stage.steps(int(state.step), supervised_watch()):
+        batch = take(rows, batch_indices(len(rows.ranks), c.batch, number, i))
+        state, metrics = program(state, shard_rows(batch, mesh), coef, base)
+        stage.log(i, values(metrics))
+        if i + 1 == stage.total and centre_on:
+            state = replace(state, params=centred_on(centre_on, start, state.params, base, mesh, run))
+        stage.save(i, state, run.runtime.save_every)
+    return result(stage, start)
+
+
+def first_params(start: Trained, run: Run, mesh: Mesh, role: str) -> tuple[PyTree, PyTree]:
+    """The language model's transformer, or corrections of it, below a fresh projection; and the frozen base."""
+    learned, base = start.start(run, mesh, "policy", run.key(f"{role} corrections"))
+    head = scalar_head(start.decoder, run.key(role))
+    if base is None:
+        return scalar_from_language_model(learned, head), None
+    return {"lora": learned["lora"], "head": head}, base
+
+
+def encoded(rankings: Sequence[Ranking], model: Trained) -> RankingBatch:
+    """The rankings that fit, in as many slots as the longest has answers. InputError: none is left."""
+    kept = rankings_that_fit(rankings, model)
+    if not kept:
+        raise InputError("no ranking is left to learn from; train the SFT model longer, or read rankings from a file")
+    return encode_rankings(kept, model.tokenizer, model.format.context, max(len(r.answers) for r in kept))
+
+
+def centred_on(
+    rows: Sequence[Demonstration], model: Trained, params: PyTree, base: PyTree, mesh: Mesh, run: Run
+) -> PyTree:
+    """The parameters with the bias at which demonstrations have the mean reward 0."""
+    t, length = model.tokenizer, model.format.context
+    text = encode_demonstrations([d for d in rows if fits(d, t, length)], t, length)
+    with jax.set_mesh(mesh):
+        merged = whole(params, base, model.lora)
+        found = scores_of(model, text.tokens, text.tokens != t.pad, batch=run.runtime.batch, params=merged)
+    these = jnp.asarray(np.asarray(found))
+    return params | {"head": centred(params["head"], these)} if base is not None else centred(params, these)

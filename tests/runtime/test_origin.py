@@ -1,0 +1,84 @@
+"""What came from what, and what is set aside to be made anew."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Checkpoints, Made, Origin, locked, set_aside
+from rlhf_jax.runtime.origin import record_of
+
+
+def trained(out, name, value, **inputs):
+    """A stage's folder, and the hash by which others know it."""
+    checkpoints = Checkpoints(out / name / "checkpoints", None)
+    checkpoints.save(1, {"x": jnp.float32(value)}, record_of(Origin({}, inputs, {}, {})))
+    checkpoints.close()
+    return checkpoints.record(1)["sha256"]
+
+
+def sampled(out, name, **inputs):
+    (out / name).mkdir()
+    (out / name / "data.jsonl").write_text(name)
+    made = Made(out / name, Origin({}, inputs, {}, {}))
+    made.finish("data.jsonl")
+    return made.sha256
+
+
+@pytest.fixture
+def run(tmp_path):
+    """pretrain → sft → answers → reward, ppo; and a study of pretrain's."""
+    pretrain = trained(tmp_path, "pretrain", 1)
+    sft = trained(tmp_path, "sft", 2, start=pretrain)
+    answers = sampled(tmp_path, "answers", model=sft)
+    reward = trained(tmp_path, "reward", 3, rankings=answers)
+    trained(tmp_path, "ppo", 4, reward=reward)
+    trained(tmp_path, "study", 5, start=pretrain)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "made.json").write_text("{")
+    return tmp_path
+
+
+def test_a_folder_and_all_that_came_from_it_are_set_aside_and_nothing_is_deleted(run, capsys):
+    assert sorted(set_aside(run, "answers")) == ["answers", "ppo", "reward"]
+    assert capsys.readouterr().err == f"set aside in {run / 'set_aside'}: answers, reward, ppo\n"
+    assert sorted(path.name for path in run.iterdir()) == ["broken", "notes", "pretrain", "set_aside", "sft", "study"]
+    assert (run / "set_aside" / "answers" / "data.jsonl").read_text() == "answers"
+    assert Checkpoints(run / "set_aside" / "ppo" / "checkpoints", None).steps() == [1]
+
+
+def test_what_is_set_aside_twice_gets_a_number(run):
+    for expected in ("ppo", "ppo-2", "ppo-3"):
+        set_aside(run, "ppo")
+        assert (run / "set_aside" / expected).is_dir()
+        trained(run, "ppo", 4)
+
+
+@pytest.mark.parametrize("name", ["pro", "", ".", "..", "set_aside"])
+def test_a_folder_that_is_not_there_is_an_error_that_lists_what_is(run, name):
+    (run / "set_aside").mkdir()
+    with pytest.raises(
+        InputError, match=f"there is no {name} to make anew; it holds answers, broken, notes, ppo, pretrain"
+    ):
+        set_aside(run, name)
+    with pytest.raises(InputError, match="there is no sft to make anew; it holds nothing that was made"):
+        set_aside(run / "nowhere", "sft")
+
+
+def test_what_is_at_work_is_not_set_aside(run):
+    with locked(run / "ppo"), pytest.raises(InputError, match=r"ppo: another process \(\d+\) is at work in it"):
+        set_aside(run, "answers")
+    assert (run / "answers").is_dir()
+
+
+def test_a_record_is_json_with_versions(tmp_path):
+    record = record_of(
+        Origin({"a": (1, 2), "b": np.float32(0.5), "c": tmp_path}, {}, {"hash": set_aside}, {"width": 3})
+    )
+    assert record["settings"] == {"a": [1, 2], "b": 0.5, "c": str(tmp_path)}
+    assert record["code"]["hash"]["where"] == "rlhf_jax.runtime.origin.set_aside"
+    assert sorted(record["versions"]) == ["flax", "jax", "optax", "rlhf_jax"]
+    assert record == json.loads(json.dumps(record))

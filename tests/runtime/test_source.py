@@ -1,0 +1,192 @@
+"""The hash of a function's code sees what changes its result, and nothing of how it is written down."""
+
+import functools
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import optax
+import pytest
+
+from rlhf_jax.runtime import source_name, source_sha256, tree_hash
+from rlhf_jax.runtime.source import from_package, functions_of, same_name
+
+MODULE = '''
+BETA = 0.1
+
+def helper(x):
+    return x + 1
+
+class Scale:
+    """Of no use."""
+    def by(self, x):
+        return deep(x)
+
+def deep(x):
+    return x * 2
+
+def unused(x):
+    return x
+
+def loss(x, scale=3.0):
+    """What it says does not count."""
+    return helper(x) * BETA + Scale().by(x)
+
+def make(inner, beta):
+    def made(x):
+        return inner(x) + beta
+    return made
+
+mapped = lambda x: x + 5
+'''
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A module of a given text, as if it were imported from a file of its own."""
+    count = 0
+
+    def written(text, name="mine"):
+        nonlocal count
+        count += 1
+        path = tmp_path / f"version_{count}.py"
+        path.write_text(text)
+        module = types.ModuleType(name)
+        exec(compile(text, str(path), "exec"), vars(module))
+        sys.modules[name] = module
+        return module
+
+    yield written
+    sys.modules.pop("mine", None)
+
+
+def test_comments_formatting_and_docstrings_do_not_count(write):
+    one = source_sha256(write(MODULE).loss)
+    text = MODULE.replace("What it says", "Another sentence").replace("Of no use", "None")
+    text = text.replace("    return x + 1", "    # why\n    return (x  +\n        1)")
+    assert source_sha256(write(text).loss) == one
+    assert source_sha256(write(text.replace('    """Another sentence does not count."""\n', "")).loss) == one
+    assert source_sha256(write(MODULE.replace("def unused(x):\n    return x", "")).loss) == one
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("helper(x) * BETA", "helper(x) / BETA"),
+        ("x + 1", "x + 2"),  # of a function that it names
+        ("x * 2", "x * 3"),  # of a function that a class that it names names
+        ("BETA = 0.1", "BETA = 0.2"),
+        ("scale=3.0", "scale=4.0"),
+    ],
+)
+def test_its_own_code_and_what_it_names_in_its_module_count(write, old, new):
+    assert old in MODULE
+    assert source_sha256(write(MODULE).loss) != source_sha256(write(MODULE.replace(old, new)).loss)
+
+
+def test_what_it_is_bound_to_counts(write):
+    module = write(MODULE)
+    variants = [
+        module.loss,
+        functools.partial(module.loss, scale=1.0),
+        functools.partial(module.loss, scale=2.0),
+        functools.partial(module.loss, scale=module.helper),
+        functools.partial(module.loss, scale=module.deep),
+        functools.partial(module.loss, scale=functools.partial(module.helper, 1)),
+        functools.partial(module.loss, scale=functools.partial(module.deep, 1)),
+        module.make(module.helper, 0.1),
+        module.make(module.deep, 0.1),
+        module.make(module.deep, 0.2),
+        functools.partial(module.make, optax.sgd(0.1)),
+        functools.partial(module.make, optax.sgd(0.2)),
+        jax.grad(module.loss),
+        jax.vmap(module.loss),
+    ]
+    assert len({source_sha256(each) for each in variants}) == len(variants)
+    assert source_sha256(module.make(module.deep, 0.2)) == source_sha256(module.make(module.deep, 0.2))
+    assert source_sha256(jax.jit(module.loss)) == source_sha256(module.loss)  # the same function, compiled
+    arrays = [functools.partial(module.loss, scale=object()) for _ in range(2)]
+    assert source_sha256(arrays[0]) == source_sha256(arrays[1])  # what is neither code nor simple is left out
+
+
+class Iteration(NamedTuple):
+    sample: object
+    learn: object
+
+
+def test_a_named_tuple_of_functions_counts_field_by_field(write):
+    module = write(MODULE)
+    given = [(module.helper, module.deep), (module.deep, module.helper), (module.helper, module.loss)]
+    assert len({source_sha256(Iteration(*each)) for each in given}) == 3
+    assert list(functions_of("iteration", Iteration(module.helper, module.deep))) == [
+        "iteration.sample",
+        "iteration.learn",
+    ]
+
+
+def test_a_function_without_source_counts_by_its_bytecode():
+    def made(text):
+        around = {"__name__": "typed"}
+        exec(text, around)
+        return around["f"]
+
+    one, other = "def f(x): return x + 1", "def f(x): return x + 2"
+    assert source_sha256(made(one)) == source_sha256(made(one)) != source_sha256(made(other))
+    assert source_sha256(made(one.replace("+", "-"))) != source_sha256(made(one))
+    assert source_sha256(len) != source_sha256(max)
+
+
+def test_of_lambdas_on_one_line_each_has_its_own_hash(write):
+    text = "a, b = lambda x: x + 1, lambda x: x + 2\n"
+    module = write(text)
+    assert source_sha256(module.a) != source_sha256(module.b)
+    assert source_sha256(write(MODULE).mapped) != source_sha256(write(MODULE.replace("x + 5", "x + 6")).mapped)
+
+
+def test_recursion_ends():
+    def outer(x):
+        return inner(x)
+
+    def inner(x):
+        return outer(x)
+
+    assert source_sha256(outer) == source_sha256(outer) != source_sha256(inner)
+
+
+HASHES = """
+import functools, optax, sys
+from rlhf_jax.runtime import Stage, run, source_sha256, source_name, tree_hash
+bound = functools.partial(run, main=tree_hash, name="a", many=(1, 2), of={"b": None})
+for each in (tree_hash, Stage, bound, optax.adamw(1e-3)):
+    print(source_sha256(each), source_name(each))
+"""
+
+
+def test_it_is_the_same_in_every_process():
+    def printed(seed):
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", HASHES], capture_output=True, text=True, env=environment, check=True
+        )
+        return done.stdout
+
+    one = printed("1")
+    assert one == printed("2")
+    assert "0x" not in one
+    assert one.split()[0] == source_sha256(tree_hash)  # here the tests' check of shapes is wrapped around it
+
+
+def test_a_name_says_whose_function_it_is(write):
+    module = write(MODULE)
+    assert source_name(module.loss) == "mine.loss"
+    bound = source_name(functools.partial(tree_hash, tree=module.helper))
+    assert bound == "rlhf_jax.runtime.tree_hash.tree_hash(mine.helper)"
+    assert source_name(module.make(module.deep, 1)) == "mine.make.<locals>.made(mine.deep)"
+    assert from_package(source_name(tree_hash)) and from_package(source_name(functools.partial(tree_hash, jax.nn.relu)))
+    assert not from_package(bound) and not from_package("rlhf_jax_mine.loss")
+    assert same_name("experiments.ppo.learn(experiments.ppo.f)", "ppo.learn(ppo.f)")
+    assert not same_name("ppo.learn(ppo.f)", "ppo.learn(ppo.g)") and not same_name("ppo.learn", "ppo.relearn")

@@ -1,0 +1,214 @@
+"""The programs beside the recipe, on the models that it has trained: one small run of each."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import best_of_n, dpo, export, grpo, inspect_tokens, instructgpt, ppo_ptx
+from rlhf_jax.config import load_config
+from rlhf_jax.data import load_tokenizer
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import (
+    LanguageModel,
+    TransformerConfig,
+    hidden_states,
+    load_pretrained,
+    logits,
+    save_pretrained,
+)
+from rlhf_jax.runtime import tree_hash
+from rlhf_jax.stages import policy, trained
+from tests.small_run import (
+    PPO,
+    ROOT,
+    SMALL,
+    argv,
+    begun,
+    copy_before,
+    done,
+    final_hash,
+    rows_of,
+    stopped,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once", "shapes_are_not_checked")]
+
+
+def exported(monkeypatch, *arguments: str) -> Path:
+    """The folder that export.py writes."""
+    monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+    export.main()
+    return Path(arguments[1])
+
+
+def flat(params) -> dict[tuple[str, ...], np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {tuple(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "kv_heads": 2}
+LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, "kv_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "lora", "layers", "whole"),
+    [
+        pytest.param(GPT2, False, 2, True, id="gpt2", marks=pytest.mark.long),
+        pytest.param(LLAMA, True, 2, True, id="llama with LoRA, cut over two devices", marks=pytest.mark.long),
+        pytest.param(LLAMA, True, 1, False, id="the same without plain PPO and the evaluation"),
+    ],
+)
+def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, monkeypatch, decoder, lora, layers, whole):
+    """A Hugging Face folder, the whole recipe on it, and the policy as a folder again, equal to what was trained."""
+    folder, out = tmp_path / "model", tmp_path / "run"
+    vocabulary = load_tokenizer(uninterrupted / "tokenizer.model")
+    sizes = {"vocab_size": vocabulary.size, "context": 64, "width": 32, "layers": layers, "heads": 2, "hidden": 64}
+    config = TransformerConfig(**sizes, **decoder, tied=not lora, dropout=0.0)
+    row = jnp.ones((1, 4), jnp.int32)
+    base = LanguageModel(config).init(jax.random.key(0), row, row > 0)["params"]
+    save_pretrained(folder, config, base)
+    shutil.copy(uninterrupted / "tokenizer.model", folder / "tokenizer.model")
+    text = (ROOT / "configs" / "imported.toml").read_text().replace("models/gpt2", str(folder))
+    text = text if lora else re.sub(r"(?ms)^\[lora\].*", "", text)
+    text = text.replace('base = "tiny.toml"', f'base = "{ROOT / "configs" / "tiny.toml"}"')
+    (tmp_path / "imported.toml").write_text(text)
+    options = [
+        "--out",
+        str(out),
+        *SMALL,
+        "--ppo.lr",
+        "1e-3",
+        "--runtime.best",
+        "",
+        *(["--mesh.fsdp", "2"] if lora else []),
+    ]
+    c = load_config(instructgpt.Config, [str(tmp_path / "imported.toml"), *options]).config
+    if whole:
+        instructgpt.recipe(c)
+        assert json.loads((out / "evaluation.json").read_text())["ppo_ptx"]["rating"]["n"] > 0
+    else:
+        before = instructgpt.before_ppo(c)
+        policy(
+            out / "ppo_ptx", before.rl_init, before.rewards, before.data.prompts, c.ppo, c.run, text=before.data.text
+        )
+    assert not (out / "pretrain").exists()  # the folder's model is the base
+    exported(monkeypatch, str(out / "ppo_ptx"), str(tmp_path / "exported"))
+    exported(monkeypatch, str(out / "reward_model"), str(tmp_path / "score"))
+
+    of_folder, params, _ = load_pretrained(tmp_path / "exported")
+    assert (
+        of_folder == load_pretrained(folder).config
+        and load_tokenizer(tmp_path / "exported").sha256 == vocabulary.sha256
+    )
+    moved = {path for path, leaf in flat(params).items() if not np.array_equal(leaf, flat(base)[path])}
+    corrected = {path for path in flat(base) if path[-2:] in (("query", "kernel"), ("value", "kernel"))}
+    assert moved == (corrected if lora else set(flat(base)))
+    assert rows_of(out / "ppo_ptx")[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    load_pretrained(tmp_path / "score", scalar=True)
+    transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    tokens = np.array([[5, 9, 300, 41, 7]])
+    hidden, _ = hidden_states(LanguageModel(of_folder), params, jnp.asarray(tokens), jnp.asarray(tokens > 0))
+    import torch
+
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(logits(LanguageModel(of_folder), params, hidden), expected, atol=1e-4)
+
+
+def test_the_tokens_of_answers_as_a_page(uninterrupted, tmp_path):
+    given = ["--given.policy", str(uninterrupted / "ppo_ptx")]
+    page = inspect_tokens.inspect_tokens(begun(inspect_tokens, uninterrupted, tmp_path, *given)).read_text()
+    for quantity in ("KL", "exact KL", "reward", "value", "advantage", "ratio"):
+        assert page.count(f'<span class="name">{quantity}</span>') == 4  # evaluate.shown
+
+
+@pytest.mark.long
+def test_best_of_n(uninterrupted, tmp_path):
+    best_of_n.main(begun(best_of_n, uninterrupted, tmp_path, "--best-of", "4"))
+    found = json.loads((tmp_path / "best_of_n.json").read_text())
+    assert list(found) == ["1", "2", "4"] and found["1"]["kl"] == 0
+    rewards = [found[n]["reward"]["mean"] for n in found]
+    assert rewards[0] < rewards[1] < rewards[2]  # of more answers the best is at least as good, and here better
+
+
+@pytest.mark.parametrize("objective", [pytest.param("ipo", marks=pytest.mark.long), "kto"])
+def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
+    given = ["--given.rankings", str(uninterrupted / "rankings" / "rankings.jsonl")]
+    given += ["--given.against", str(uninterrupted / "sft"), "--preference.batch", "8"]
+    dpo.main(
+        begun(dpo, uninterrupted, tmp_path, *given, "--preference.objective", objective, "--preference.lr", "1e-3")
+    )
+    rows = rows_of(tmp_path / "preference")
+    assert rows[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)  # it starts as its own reference
+    assert rows[0]["rewards/rejected"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["rewards/chosen"] != 0
+    figures = json.loads((tmp_path / "preference.json").read_text())
+    assert {"win_rate/vs_sft", "rating", "pretrain/loss", "kl/from_sft"} <= set(figures)
+
+
+def test_without_a_value_network(uninterrupted, tmp_path):
+    given = ["--given.against", str(uninterrupted / "sft"), *PPO]
+    more = ["--group.advantage", "grpo", "--ppo.policy-mean", "answer"]
+    grpo.main(begun(grpo, uninterrupted, tmp_path, *given, *more))
+    rows = rows_of(tmp_path / "group")
+    assert len(rows) == 6 and rows[0]["objective/kl"] == pytest.approx(0, abs=1e-4) and "loss/value_avg" not in rows[0]
+    assert "win_rate/vs_sft" in json.loads((tmp_path / "group.json").read_text())
+
+
+def test_groups_that_do_not_fill_a_batch_are_refused_first(tmp_path):
+    with pytest.raises(InputError, match=r"group\.answers is 5"):
+        grpo.main(begun(grpo, tmp_path / "nothing", tmp_path / "out", *PPO, "--group.answers", "5"))
+
+
+def test_ppo_alone_is_the_recipes_and_its_best_checkpoint_stays_and_is_exported(uninterrupted, tmp_path, monkeypatch):
+    """experiments/ppo_ptx.py, whose algorithm stands in the file."""
+    given = ["--given.against", str(uninterrupted / "sft"), *PPO, "--runtime.keep", "1"]
+    ppo_ptx.main(begun(ppo_ptx, uninterrupted, tmp_path, *given))
+    rows, recipes = rows_of(tmp_path / "ppo_ptx"), rows_of(uninterrupted / "ppo_ptx")
+    for one, other in zip(rows, recipes, strict=True):
+        assert one == pytest.approx({name: other[name] for name in one}, rel=1e-3, abs=1e-4)
+    assert "win_rate/vs_sft" in json.loads((tmp_path / "ppo_ptx.json").read_text())
+    saved = {row["step"]: row["gold/mean"] for row in rows if row["step"] in (3, 6)}
+    assert max(saved, key=lambda step: (saved[step], -step)) == 3, "the last one is the best: this says nothing"
+    assert {int(path.name) for path in (tmp_path / "ppo_ptx" / "checkpoints").iterdir()} == {3, 6}
+    best = exported(monkeypatch, str(tmp_path / "ppo_ptx"), str(tmp_path / "best"), "--best")
+    last = exported(monkeypatch, str(tmp_path / "ppo_ptx"), str(tmp_path / "last"))
+    for folder, step in ((best, 3), (last, 6)):
+        assert tree_hash(load_pretrained(folder).params) == tree_hash(trained(tmp_path / "ppo_ptx", step).params())
+    assert tree_hash(load_pretrained(best).params) != tree_hash(load_pretrained(last).params)
+
+
+@pytest.mark.long
+def test_a_sweep_stops_resumes_and_has_the_figures_of_every_member(uninterrupted, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--sweep.table", "prod beta=0,0.5 gamma=0,1", "--sweep.seeds", "2", "--sweep.together", "2"]
+    options += ["--runtime.save-every", "2", "--ppo.beta", "0.5"]
+    for out in (whole, killed):
+        copy_before("ppo", uninterrupted, out)
+
+    def line(out: Path) -> list[str]:
+        """ablation.toml differs from tiny.toml in no stage before PPO."""
+        program = "experiments/studies/ablate_beta_gamma.py"
+        return [sys.executable, program, *argv(out, *options, config="configs/ablation.toml")]
+
+    done(line(whole))
+    lines = (whole / "sweep.csv").read_text().splitlines()
+    assert lines[0].startswith("beta,gamma,seed,") and len(lines) == 1 + 4 * 2
+    settings = json.loads((whole / "sweep.json").read_text())
+    assert len(settings) == 4 and all(setting["figures"]["pretrain/loss"]["n"] == 2 for setting in settings)
+    page = (whole / "ablation.html").read_text()
+    assert "β = 0.5, γ = 1" in page and "Figure 36" in page
+    stopped(line(killed), signal.SIGKILL, killed / "sweep" / "metrics.jsonl", 3)
+    assert not (killed / "sweep" / "checkpoints" / "6").exists()
+    done(line(killed))
+    assert final_hash(whole / "sweep") == final_hash(killed / "sweep")
+    assert (killed / "sweep.csv").read_text() == (whole / "sweep.csv").read_text()

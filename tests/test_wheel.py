@@ -1,0 +1,145 @@
+"""The wheel is enough: an experiment in an empty folder needs the installed package and nothing of the checkout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder into which the wheel is installed, without what it depends on."""
+    pytest.importorskip("hatchling")
+    built, target = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    made = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(built)]
+    subprocess.run(made, check=True, cwd=built)
+    (wheel,) = built.glob("rlhf_jax-*.whl")
+    subprocess.run([*pip, "install", str(wheel), "--no-deps", "--no-index", "--target", str(target)], check=True)
+    return target
+
+
+@pytest.fixture
+def python(installed, tmp_path):
+    """Runs a Python command in an empty folder, in which the checkout cannot be imported."""
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n"  # the editable install's
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(code)
+    (tmp_path / "empty").mkdir()
+
+    def call(*line: str) -> str:
+        # sitecustomize runs after the .pth files are read.
+        path = os.pathsep.join((str(tmp_path / "path"), str(installed)))
+        environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        done = subprocess.run(
+            [sys.executable, *line],
+            cwd=tmp_path / "empty",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return call
+
+
+def test_the_checkout_is_out_of_reach(python, installed):
+    found = python("-c", "import rlhf_jax, sys; print(rlhf_jax.__file__); print(sys.path)")
+    assert found.startswith(str(installed / "rlhf_jax"))
+    assert repr(str(ROOT)) not in found
+
+
+def test_it_has_what_a_package_has(installed):
+    assert (installed / "rlhf_jax" / "py.typed").exists()
+    shipped = {path.name for path in (installed / "rlhf_jax" / "configs").iterdir()}
+    assert shipped == {path.name for path in (ROOT / "configs").glob("*.toml")}
+    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} <= {"rlhf_jax", "bin"}
+
+
+def test_it_says_what_it_is(python, installed):
+    version = python("-m", "rlhf_jax", "--version").split()[1]
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert str(installed / "rlhf_jax" / "configs") in python("-m", "rlhf_jax")
+
+
+def test_the_entrance_runs(python, tmp_path):
+    shutil.copy(ROOT / "experiments" / "rl_loop.py", tmp_path / "empty")
+    python("rl_loop.py", *["--fresh-steps", "4", "--iterations", "1", "--batch", "4", "--minibatches", "2"])
+    assert (tmp_path / "empty" / "runs" / "rl_loop" / "ppo_ptx" / "curve.png").exists()
+
+
+PROGRAM = """
+import sys
+from dataclasses import dataclass
+
+from rlhf_jax import stages
+from rlhf_jax.config import read_config
+
+
+@dataclass(frozen=True)
+class Config(stages.Program):
+    world: stages.World = stages.World()
+    tokenizer: stages.TokenizerSettings = stages.TokenizerSettings()
+    model: stages.Decoder = stages.Decoder()
+    format: stages.Format = stages.Format()
+    pretrain: stages.Pretrain = stages.Pretrain()
+    sft: stages.Supervised = stages.Supervised()
+    rl_init: stages.Supervised = stages.RL_INIT
+    answers: stages.AnswersToRank = stages.AnswersToRank()
+    reward: stages.Reward = stages.Reward()
+    ppo: stages.PPO = stages.PPO()
+    evaluate: stages.Evaluate = stages.Evaluate()
+
+
+config = read_config(Config, sys.argv[1])
+print(config.out, config.ppo.beta, config.ppo.gamma)
+"""
+
+
+def test_a_config_builds_on_one_that_ships(python, tmp_path):
+    (tmp_path / "empty" / "program.py").write_text(PROGRAM)
+    (tmp_path / "empty" / "mine.toml").write_text('base = "tiny.toml"\nout = "mine"\n[ppo]\nbeta = 0.125\n')
+    gamma = tomllib.loads((ROOT / "configs" / "tiny.toml").read_text())["ppo"]["gamma"]
+    assert python("program.py", "mine.toml").split() == ["mine", "0.125", str(gamma)]
+
+
+CHANGES = """
+import json, logging, os, pkgutil, signal, sys
+import jax, flax, optax, orbax.checkpoint, datasets, matplotlib, tensorboardX, tyro, tokenizers, sentencepiece, pyarrow
+
+def world():
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in sorted(before_names))]
+    return {
+        "loggers": {each.name: [each.level, each.disabled, [repr(h) for h in each.handlers]] for each in loggers},
+        "environment": dict(os.environ),
+        "signals": {s.name: repr(signal.getsignal(s)) for s in signal.Signals},
+        "excepthook": repr(sys.excepthook),
+        "jax": {k: repr(v) for k, v in jax.config.values.items()},
+    }
+
+before_names = [n for n in logging.root.manager.loggerDict]
+before = world()
+import rlhf_jax
+rooms = [m.name for m in pkgutil.walk_packages(rlhf_jax.__path__, "rlhf_jax.") if not m.name.endswith("__main__")]
+for room in rooms:
+    __import__(room)
+after = world()
+print(json.dumps({"rooms": rooms, "changed": [k for k in before if before[k] != after[k]], "before": before, "after": after}))
+"""
+
+
+def test_importing_every_room_changes_nothing(python):
+    found = json.loads(python("-c", CHANGES))
+    assert {"rlhf_jax.stages.policy", "rlhf_jax.runtime.stage", "rlhf_jax.config"} <= set(found["rooms"])
+    assert not found["changed"], {name: (found["before"][name], found["after"][name]) for name in found["changed"]}
