@@ -18,7 +18,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-LONGEST = ("test_experiments.py", "test_optimum.py", "test_mappings.py", "test_programs.py", "test_ppo_options.py")
+LONGEST = (
+    "test_experiments.py",
+    "test_studies.py",
+    "test_optimum.py",
+    "test_mappings.py",
+    "test_programs.py",
+    "test_ppo_options.py",
+)
 
 
 def pytest_collection_modifyitems(items):

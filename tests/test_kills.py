@@ -6,7 +6,6 @@ KILLS says how many moments are drawn for one process, and for two.
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from tests.small_run import ROOT, TWO_DEVICES, copy_before, environment, final_hash, last_step, until
+from tests.test_processes import finish, two
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("compiled_once")]
 KILLED = ("pretrain", "reward_model", "ppo_ptx")
@@ -72,31 +72,14 @@ def kill_in(stage: Path, lines: list[list[str]], total: int, share: float, savin
     kill(lines, due, lambda: not saving or any((stage / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
 
 
-def finish(lines: list[list[str]], more: dict[str, str]) -> None:
-    env = environment() | more
-    processes = [subprocess.Popen(l, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) for l in lines]
-    for process in processes:
-        said = process.communicate(timeout=600)[1]
-        assert process.returncode == 0, said[-3000:]
-
-
 @pytest.mark.parametrize(("stage", "share", "saving", "seconds"), moments(KILLS))
 def test_killed_at_a_random_moment_it_ends_bit_for_bit_the_same(uninterrupted, tmp_path, stage, share, saving, seconds):
     out = tmp_path / "killed"
     copy_before(stage, uninterrupted, out)
     lines = [until(stage, out, *OFTEN)]
     kill_in(out / stage, lines, last_step(uninterrupted / stage), share, saving, seconds)
-    finish(lines, {})
+    finish(lines)
     assert final_hash(out / stage) == final_hash(uninterrupted / stage)
-
-
-def two(stage: str, out: Path) -> list[list[str]]:
-    """The commands of two processes with a device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{free.getsockname()[1]}"
-    more = [*OFTEN, "--mesh.data", "2", "--coordinator", where, "--processes", "2", "--process"]
-    return [until(stage, out, *more, str(process)) for process in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +90,7 @@ def by_two(uninterrupted, tmp_path_factory):
     def end(stage: str) -> str:
         out = tmp_path_factory.mktemp("two") / "whole"
         copy_before(stage, uninterrupted, out)
-        finish(two(stage, out), {})
+        finish(two(stage, out, *OFTEN))
         return final_hash(out / stage)
 
     return end
@@ -117,8 +100,8 @@ def by_two(uninterrupted, tmp_path_factory):
 def test_two_processes_killed_at_a_random_moment(uninterrupted, by_two, tmp_path, stage, share, saving, seconds):
     out = tmp_path / "killed"
     copy_before(stage, uninterrupted, out)
-    kill_in(out / stage, two(stage, out), last_step(uninterrupted / stage), share, saving, seconds)
-    finish(two(stage, out), {})
+    kill_in(out / stage, two(stage, out, *OFTEN), last_step(uninterrupted / stage), share, saving, seconds)
+    finish(two(stage, out, *OFTEN))
     assert final_hash(out / stage) == by_two(stage)
 
 

@@ -2,7 +2,7 @@
 
 from rlhf_jax.runtime.checkpoint import Checkpoints
 from rlhf_jax.runtime.files import file_sha256, locked, require_writable, write_atomically
-from rlhf_jax.runtime.hosts import first_process, join_processes
+from rlhf_jax.runtime.hosts import first_process, join_processes, meet
 from rlhf_jax.runtime.made import Made
 from rlhf_jax.runtime.mesh import (
     ROWS,
@@ -51,6 +51,7 @@ __all__ = [
     "locked",
     "make_mesh",
     "mapped",
+    "meet",
     "place",
     "progress",
     "read_metrics",

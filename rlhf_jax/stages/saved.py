@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, tokenizer_files
 from rlhf_jax.errors import InputError
@@ -112,11 +113,16 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
     into = folder / "tokenizer"
     if not into.exists():
         require_writable(folder)
-        unfinished = folder / f".tokenizer.{os.getpid()}"
+        unfinished = folder / f".tokenizer.{uuid4().hex}"
         unfinished.mkdir()
         for file in tokenizer_paths(path):
             shutil.copy(file, unfinished / file.name)
-        unfinished.rename(into)
+        try:
+            unfinished.rename(into)
+        except OSError:
+            if not into.exists():
+                raise
+            shutil.rmtree(unfinished)  # another process of the run was faster
     return "tokenizer" if path.is_dir() else f"tokenizer/{tokenizer_files(path)[0].name}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_jax.data import Tokenizer, load_tokenizer, train_tokenizer
-from rlhf_jax.runtime import locked, require_writable
+from rlhf_jax.runtime import first_process, locked, meet, require_writable
 from rlhf_jax.stages.datasets import DataSets
 from rlhf_jax.stages.model import Decoder, Format, Memory, Model, described, imported
 
@@ -44,8 +44,9 @@ def starting_model(
 def run_tokenizer(settings: TokenizerSettings, out: Path, text: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer in out/tokenizer.model, trained on the run's own text where it is not there."""
     path = out / "tokenizer.model"
-    if not path.exists():
+    if first_process() and not path.exists():
         require_writable(out)
         with locked(out):
             train_tokenizer(text(), settings.vocab_size, path)
+    meet("the tokenizer is trained")
     return load_tokenizer(path)

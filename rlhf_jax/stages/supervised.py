@@ -30,7 +30,7 @@ from rlhf_jax.stages.answers import answers_of, scores_of
 from rlhf_jax.stages.datasets import Parts
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
-from rlhf_jax.stages.saved import trained
+from rlhf_jax.stages.saved import chosen_step, trained
 from rlhf_jax.stages.training import (
     demonstrations_that_fit,
     open_stage,
@@ -89,7 +89,10 @@ def supervised(
         )
     train = demonstrations_that_fit(demonstrations.train, start, "train")
     epoch = max(len(train) // (c.batch - mixed), 1)
-    content = {"demonstrations": content_sha256(demonstrations.train)}
+    content = {
+        "demonstrations": content_sha256(demonstrations.train),
+        "valid demonstrations": content_sha256(demonstrations.valid),
+    }
     stage = open_stage(
         folder,
         c.epochs * epoch,
@@ -172,7 +175,7 @@ def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run
         "seed": run.seed,
         "batch": run.runtime.batch,
     }
-    if not (path.exists() and json.loads(path.read_text()).get("made_from") == made_from):
+    if chosen_step(model.folder) is None or json.loads(path.read_text()).get("made_from") != made_from:
         encoded, found = encode_prompts(given, model.tokenizer, model.format.prompt_tokens), {}
         for step, loss in epochs(model).items():
             params = trained(model.folder, step).params()
