@@ -126,7 +126,8 @@ def stopped(line: list[str], number: int, metrics: Path, rows: int) -> subproces
     )
     while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < rows):
         time.sleep(0.002)
-    assert process.poll() is None, "the run ended before it could be stopped"
+    if process.poll() is not None:
+        pytest.fail(f"the run ended before it could be stopped: {process.communicate()[1][-3000:]}")
     process.send_signal(number)
     said = process.communicate(timeout=1200)[1]
     assert number != signal.SIGKILL or process.returncode == -signal.SIGKILL, "the run ended before it could be killed"

@@ -78,7 +78,7 @@ class Made:
         return stages.pretrain(folder or self.out / "pretrain", start or self.random, text, c, run)
 
     def supervised(self, folder=None, start=None, rows=None, c=two_arms.SFT, run=RUN, **more):
-        rows = self.data.demonstrations if rows is None else stages.Parts(rows)
+        rows = self.data.demonstrations if rows is None else stages.Parts(rows, self.data.demonstrations.valid)
         return stages.supervised(folder or self.out / "sft", start or self.base, rows, c, run, **more)
 
     def answers(self, start=None, prompts=None, c=two_arms.ANSWERS, run=RUN):
