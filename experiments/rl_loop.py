@@ -8,7 +8,6 @@ Ctrl-C saves, and the same command continues. out/ppo_ptx gets metrics.jsonl, cu
 
 GRPO (arXiv:2402.03300): run with --answers 4, without the lines that say `# value`, and in the place of GAE's in `learn`
     adv = jnp.where(mask, equations.group_relative(r.sum(1).reshape(-1, c.answers), "group").reshape(-1, 1), 0.0)
-
 Differences from the paper: the value network starts as π_SFT below a fresh projection, Â is whitened, lr does not warm up.
 """
 
@@ -31,6 +30,7 @@ ADAM = steps.adam()  # β₁ = 0.9, β₂ = 0.95, the gradient clipped to a norm
 class Settings:
     start: str = ""  # a stage's folder, such as runs/tiny/sft, or a Hugging Face folder; "" trains a tiny model first
     out: str = "runs/rl_loop"  # the folder that everything is written into
+    anew: str = ""  # a folder of out, such as ppo_ptx, that is set aside with all that was made from it, and made again
     seed: int = 0  # of every use of chance
     fresh_steps: int = 400  # of pretraining, and as many of fine-tuning, where start is ""
     iterations: int = 50  # of RL; every tenth is saved
@@ -47,8 +47,7 @@ class Settings:
 
 def reward(prompts: list[data.Prompt], answers: list[str]) -> list[float]:
     """1 for as many sentences, or items of a list, as the prompt asks for: one where it names no number; else 0."""
-    numbers = {" two ": 2, " three ": 3}
-    asked = [next((n for word, n in numbers.items() if word in x.text), 1) for x in prompts]
+    asked = [next((n for word, n in ((" two ", 2), (" three ", 3)) if word in x.text), 1) for x in prompts]
     written = [(y.count("."), y.count(".") + y.count(",")) for y in answers]
     return [float(n in counts) for n, counts in zip(asked, written, strict=True)]
 
@@ -118,17 +117,18 @@ def starting_model(c: Settings, world: stages.DataSets, run: stages.Run) -> stag
 
 def main(c: Settings) -> None:
     run, world = stages.Run(c.seed), stages.from_world(stages.World(demonstrations=4 * c.fresh_steps), c.seed)
+    if c.anew:
+        runtime.set_aside(Path(c.out), c.anew)
     m = starting_model(c, world, run)
     prompts = stages.prompts_that_fit(world.prompts.train, m, "train")  # your own: data.read_prompts("prompts.jsonl")
     x, text = data.encode_prompts(prompts, m.tokenizer, m.format.prompt_tokens), stages.packed(world.text.train, m)
     inputs = stages.parents(start=m) | {"data": data.content_sha256([*prompts, *world.text.train])}
-    settings = asdict(replace(c, start="", out="", fresh_steps=0, iterations=0))  # what matters to RL
+    settings = asdict(replace(c, start="", out="", anew="", fresh_steps=0, iterations=0))  # what matters to RL
     code = {"sample": sample, "reward": reward, "learn": learn}
     stage = stages.open_stage(Path(c.out) / "ppo_ptx", c.iterations, m, settings, inputs, code, run, part="ema")
     sft, value = m.params(), None
     value = models.scalar_from_language_model(sft, models.scalar_head(m.decoder, run.key("value")))  # value
     state = stage.resume(steps.initial_state(sft, value, steps.Optimisers(ADAM, ADAM), run.key("ppo_ptx")))
-    state = jax.device_put(state, jax.devices()[0])  # all of it, or the second iteration would compile again
     draw, train = jax.jit(partial(sample, c=c, m=m)), jax.jit(partial(learn, c=c, m=m))
     for i in stage.steps(int(state.step)):
         rows = data.batch_indices(len(prompts), c.batch // c.answers, run.numpy_seed("prompts"), i).repeat(c.answers)

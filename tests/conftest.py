@@ -4,11 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-# Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this. The tests compile
-# far longer than they compute, so the compiler optimises nothing.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+from tests.compiler import QUICK
+
+# Before jax is imported. PJRT_NPROC: collectives of many fake devices deadlock on fewer threads than this.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("PJRT_NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -63,6 +62,27 @@ def compiled_once(tmp_path_factory):
         for name, value in compiled_in(shared(tmp_path_factory)).items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory) -> Path:
+    """A folder into which the wheel is installed, without what it depends on."""
+    from tests.small_run import once, shared, wheel
+
+    pytest.importorskip("hatchling")
+    return once(shared(tmp_path_factory) / "installed", wheel)
+
+
+@pytest.fixture(scope="session")
+def outside(installed, tmp_path_factory) -> dict[str, str]:
+    """The environment of a process that has the wheel and cannot import the checkout."""
+    from tests.small_run import ROOT, compiled_in, environment, shared
+
+    path = tmp_path_factory.mktemp("path")
+    # It runs after the .pth files are read, and takes the editable install's path away.
+    (path / "sitecustomize.py").write_text(f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n")
+    cache = compiled_in(shared(tmp_path_factory))
+    return {**environment(), **cache, "PYTHONPATH": os.pathsep.join((str(path), str(installed)))}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from experiments import instructgpt
 from rlhf_jax.config import load_config
 from rlhf_jax.stages import begin
+from tests.compiler import QUICK
 
 ROOT = Path(__file__).parents[1]
 # Each is a folder and made from those before it.
@@ -43,7 +45,7 @@ SMALL = [
 --rl-init.epochs 1 --rl-init.batch 10 --answers.prompts 60 --reward.batch 4
 """),
 ]
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
+TWO_DEVICES = {"XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=2"}
 
 
 def shared(factory: pytest.TempPathFactory) -> Path:
@@ -70,9 +72,19 @@ def compiled_in(folder: Path) -> dict[str, str]:
     }
 
 
+def wheel(target: Path) -> None:
+    """Builds the wheel and installs it into a folder."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    with tempfile.TemporaryDirectory() as built:
+        made = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", built]
+        subprocess.run(made, check=True, cwd=built)
+        (file,) = Path(built).glob("rlhf_jax-*.whl")
+        subprocess.run([*pip, "install", str(file), "--no-deps", "--no-index", "--target", str(target)], check=True)
+
+
 def environment() -> dict[str, str]:
     """Of the processes that tests start."""
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
 
 
 def argv(out: Path, *more: str, config: str = "configs/tiny.toml") -> list[str]:

@@ -90,6 +90,7 @@ def test_killed_in_any_stage_it_ends_bit_for_bit_the_same(stage, uninterrupted, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_and_then_a_kill_in_ppo_change_no_bit(uninterrupted, tmp_path):
     """Ctrl-C saves where no save is due, and there the killed run began."""
     out = tmp_path / "stopped"

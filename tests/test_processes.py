@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,42 @@ def test_the_slower_process_finds_the_tokenizer_kept(tmp_path, monkeypatch):
     assert found == ["tokenizer/tokenizer.model"] * 2
     assert [path.name for path in folder.iterdir()] == ["tokenizer"]
     assert load_tokenizer(folder / found[0]).sha256 == tokenizer.sha256
+
+
+SCORES = """
+import json, sys
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import join_processes
+from rlhf_jax.stages.policy import scores_for_all
+
+process = int(sys.argv[2])
+join_processes(sys.argv[1], 2, process)
+
+def its_own(prompts, texts):  # another one on every process, as a judge's opinion would be
+    return [process + len(text) for text in texts]
+
+def raises(prompts, texts):
+    raise OSError(f"no answer to process {process}")
+
+print(json.dumps(scores_for_all(its_own, [], ["a", "bc"]).tolist()))
+try:
+    scores_for_all(raises, [], ["a", "bc"])
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_asks_the_reward_function_for_both(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    lines = [[sys.executable, "-c", SCORES, where, str(process)] for process in (0, 1)]
+    processes = [subprocess.Popen(l, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for l in lines]
+    first, second = (process.communicate(timeout=300)[0].splitlines()[-2:] for process in processes)
+    assert first[0] == second[0] == "[1.0, 2.0]"
+    assert first[1].startswith("the reward function raised OSError: no answer to process 0 (")
+    assert second[1] == "the reward function went wrong on the first process, which says how"
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import ast
 import importlib.util
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +25,11 @@ TINY = f"--fresh-steps 20 --iterations {ITERATIONS} --batch 8 --minibatches 2".s
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The runs of this file share their compiled programs."""
+def in_the_wheel_s_environment(outside):
+    """The processes of this file have the installed wheel, not the checkout, and share their compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-        patch.setenv("JAX_PLATFORMS", "cpu")
+        for name, value in outside.items():
+            patch.setenv(name, value)
         yield
 
 
@@ -41,7 +39,10 @@ def command(program: Path, *more: str) -> list[str]:
 
 def run(folder: Path, *more: str, program: Path = PROGRAM) -> Path:
     """The stage's folder, after a run in an empty folder or one where it was stopped."""
-    done = subprocess.run(command(program, *more), cwd=folder, capture_output=True, text=True, timeout=300)
+    copied = folder / program.name
+    if program != copied:
+        shutil.copy(program, copied)
+    done = subprocess.run(command(copied, *more), cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "runs" / "rl_loop" / "ppo_ptx"
 
@@ -92,33 +93,42 @@ def test_it_runs_from_an_empty_folder(uninterrupted):
     assert (uninterrupted / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [11, pytest.param(3, marks=pytest.mark.long)])  # the checkpoint, and before it
-def test_killed_it_ends_bit_for_bit_the_same(after, uninterrupted, start, tmp_path):
-    process = subprocess.Popen(command(PROGRAM, "--start", str(start)), cwd=tmp_path, stderr=subprocess.DEVNULL)
-    metrics = tmp_path / "runs" / "rl_loop" / "ppo_ptx" / "metrics.jsonl"
-    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < after):
+def begun(folder: Path, *more: str, rows: int) -> subprocess.Popen:
+    """A run that has come so far."""
+    process = subprocess.Popen(command(PROGRAM, *more), cwd=folder, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "runs" / "rl_loop" / "ppo_ptx" / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < rows):
         time.sleep(0.002)
-    assert process.poll() is None, "the run ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    stage = run(tmp_path, "--start", str(start))
-    assert sha256(stage) == sha256(uninterrupted)
+    assert process.poll() is None, "the run ended before it could be stopped"
+    return process
+
+
+def ends_bit_for_bit_as(whole: Path, folder: Path, *more: str) -> None:
+    stage = run(folder, *more)
+    assert sha256(stage) == sha256(whole)
     assert [row["step"] for row in read_metrics(stage)] == list(range(1, ITERATIONS + 1))
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves(start, tmp_path):
-    line = command(PROGRAM, "--start", str(start), "--iterations", "5000")
-    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    stage = tmp_path / "runs" / "rl_loop" / "ppo_ptx"
-    while process.poll() is None and not (stage / "metrics.jsonl").exists():
-        time.sleep(0.01)
+def test_ctrl_c_saves_and_the_same_command_ends_bit_for_bit_the_same(uninterrupted, start, tmp_path):
+    process = begun(tmp_path, "--start", str(start), rows=2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said[-3000:]
-    reached = Checkpoints(stage / "checkpoints", None).latest()
-    assert f"ppo_ptx: saved step {reached} of 5000; the same command continues" in said
+    reached = Checkpoints(tmp_path / "runs" / "rl_loop" / "ppo_ptx" / "checkpoints", None).latest()
+    assert f"ppo_ptx: saved step {reached} of {ITERATIONS}; the same command continues" in said
+    assert reached not in (10, ITERATIONS), "nothing but the signal saves there"
+    ends_bit_for_bit_as(uninterrupted, tmp_path, "--start", str(start))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("after", [11, 3])  # the checkpoint, and before it
+def test_killed_it_ends_bit_for_bit_the_same(after, uninterrupted, start, tmp_path):
+    process = begun(tmp_path, "--start", str(start), rows=after)
+    process.kill()
+    process.communicate()
+    ends_bit_for_bit_as(uninterrupted, tmp_path, "--start", str(start))
 
 
 def grpo(text: str) -> str:
@@ -151,11 +161,13 @@ def test_without_the_lines_of_the_value_network_it_is_grpo(start, tmp_path):
 @pytest.mark.slow
 def test_it_refuses_a_folder_of_another_reward(start, uninterrupted, tmp_path):
     changed = tmp_path / "rl_loop.py"
-    changed.write_text(PROGRAM.read_text().replace('" three ": 3', '" three ": 4'))
+    changed.write_text(PROGRAM.read_text().replace('(" three ", 3)', '(" three ", 4)'))
     line = command(changed, "--start", str(start), "--out", str(uninterrupted.parent))
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert "its reward (rl_loop.reward) has changed since" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert "its reward (rl_loop.reward) has changed since" in said
+    assert "--anew ppo_ptx makes it" in said
 
 
 @pytest.mark.slow

@@ -1,49 +1,29 @@
-"""The wheel is enough: an experiment in an empty folder needs the installed package and nothing of the checkout."""
+"""The wheel is enough: an experiment in an empty folder needs the installed package and nothing of the checkout. So runs the
+entrance in test_rl_loop.py."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.small_run import ROOT
+
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """A folder into which the wheel is installed, without what it depends on."""
-    pytest.importorskip("hatchling")
-    built, target = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    made = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(built)]
-    subprocess.run(made, check=True, cwd=built)
-    (wheel,) = built.glob("rlhf_jax-*.whl")
-    subprocess.run([*pip, "install", str(wheel), "--no-deps", "--no-index", "--target", str(target)], check=True)
-    return target
-
-
 @pytest.fixture
-def python(installed, tmp_path):
+def python(outside, tmp_path):
     """Runs a Python command in an empty folder, in which the checkout cannot be imported."""
-    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n"  # the editable install's
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(code)
     (tmp_path / "empty").mkdir()
 
     def call(*line: str) -> str:
-        # sitecustomize runs after the .pth files are read.
-        path = os.pathsep.join((str(tmp_path / "path"), str(installed)))
-        environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
-        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
         done = subprocess.run(
             [sys.executable, *line],
             cwd=tmp_path / "empty",
-            env=environment,
+            env={**os.environ, **outside},
             capture_output=True,
             text=True,
             timeout=600,
@@ -71,12 +51,6 @@ def test_it_says_what_it_is(python, installed):
     version = python("-m", "rlhf_jax", "--version").split()[1]
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
     assert str(installed / "rlhf_jax" / "configs") in python("-m", "rlhf_jax")
-
-
-def test_the_entrance_runs(python, tmp_path):
-    shutil.copy(ROOT / "experiments" / "rl_loop.py", tmp_path / "empty")
-    python("rl_loop.py", *["--fresh-steps", "4", "--iterations", "1", "--batch", "4", "--minibatches", "2"])
-    assert (tmp_path / "empty" / "runs" / "rl_loop" / "ppo_ptx" / "curve.png").exists()
 
 
 PROGRAM = """

@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from experiments.sweep import Config, Setting, members_of, sweep, table_of
 from rlhf_jax.errors import InputError
@@ -131,7 +131,7 @@ def band(curves: Sequence[np.ndarray]) -> Line:
     """Of running means over a tenth of training: the rows differ from iteration to iteration."""
     width = max(len(curves[0]) // 10, 1)
     stacked, n = np.stack([np.convolve(curve, np.ones(width) / width, "valid") for curve in curves]), len(curves)
-    half = stats.t.ppf(0.975, n - 1) * stacked.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else 0.0 * stacked[0]
+    half = special.stdtrit(n - 1, 0.975) * stacked.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else 0.0 * stacked[0]
     return Line(np.arange(stacked.shape[1]) + (width + 1) / 2, stacked.mean(axis=0), half)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from rlhf_jax.types import AnyArray
 
@@ -37,7 +37,7 @@ def mean_interval(x: Sequence | AnyArray) -> Estimate:
     n, mean = values.size, float(values.mean())
     if n == 1:
         return Estimate(mean, None, None, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -53,7 +53,7 @@ def proportion_interval(scores: Sequence | AnyArray) -> Estimate:
     if values.min() < 0 or values.max() > 1:
         raise ValueError(f"Scores must lie in [0, 1]; these span [{values.min():g}, {values.max():g}].")
     n, p = values.size, float(values.mean())
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(special.ndtri((1 + CONFIDENCE) / 2))
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # The bounds of p = 0 and p = 1 are exactly 0 and 1; rounding would put them a hair off.
@@ -76,7 +76,7 @@ def ratio_interval(numerators: Sequence | AnyArray, denominators: Sequence | Any
     if n == 1:
         return Estimate(ratio, None, None, n)
     error = float(np.sqrt(n / (n - 1) * np.sum((a - ratio * b) ** 2)) / b.sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
     return Estimate(ratio, ratio - half, ratio + half, n)
 
 

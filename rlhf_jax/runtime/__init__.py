@@ -2,7 +2,7 @@
 
 from rlhf_jax.runtime.checkpoint import Checkpoints
 from rlhf_jax.runtime.files import file_sha256, locked, require_writable, write_atomically
-from rlhf_jax.runtime.hosts import first_process, join_processes, meet
+from rlhf_jax.runtime.hosts import first_process, join_processes, meet, of_first_process
 from rlhf_jax.runtime.made import Made
 from rlhf_jax.runtime.mesh import (
     ROWS,
@@ -52,6 +52,7 @@ __all__ = [
     "make_mesh",
     "mapped",
     "meet",
+    "of_first_process",
     "place",
     "progress",
     "read_metrics",

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import InputError
@@ -46,3 +47,8 @@ def meet(name: str) -> None:
     """Waits until every process is here; of a single one it asks nothing. Does not start JAX's devices for it."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices(name)
+
+
+def of_first_process(array: np.ndarray) -> np.ndarray:
+    """The first process's array, on every process; the others give one of its shape and dtype."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(array)) if jax.distributed.is_initialized() else array

@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A setting that differs from what a folder was made with."""
+    """A setting, or the source of a function, that differs from what a folder was made with."""
 
     key: str
     old: Any
@@ -51,12 +51,16 @@ def record_of(origin: Origin) -> dict[str, Any]:
 
 
 def require_same_origin(
-    folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], free: tuple[str, ...] = ()
+    folder: Path,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    free: tuple[str, ...] = (),
+    free_code: tuple[str, ...] = (),
 ) -> list[Change]:
     """Compares the record found in a folder with the one that it would get now.
 
-    It returns the settings that differ and may, those whose key ends in one of `free`. Functions of the package itself may
-    differ too, which is said. InputError, with the first difference, for all others.
+    It returns what differs and may: settings whose key ends in one of `free`, and functions handed in as one of `free_code`.
+    Functions of the package itself may differ too, which is said. InputError, with the first difference, for all others.
     """
     if "settings" not in found:
         raise InputError(
@@ -70,7 +74,11 @@ def require_same_origin(
                 f"{folder}: it was made with another {change.key} ({_shown(change.old)}, not {_shown(change.new)}); "
                 f"set it back, {or_anew(folder)}"
             )
-    _require_same_code(folder, found, wanted)
+    for name in free_code:
+        old, new = ((record["code"].get(name) or {}).get("sha256") for record in (found, wanted))
+        if old != new:
+            changes.append(Change(name, *(f"sha256 {str(sha256)[:12]}" for sha256 in (old, new))))
+    _require_same_code(folder, *({**r, "code": _without(r["code"], free_code)} for r in (found, wanted)))
     return changes
 
 
@@ -155,6 +163,10 @@ def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[Change]:
             yield from _differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
     elif found != wanted or isinstance(found, bool) != isinstance(wanted, bool):  # 1 and True are equal to Python
         yield Change(key, found, wanted)
+
+
+def _without(code: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in code.items() if name not in names}
 
 
 def _shown(value: Any) -> str:

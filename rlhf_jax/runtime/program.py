@@ -53,6 +53,8 @@ def run(main: Callable[[], None]) -> None:
 def _keep_what_is_compiled() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
+    if jax.__version_info__ < (0, 10, 2):
+        return  # its programs would come from the cache with a page of warnings
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = root / "rlhf_jax" / "xla" / _processor()

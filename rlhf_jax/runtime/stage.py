@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import DivergenceError, InputError
@@ -21,6 +22,7 @@ from rlhf_jax.runtime.watch import Watch, check_finite, holds_nan
 
 State = TypeVar("State")
 DIVERGED = "diverged.json"  # says that, and where, the run met a figure that is not finite
+FAILED = "failed.json"  # says which of the functions handed in raised, and where
 FREE_AFTER_DIVERGENCE = ("lr", "value_lr", "clip_norm", "warmup", "floor")  # the last part of a setting's key
 
 
@@ -32,7 +34,8 @@ class Stage:
     none. wandb: whether W&B gets the figures too; a dict is its config. fixed_length: why another number of steps needs a new
     start, as a sentence for the user; "" where a longer run continues a shorter one.
 
-    After a DivergenceError the rates and limits of FREE_AFTER_DIVERGENCE may differ from what the folder was made with.
+    After a DivergenceError the rates and limits of FREE_AFTER_DIVERGENCE may differ from what the folder was made with, and
+    after `failed` the function that raised.
     """
 
     def __init__(
@@ -57,11 +60,13 @@ class Stage:
         self._changes: list[Change] = []
         self._said_done = False
         self._diverged = (folder / DIVERGED).exists()
+        self._failed = (folder / FAILED).exists()
         found = self._newest_record()
         if found is not None:
             unfinished = found["step"] != found.get("total")
             free = FREE_AFTER_DIVERGENCE if self._diverged and unfinished else ()
-            self._changes = require_same_origin(folder, found, self.record, free)
+            mended = (json.loads((folder / FAILED).read_text())["code"],) if self._failed and unfinished else ()
+            self._changes = require_same_origin(folder, found, self.record, free, mended)
             self._require_length(found, fixed_length)
             if "changed" in found:
                 self.record["changed"] = found["changed"]
@@ -81,11 +86,12 @@ class Stage:
     def resume(self, state: State) -> State:
         """The state of the newest checkpoint, or the one given where there is none. Call before `steps`.
 
+        Its arrays are bound to the devices on which they are: else a step's second call would be compiled again.
         InputError if the run has diverged before that checkpoint was saved.
         """
         restored = self.checkpoints.restore(state)
         if restored is None:
-            return state
+            return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, state)
         state, self.resumed = restored
         after, total = self.resumed["step"], self.resumed["total"]
         if self._diverged and holds_nan(state):  # the figures of a step are from before its update
@@ -164,11 +170,23 @@ class Stage:
             step, figures = self._written
             reached = {"data": {"step": i + 1}, "metrics": figures if step == i + 1 else {}}
             self.checkpoints.save(i + 1, state, self.record | reached | more())
-            if self._diverged:
+            if self._diverged or self._failed:
                 self.checkpoints.wait()  # it is over once there is a checkpoint with what was changed
-                self._diverged = False
+                self._diverged = self._failed = False
                 if first_process():
-                    (self.folder / DIVERGED).unlink(missing_ok=True)
+                    for name in (DIVERGED, FAILED):
+                        (self.folder / name).unlink(missing_ok=True)
+
+    def failed(self, i: int, state: PyTree, code: str) -> None:
+        """In step i the function handed in as `code` raised: what was learned before is saved, and it may be mended."""
+        if i == 0:
+            return  # nothing stands in the folder that owes anything to it
+        self.save(i - 1, state, 1)
+        self.checkpoints.wait()
+        self._failed = True
+        if first_process():
+            write_atomically(self.folder / FAILED, json.dumps({"step": i + 1, "code": code}) + "\n")
+        info(f"{self.name}: saved step {i} of {self.total}; the same command continues, with the {code} mended or not")
 
     def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
         """State and record of the finished stage (or of one of its steps); InputError if it is not finished."""

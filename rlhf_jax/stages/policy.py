@@ -26,7 +26,7 @@ from rlhf_jax.models import (
     scalar_from_language_model,
     scalar_head,
 )
-from rlhf_jax.runtime import Watch, mapped, place, shard_rows
+from rlhf_jax.runtime import Watch, first_process, mapped, of_first_process, place, shard_rows
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import Parts
 from rlhf_jax.stages.model import Trained, whole
@@ -204,9 +204,8 @@ def policy(
         chosen, batch = batch_of(i)
         try:
             state, metrics = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
-        except InputError:  # of the reward function; what was learned before is not lost
-            if i:
-                stage.save(i - 1, state, 1)
+        except InputError:
+            stage.failed(i, state, "reward")
             raise
         if i == 0 or (i + 1) % run.runtime.evaluate_every == 0:
             with jax.set_mesh(mesh):
@@ -233,7 +232,7 @@ def in_one(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> P
 def around(
     halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, model: Trained, reward: RewardFunction
 ) -> Program:
-    """Sampling, a Python function of the text, and learning from what it gives. The function is called on every process,
+    """Sampling, a Python function of the text, and learning from what it gives. Of several processes the first calls it,
     with all answers."""
     if run.mesh.pmap:
         raise InputError("mesh.pmap needs a reward model, and the reward is a function; leave it out")
@@ -252,11 +251,26 @@ def around(
         with jax.set_mesh(mesh):
             x, drawn = draw(state, batch.prompts, frozen)
         texts = written(np.asarray(drawn[0]), np.asarray(drawn[1]), model)
-        given = scores_by(reward, prompts, texts)
+        given = scores_for_all(reward, prompts, texts)
         state, metrics = learn(state, x, place(given[None], mesh), batch.pretrain, coef, frozen)
         return state, values(metrics)
 
     return call
+
+
+def scores_for_all(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -> Float[ndarray, " B"]:
+    """The same scores on every process: those of the first, which alone calls the function. InputError, on every process, as
+    for `scores_by`."""
+    given, error = np.full(len(texts), np.nan, np.float32), None
+    if first_process():
+        try:
+            given = scores_by(reward, prompts, texts)
+        except InputError as found:
+            error = found
+    given = of_first_process(given)
+    if np.isnan(given).any():
+        raise error or InputError("the reward function went wrong on the first process, which says how")
+    return given
 
 
 def scores_by(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -> Float[ndarray, " B"]:
@@ -267,7 +281,7 @@ def scores_by(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"the reward function raised {what} ({where}); what was learned before is saved") from error
+        raise InputError(f"the reward function raised {what} ({where})") from error
     try:
         given = np.asarray(said, np.float32)
     except (TypeError, ValueError):

@@ -27,6 +27,7 @@ from rlhf_jax.runtime import (
 )
 from rlhf_jax.steps import Frozen, Models, Optimisers, Plan, PPOCoef, adam, initial_state, iteration
 from rlhf_jax.types import PPOBatch, PromptBatch, TextBatch
+from tests.compiler import QUICK
 from tests.steps.conftest import COEF, FORM
 from tests.steps.conftest import CONFIG as SMALL
 
@@ -106,7 +107,7 @@ CASES = {
 }
 
 
-USUAL = ("pmap × 8", "data × 2, fsdp × 2, tensor × 2", "4 micro-batches", "padding 25 % longer")
+USUAL = ("pmap × 2, 4 micro-batches", "data × 2, fsdp × 2, tensor × 2", "padding 25 % longer")
 
 
 @pytest.mark.slow
@@ -131,12 +132,13 @@ def compare(name, alone, leaves, metrics):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_of_four_devices(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     root = Path(__file__).parents[2]
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=4 {QUICK}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(root)}
     command = [sys.executable, __file__, address, str(tmp_path / "end.npz")]
     processes = [

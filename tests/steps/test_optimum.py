@@ -43,7 +43,7 @@ from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatc
 from tests.steps.conftest import FORM
 
 V, T, EOS, PAD = 6, 3, 1, 0
-EPISODES, ITERATIONS = 384, 300
+EPISODES, ITERATIONS = 192, 200
 CONFIG = TransformerConfig(
     vocab_size=V,
     context=8,
@@ -151,7 +151,8 @@ def trained(
     value = problem.frozen.reward[0] if advantage is None else None
     state = initial_state(problem.frozen.sft, value, OPTIMISERS, jax.random.key(0))
 
-    @jax.jit
+    # Unlike most of the tests' programs, this one takes longer to run than to compile.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     @partial(jax.vmap, in_axes=0)
     def run(coef):
         def one(state, left):
