@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_jax.config import Count
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import best_of_n_kl
 from rlhf_jax.evals import Estimate, mean_interval, proportion_interval, win_scores
@@ -25,9 +26,11 @@ from rlhf_jax.stages import (
     World,
     answers_of,
     begin,
-    data_sets,
+    data_of,
     decoded,
     judge_of,
+    require_belonging,
+    require_prompts,
     scores_of,
     trained,
 )
@@ -44,15 +47,18 @@ class Given:
 @dataclass(frozen=True)
 class Config(Program):
     given: Given = Given()
-    best_of: int = 16  # answers to a prompt, at most
+    best_of: Count = 16  # answers to a prompt, at most
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
     evaluate: Evaluate = Evaluate()
 
 
 def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
-    model, batch = trained(c.given.start), c.runtime.batch
-    judge = judge_of(data_sets(c.files or c.world, c.seed), model, trained(c.given.reward), c.evaluate)
+    model, reward, batch = trained(c.given.start), trained(c.given.reward), c.runtime.batch
+    require_belonging(model, [reward])
+    data = data_of(model, c.files or c.world, c.seed)
+    require_prompts(data.prompts.test, model)
+    judge = judge_of(data, model, reward, c.evaluate)
     prompts, params = encode_prompts(judge.prompts, model.tokenizer, model.format.prompt_tokens), model.params()
     scored, verdicts = [], []
     for draw in range(c.best_of):

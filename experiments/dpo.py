@@ -21,7 +21,7 @@ from rlhf_jax.stages import (
     World,
     begin,
     compare,
-    data_sets,
+    data_of,
     preference,
     prompts_that_fit_all,
     trained,
@@ -49,7 +49,8 @@ class Config(Program):
 
 
 def main(c: Config) -> None:
-    start, data = trained(c.given.start), data_sets(c.files or c.world, c.seed)
+    start = trained(c.given.start)
+    data = data_of(start, c.files or c.world, c.seed)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     rankings = read_rankings(c.given.rankings) if c.given.rankings else data.rankings.train
     found = preference(c.folder / "preference", start, rankings, c.preference, c.run)

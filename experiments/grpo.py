@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax.config import Checked, Several
 from rlhf_jax.equations import adapted_scale, group_relative, leave_one_out, linear, mean, row_sums, seen, summed
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import run
@@ -37,7 +38,7 @@ from rlhf_jax.stages import (
     World,
     begin,
     compare,
-    data_sets,
+    data_of,
     policy,
     prompts_that_fit_all,
     trained,
@@ -50,10 +51,10 @@ Advantage = Literal["reinforce", "rloo", "grpo", "grpo_batch", "dr_grpo", "best"
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Checked):
     """Answers that are compared with each other."""
 
-    answers: int = 4  # to a prompt; DeepSeekMath has 64
+    answers: Several = 4  # to a prompt; DeepSeekMath has 64
     advantage: Advantage = "rloo"  # see the docstring of experiments/grpo.py
 
 
@@ -136,7 +137,8 @@ def require_groups(group: Group, ppo: PPO) -> None:
 
 def main(c: Config) -> None:
     require_groups(c.group, c.ppo)
-    start, data = trained(c.given.start), data_sets(c.files or c.world, c.seed)
+    start = trained(c.given.start)
+    data = data_of(start, c.files or c.world, c.seed)
     rewards = trained_in(c.given.reward)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None

@@ -26,7 +26,7 @@ from rlhf_jax.stages import (
     Program,
     World,
     begin,
-    data_sets,
+    data_of,
     networks,
     prompts_that_fit,
     trained,
@@ -71,7 +71,7 @@ def inspect_tokens(c: Config) -> Path:
     shapes = jax.eval_shape(lambda: initial_state(frozen.sft, value, optimisers, jax.random.key(0)))
     restored = Checkpoints(policy.folder / "checkpoints", None).restore(shapes, policy.step)
     assert restored is not None
-    state, data = restored[0], data_sets(c.files or c.world, c.seed)
+    state, data = restored[0], data_of(policy, c.files or c.world, c.seed)
     shown = prompts_that_fit(data.prompts.test, start, "test")[: c.evaluate.shown]
 
     @jax.jit

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from rlhf_jax.config import Count
 from rlhf_jax.data import Ranking
 from rlhf_jax.runtime import run
 from rlhf_jax.stages import (
@@ -44,6 +45,7 @@ from rlhf_jax.stages import (
     policy,
     pretrain,
     prompts_that_fit_all,
+    require_figure,
     reward_model,
     sample_answers,
     simulated,
@@ -69,7 +71,7 @@ class Config(Program):
     rl_init: Supervised = RL_INIT  # where RL starts, and its KL reference
     answers: AnswersToRank = AnswersToRank()
     reward: Reward = Reward()
-    reward_models: int = 1  # an ensemble of so many; the value network starts as the first
+    reward_models: Count = 1  # an ensemble of so many; the value network starts as the first
     ppo: PPO = PPO()  # the stage "ppo" runs it with gamma = 0, "ppo_ptx" as it stands
     evaluate: Evaluate = Evaluate()
 
@@ -89,6 +91,7 @@ class Before(NamedTuple):
 def before_ppo(c: Config) -> Before:
     """Step 1 and step 2 of the figure, and the model that step 3 starts from."""
     out, run, data = c.folder, c.run, data_sets(c.files or c.world, c.seed)
+    require_figure(run.runtime.best, data)  # of what is missing, say so now
     start = starting_model(out, c.model, c.imported, c.tokenizer, c.format, c.memory, data)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))  # what is too long is said now
 

@@ -37,7 +37,7 @@ from rlhf_jax.stages import (
     World,
     begin,
     compare,
-    data_sets,
+    data_of,
     policy,
     prompts_that_fit_all,
     trained,
@@ -111,7 +111,8 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
 
 
 def main(c: Config) -> None:
-    start, data = trained(c.given.start), data_sets(c.files or c.world, c.seed)
+    start = trained(c.given.start)
+    data = data_of(start, c.files or c.world, c.seed)
     rewards = trained_in(c.given.reward)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None

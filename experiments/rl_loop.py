@@ -8,6 +8,7 @@ Ctrl-C saves, and the same command continues. out/ppo_ptx gets metrics.jsonl, cu
 
 GRPO (arXiv:2402.03300): run with --answers 4, without the lines that say `# value`, and in the place of GAE's in `learn`
     adv = jnp.where(mask, equations.group_relative(r.sum(1).reshape(-1, c.answers), "group").reshape(-1, 1), 0.0)
+
 Differences from the paper: the value network starts as π_SFT below a fresh projection, Â is whitened, lr does not warm up.
 """
 
@@ -20,29 +21,30 @@ import jax.numpy as jnp
 import tyro
 from matplotlib.figure import Figure
 
-from rlhf_jax import data, equations, evals, models, runtime, stages, steps
+from rlhf_jax import config, data, equations, evals, models, runtime, stages, steps
 from rlhf_jax.types import Experience, PPOState, PromptBatch, TextBatch
 
 ADAM = steps.adam()  # β₁ = 0.9, β₂ = 0.95, the gradient clipped to a norm of 1; without a learning rate
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(config.Checked):
     start: str = ""  # a stage's folder, such as runs/tiny/sft, or a Hugging Face folder; "" trains a tiny model first
     out: str = "runs/rl_loop"  # the folder that everything is written into
+    tokens: tuple[int, int] = (20, 18)  # of a prompt and of an answer at most; a stage's folder has its own
     anew: str = ""  # a folder of out, such as ppo_ptx, that is set aside with all that was made from it, and made again
-    seed: int = 0  # of every use of chance
-    fresh_steps: int = 400  # of pretraining, and as many of fine-tuning, where start is ""
-    iterations: int = 50  # of RL; every tenth is saved
-    batch: int = 64  # answers an iteration
-    answers: int = 1  # to each prompt; GRPO compares several
-    minibatches: int = 4  # updates an iteration
-    beta: float = 0.05  # β of the KL, per nat
-    gamma: float = 1.0  # γ of the pretraining loss, per nat a token
-    clip: float = 0.2  # ε: how far from 1 the ratio counts
-    lr: float = 1e-4  # of the policy
-    lam: float = 0.95  # value: λ of GAE
-    value_lr: float = 1e-3  # value: learning rate of the network
+    seed: config.Seed = 0  # of every use of chance
+    fresh_steps: config.Count = 400  # of pretraining, and as many of fine-tuning, where start is ""
+    iterations: config.Count = 50  # of RL; every tenth is saved
+    batch: config.Count = 64  # answers an iteration
+    answers: config.DividesBatch = 1  # to each prompt; GRPO compares several
+    minibatches: config.DividesBatch = 4  # updates an iteration
+    beta: config.NotNegative = 0.05  # β of the KL, per nat
+    gamma: config.NotNegative = 1.0  # γ of the pretraining loss, per nat a token
+    clip: config.NotNegative = 0.2  # ε: how far from 1 the ratio counts
+    lr: config.Positive = 1e-4  # of the policy
+    lam: config.Share = 0.95  # value: λ of GAE
+    value_lr: config.Positive = 1e-3  # value: learning rate of the network
 
 
 def reward(prompts: list[data.Prompt], answers: list[str]) -> list[float]:
@@ -79,7 +81,7 @@ def learn(state: PPOState, a: steps.Rollout, scores, text: TextBatch, *, c: Sett
 
 
 def update(state: PPOState, b, *, c: Settings, m: stages.Trained):
-    """A step of the policy and its moving average, and one of the value network, on a minibatch."""
+    """A minibatch's step of policy and value network, and θ̄ ← 0.992·θ̄ + 0.008·θ, the moving average, which is the result."""
     model, y, T = models.LanguageModel(m.decoder), b.response, m.format.answer_tokens
 
     def policy_loss(params):
@@ -98,18 +100,16 @@ def update(state: PPOState, b, *, c: Settings, m: stages.Trained):
     grads = jax.grad(value_loss)(state.value)  # value
     value, value_opt, _ = steps.descend(ADAM, grads, state.value_opt, state.value, c.value_lr)  # value
     state = replace(state, value=value, value_opt=value_opt)  # value
-    average = equations.ema(state.ema, policy, 0.992)  # θ̄ ← 0.992·θ̄ + 0.008·θ, which is the result
-    return replace(state, policy=policy, policy_opt=policy_opt, ema=average), metrics
+    return replace(state, policy=policy, policy_opt=policy_opt, ema=equations.ema(state.ema, policy, 0.992)), metrics
 
 
 def starting_model(c: Settings, world: stages.DataSets, run: stages.Run) -> stages.Trained:
     """What RL starts from, and π_SFT: the model of a folder, or a tiny one that is trained on the built-in world."""
     if c.start:
-        is_huggingface = (Path(c.start) / "config.json").is_file()
-        return stages.imported(c.start, stages.Format(48, 32)) if is_huggingface else stages.trained(c.start)
+        return stages.model_in(c.start, stages.Format(*c.tokens))
     out, shape = Path(c.out), stages.Decoder(width=128, layers=2, heads=4, kv_heads=4, hidden=512, position="rope")
     tokenizer = stages.run_tokenizer(stages.TokenizerSettings(vocab_size=1000), out, world.tokenizer_text)
-    random = stages.described(shape, tokenizer, stages.Format(prompt_tokens=20, answer_tokens=18))
+    random = stages.described(shape, tokenizer, stages.Format(*c.tokens))
     how = stages.Pretrain(steps=c.fresh_steps, batch=28, lr=3e-3, warmup=20)
     base = stages.pretrain(out / "pretrain", random, world.text.train, how, run)
     return stages.supervised(out / "sft", base, world.demonstrations, stages.Supervised(2, 8, lr=1.5e-3), run)
@@ -123,7 +123,7 @@ def main(c: Settings) -> None:
     prompts = stages.prompts_that_fit(world.prompts.train, m, "train")  # your own: data.read_prompts("prompts.jsonl")
     x, text = data.encode_prompts(prompts, m.tokenizer, m.format.prompt_tokens), stages.packed(world.text.train, m)
     inputs = stages.parents(start=m) | {"data": data.content_sha256([*prompts, *world.text.train])}
-    settings = asdict(replace(c, start="", out="", anew="", fresh_steps=0, iterations=0))  # what matters to RL
+    settings = asdict(replace(c, start="", out="", anew="", fresh_steps=1, iterations=1))  # what matters to RL
     code = {"sample": sample, "reward": reward, "learn": learn}
     stage = stages.open_stage(Path(c.out) / "ppo_ptx", c.iterations, m, settings, inputs, code, run, part="ema")
     sft, value = m.params(), None
@@ -134,7 +134,7 @@ def main(c: Settings) -> None:
         rows = data.batch_indices(len(prompts), c.batch // c.answers, run.numpy_seed("prompts"), i).repeat(c.answers)
         answers = draw(state, data.take(x, rows), sft)
         texts = stages.decoded(m, evals.Answers(data.take(x, rows), answers.y))
-        scores = jnp.float32(reward([prompts[row] for row in rows], texts))
+        scores = jnp.asarray(stages.scores_by(reward, [prompts[row] for row in rows], texts))
         mix = data.take(text, data.batch_indices(len(text.tokens), c.batch, run.numpy_seed("text"), i))
         state, metrics = train(state, answers, scores, mix)
         stage.log(i, equations.values(metrics))

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from experiments import instructgpt
+from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import Table, coefficient_table, content_sha256
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
@@ -31,6 +32,7 @@ from rlhf_jax.evals import Estimate, mean_interval
 from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.runtime import Stage, cores_as_devices, info, make_mesh, place, run, shard_rows, write_atomically
 from rlhf_jax.stages import (
+    PPO,
     Judge,
     Loaded,
     alignment_tax,
@@ -63,15 +65,15 @@ LOGGED = (
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Checked):
     """A table of coefficients, each row of which runs with every seed."""
 
     table: (
         str  # of coefficients of [ppo]: "prod beta=0,0.1 gamma=0,1", "zip lr=1e-4,2e-4 value_lr=1e-3,2e-3", or a .csv
     )
-    seeds: int = 3  # of PPO; the members share everything before it
-    together: int = 1  # members that are vmapped at a time
-    devices: int = 2  # that the members are spread over; where there is no accelerator, so many cores
+    seeds: Count = 3  # of PPO; the members share everything before it
+    together: Count = 1  # members that are vmapped at a time
+    devices: Count = 2  # that the members are spread over; where there is no accelerator, so many cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,18 @@ def table_of(c: Config) -> Table:
         raise InputError(
             'lr_steps and lr_floor mean nothing to a constant rate; set ppo.schedule to "linear" or "cosine"'
         )
+    for row in zip(*(column.tolist() for column in table.values()), strict=True):
+        require_coefficients(c.ppo, dict(zip(table, row, strict=True)))
     return table
+
+
+def require_coefficients(ppo: PPO, row: dict[str, float]) -> None:
+    """InputError: what [ppo] would refuse."""
+    whole = {name: int(x) for name, x in row.items() if isinstance(getattr(ppo, name), int) and x.is_integer()}
+    try:
+        replace(ppo, **row | whole)
+    except InputError as error:
+        raise InputError(f"sweep.table: {error}") from None
 
 
 def members_of(c: Config) -> list[Member]:

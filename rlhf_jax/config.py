@@ -3,7 +3,8 @@
 A program states its settings as a frozen dataclass. Its fields are plain values (str, int, float, bool, Literal, or one of
 these or None) and sections, which are frozen dataclasses themselves. A section may be optional, `lora: Lora | None = None`;
 it is there as soon as somebody says one of its keys. A file says only what departs from the defaults, or from another file
-if it begins with `base = "other.toml"`. A key that nothing reads is an error.
+if it begins with `base = "other.toml"`. A key that nothing reads is an error. What a number may be stands in its type, as in
+`batch: Count = 8`, and a dataclass that is `Checked` holds no other, wherever it is made.
 """
 
 import contextlib
@@ -19,8 +20,10 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
+from math import inf
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import tyro
 
@@ -28,8 +31,97 @@ from rlhf_jax.errors import InputError
 
 C = TypeVar("C")
 
+FLOAT32_MAX = 3.4028234e38
 # Where the configs that ship lie: in a wheel, and in a checkout.
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
+
+
+class Range(NamedTuple):
+    """What a number may be, in words and as a test, which nan fails."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+class Divides(NamedTuple):
+    """A number divides another field's."""
+
+    whole: str
+
+
+Count = Annotated[int, Range("1 or more", lambda x: x >= 1)]
+Natural = Annotated[int, Range("0 or more", lambda x: x >= 0)]
+Several = Annotated[int, Range("2 or more", lambda x: x >= 2)]
+Seed = Annotated[int, Range("a number from 0 to 4294967295", lambda x: 0 <= x < 2**32)]  # JAX drops higher bits
+DividesBatch = Annotated[Count, Divides("batch")]
+Finite = Annotated[float, Range("a finite number", lambda x: -inf < x < inf)]
+Positive = Annotated[float, Range("a number above 0", lambda x: 0 < x < inf)]
+PositiveOrInf = Annotated[float, Range("a number above 0, or inf", lambda x: x > 0)]
+NotNegative = Annotated[float, Range("0 or more", lambda x: 0 <= x < inf)]
+NotNegativeOrInf = Annotated[float, Range("0 or more, or inf", lambda x: x >= 0)]
+AboveOneOrInf = Annotated[float, Range("a number above 1, or inf", lambda x: x > 1)]
+Share = Annotated[float, Range("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+PositiveShare = Annotated[float, Range("a number above 0, 1 at most", lambda x: 0 < x <= 1)]
+ShareBelowOne = Annotated[float, Range("0 or more and below 1", lambda x: 0 <= x < 1)]
+
+
+class SettingError(InputError):
+    """Settings that cannot be. The sentence begins with one of the fields that it is about, which are named beside it."""
+
+    def __init__(self, sentence: str, *names: str):
+        super().__init__(sentence)
+        self.names = names
+
+
+class Checked:
+    """What a dataclass of settings inherits to be checked when it is made: choices, types and ranges of numbers.
+
+    Its own __post_init__ may check how fields go together; it calls this one first.
+    """
+
+    def __post_init__(self) -> None:
+        """InputError: a value that a field's type does not allow."""
+        hints = _rules(type(self))
+        for name, (kind, rules, optional) in hints.items():
+            value = getattr(self, name)
+            if not (optional and value is None):
+                _value(kind, value, name)
+                _check_range(name, value, rules)
+        for name, (_, rules, _) in hints.items():
+            for rule in rules:
+                if isinstance(rule, Divides):
+                    _check_divides(name, getattr(self, name), rule.whole, getattr(self, rule.whole))
+
+
+@cache
+def _rules(kind: Any) -> dict[str, tuple[Any, tuple[Any, ...], bool]]:
+    """Of each number, choice and truth value its plain type, what is said beside it, and whether it may be None."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        plain, rules = _plain(hint), ()
+        if typing.get_origin(plain) is Annotated:
+            plain, *rules = typing.get_args(plain)
+        if plain in (int, float, bool) or typing.get_origin(plain) is typing.Literal:
+            found[name] = plain, tuple(rules), _plain(hint) is not hint
+    return found
+
+
+def _check_range(name: str, value: Any, rules: tuple[Any, ...]) -> None:
+    for rule in rules:
+        if isinstance(rule, Range) and not rule.holds(value):
+            raise SettingError(f"{name} is {value!r}; set it to {rule.words}", name)
+    if value != value:  # where no range is said
+        raise SettingError(f"{name} is nan; set it to a number", name)
+    largest = 2**32 - 1 if isinstance(value, int) else FLOAT32_MAX
+    if isinstance(value, (int, float)) and largest < abs(value) < inf:
+        raise SettingError(f"{name} is {value!r}, which 32 bits cannot hold; set it closer to 0", name)
+
+
+def _check_divides(name: str, part: int, whole: str, of: int) -> None:
+    if of % part:
+        raise SettingError(
+            f"{whole} is {of} and {name} {part}, which does not divide it; set {name} to a divisor", name, whole
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +149,7 @@ def load_config(config_type: type[C], argv: Sequence[str] | None = None, doc: st
     """Reads the command line `program FILE.toml [--key value] [--section.key value] [--show] [--anew STAGE]`.
 
     `doc` says in --help what the program does; it is the program's docstring where it is not given. --help ends the process.
-    InputError: no file named, a file missing or broken, a key that is unknown, missing or of another type.
+    InputError: no file named, a file missing or broken, a key that is unknown or missing, a value that is not allowed.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     program = program or Path(sys.argv[0]).name
@@ -165,7 +257,7 @@ def _checked(kind: Any, values: dict[str, Any], where: str, section: str, is_bas
             raise _unknown(name, value, list(hints), where, section)
         inner = _section(hints[name])
         if inner is None:
-            tree[name] = _Given(_value(hints[name], value, where, key), where)
+            tree[name] = _Given(_value(_plain(hints[name]), value, f"{where}: {key}"), where)
         elif isinstance(value, dict):
             tree[name] = _checked(inner, value, where, key, is_base)
         else:
@@ -185,20 +277,19 @@ def _unknown(name: str, value: Any, known: list[str], where: str, section: str) 
     return InputError(f"{where}: unknown key {_join(section, name)}; {hint}")
 
 
-def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    """Checks one plain value, from a file or from the command line."""
-    kind = _plain(hint)
+def _value(kind: Any, value: Any, what: str) -> Any:
+    """Checks the type of one plain value. what: how a sentence calls it."""
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
         if not any(type(value) is type(choice) and value == choice for choice in choices):
-            raise InputError(f"{where}: {key} is {value!r} and must be one of {', '.join(map(str, choices))}")
+            raise InputError(f"{what} is {value!r} and must be one of {', '.join(map(str, choices))}")
         return value
     if kind is float and type(value) is int:
         with contextlib.suppress(OverflowError):
             return float(value)
-    if type(value) is not kind:
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
-        raise InputError(f"{where}: {key} is {value!r} and must be {wanted}")
+        raise InputError(f"{what} is {value!r} and must be {wanted}")
     return value
 
 
@@ -269,7 +360,7 @@ def _value_from_text(hint: Any, default: Any, text: str, key: str) -> Any:
             value = kind(text)
     elif typing.get_origin(kind) is typing.Literal:
         value = next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
-    return _value(hint, value, "command line", key)
+    return _value(kind, value, f"command line: {key}")
 
 
 def _merged(far: _Tree, near: _Tree) -> _Tree:
@@ -302,12 +393,20 @@ def _require_all(tree: _Tree, path: Path, section: str = "") -> None:
             raise InputError(f"{key} is missing; add it to {path} or give --{key}")
 
 
-def _build(kind: Any, tree: _Tree, make: Callable[[Any, dict], Any]) -> Any:
+def _build(kind: Any, tree: _Tree, make: Callable[[Any, dict], Any], section: str = "") -> Any:
     values = {}
     for name, hint, _ in _fields(kind):
         part = tree.get(name)  # None is an optional section that is not there
-        values[name] = _build(_section(hint), part, make) if isinstance(part, dict) else part and part.value
-    return make(kind, values)
+        if isinstance(part, dict):
+            values[name] = _build(_section(hint), part, make, _join(section, name))
+        else:
+            values[name] = part and part.value
+    try:
+        return make(kind, values)
+    except SettingError as error:
+        origins = dict.fromkeys(tree[name].origin for name in error.names)
+        said = " and ".join(origin for origin in origins if origin != "default")
+        raise InputError(f"{said}: {_join(section, str(error))}") from None
 
 
 def _checked_instance(kind: Any, values: dict[str, Any]) -> Any:

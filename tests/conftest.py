@@ -23,6 +23,7 @@ LONGEST = (
     "test_optimum.py",
     "test_mappings.py",
     "test_programs.py",
+    "test_kills.py",
     "test_ppo_options.py",
 )
 

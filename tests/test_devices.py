@@ -61,5 +61,5 @@ def test_under_pmap_everything_is_replicated(state):
 
 
 def test_there_is_at_least_one_micro_batch():
-    with pytest.raises(InputError, match=r"mesh\.micro_batches is 0; set it to 1 or more"):
-        Devices(micro_batches=0).mesh()
+    with pytest.raises(InputError, match="micro_batches is 0; set it to 1 or more"):
+        Devices(micro_batches=0)

@@ -1,5 +1,6 @@
 """What a researcher does in a repository of their own: studies of a page, on rlhf_jax alone; and how folders take it."""
 
+import argparse
 import ast
 import contextlib
 import importlib.util
@@ -13,7 +14,6 @@ import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +23,21 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from rlhf_jax import stages, steps
-from rlhf_jax.data import Demonstration, read_demonstrations, read_prompts, read_rankings, write_rankings
+from rlhf_jax import runtime, stages, steps
+from rlhf_jax.data import (
+    Demonstration,
+    load_tokenizer,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    write_rankings,
+)
 from rlhf_jax.equations import mean, nothing_seen
 from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.runtime import Checkpoints, read_metrics, tree_hash
 from rlhf_jax.stages import begin, policy, trained, with_lora
+from rlhf_jax.stages.saved import keep_tokenizer
 from rlhf_jax.types import Experience, Response
 
 ROOT = Path(__file__).parents[1]
@@ -346,7 +354,7 @@ WRONG = {
 
 def test_a_reward_function_that_goes_wrong_is_a_sentence_and_loses_nothing(made, tmp_path):
     """It goes wrong in the third of four iterations, none of which is due to be saved; mended, the run goes on from there."""
-    asked = SimpleNamespace(times=0, how="")  # what a function reads besides its code is no part of its hash
+    asked = argparse.Namespace(times=0, how="")  # of which only the class is part of the function's hash
 
     def reward(prompts, texts):
         asked.times += 1
@@ -394,7 +402,123 @@ def test_a_reward_function_that_raised_may_be_mended_and_the_record_says_so(made
     refusal(lambda: call(reward=forgetful), "another reward (test_studies.")
 
 
+JUDGES = {
+    "raises": (raises, ["the judge raised KeyError: 'no such prompt' (test_studies.py, line"]),
+    "step": (
+        lambda prompts, texts: {"step": 3.0},
+        ["the judge gave {'step': 3.0}; let it give a dict of finite numbers"],
+    ),
+    "nan": (lambda prompts, texts: {"mine": float("nan")}, ["the judge gave {'mine': nan}"]),
+    "a number": (lambda prompts, texts: 1.0, ["the judge gave 1.0"]),
+}
+
+
+@pytest.mark.parametrize("how", JUDGES)
+def test_a_judge_that_goes_wrong_is_a_sentence_and_loses_nothing(made, quick, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(POLICY, "answers_of", lambda *given: None)
+    monkeypatch.setattr(POLICY, "decoded", lambda *given: ["an answer"])
+    judge, words = JUDGES[how]
+    asked = iter([{"mine": 1.0}])
+
+    def once(prompts, texts):
+        return next(asked, None) or judge(prompts, texts)
+
+    run = replace(RUN, runtime=replace(RUN.runtime, evaluate_every=3, save_every=50))
+    call = partial(made.policy, tmp_path / "policy", c=replace(PPO, iterations=4), run=run)
+    prompts = stages.Parts(made.data.prompts.train, made.data.prompts.valid)
+
+    def with_judge(judge):
+        return policy(tmp_path / "policy", made.sft, made.reward, prompts, replace(PPO, iterations=4), run, judge=judge)
+
+    refusal(lambda: with_judge(once), *words)
+    assert steps_of(tmp_path / "policy") == [1, 2, 3]
+    assert Checkpoints(tmp_path / "policy" / "checkpoints", None).steps() == [3]
+    call()
+    assert steps_of(tmp_path / "policy") == [1, 2, 3, 4]
+
+
 # Folders: what is done stays as it is.
+
+
+def test_rows_in_no_parts_are_all_for_training(made, quick, tmp_path):
+    whole = policy(
+        tmp_path / "parts" / "policy", made.sft, made.reward, stages.Parts(made.data.prompts.train), PPO, RUN
+    )
+    plain = policy(tmp_path / "rows" / "policy", made.sft, made.reward, made.data.prompts.train, PPO, RUN)
+    assert whole.sha256 == plain.sha256
+
+
+def test_the_run_s_tokenizer_is_of_its_text_and_size(made, tmp_path):
+    def tokenizer(size, text=made.data.tokenizer_text):
+        return stages.run_tokenizer(stages.TokenizerSettings(vocab_size=size), tmp_path, text)
+
+    first = tokenizer(700)
+    assert tokenizer(700).sha256 == first.sha256
+    refusal(
+        lambda: tokenizer(650), "tokenizer.model was trained for a vocabulary of 700, not 650; choose another --out"
+    )
+    refusal(lambda: tokenizer(700, lambda: ["another text"]), "tokenizer.model was trained on another text")
+    (tmp_path / "tokenizer.made.json").unlink()
+    assert tokenizer(650).sha256 == first.sha256  # one that the user put there
+
+
+def test_a_start_that_came_to_nothing_leaves_no_tokenizer_to_a_later_one(made, tmp_path):
+    small = stages.run_tokenizer(stages.TokenizerSettings(vocab_size=650), tmp_path, made.data.tokenizer_text)
+    keep_tokenizer(small, tmp_path / "sft")
+    kept = keep_tokenizer(made.sft.tokenizer, tmp_path / "sft")
+    assert load_tokenizer(tmp_path / "sft" / kept).sha256 == made.sft.tokenizer.sha256
+    (tmp_path / "sft" / "checkpoints").mkdir()
+    assert (
+        load_tokenizer(tmp_path / "sft" / keep_tokenizer(small, tmp_path / "sft")).sha256 == made.sft.tokenizer.sha256
+    )
+
+
+def test_a_model_whose_folder_was_made_anew_is_not_read_for_the_one_before(made):
+    before = replace(made.sft, sha256="0" * 64)
+    refusal(before.params, "sft holds another model than the one that was asked for", "not 000000000000")
+    corrected = replace(with_lora(made.sft, stages.Lora()), base=before)
+    refusal(corrected.params, "sft holds another model than the one that was asked for")
+
+
+def test_a_name_that_a_record_has_for_itself_is_no_folder_s(made, tmp_path):
+    for name in ("seed", "optimiser", "lora", "model", "format"):
+        refusal(lambda name=name: made.supervised(tmp_path / name), f"folder can be called {name}; name it otherwise")
+
+
+def test_programs_that_are_given_models_have_the_world_that_those_were_held_out_from(made):
+    world = stages.World(120, prompts=150, demonstrations=60)
+    assert made.sft.seed == trained(made.out / "sft").seed == 0
+    for seed in (0, 1):
+        assert stages.data_of(made.sft, world, seed).prompts == stages.from_world(world, 0).prompts
+    assert stages.data_of(replace(made.sft, seed=None), world, 1).prompts == stages.from_world(world, 1).prompts
+
+
+def test_a_program_that_is_refused_leaves_the_config_of_the_one_before(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text('out = "unused"\n')
+    out = tmp_path / "run"
+
+    def program(*words, then=lambda: None):
+        def main():
+            begin(stages.Program, "mine.py", "", [str(tmp_path / "mine.toml"), "--out", str(out), *words])
+            then()
+
+        runtime.run(main)
+
+    def refuses():
+        raise InputError("no")
+
+    with pytest.raises(SystemExit):
+        program(then=refuses)
+    assert not out.exists()
+    program("--seed", "1")
+    before = (out / "mine.toml").read_text()
+    with pytest.raises(SystemExit):
+        program("--seed", "2", then=refuses)
+    assert (out / "mine.toml").read_text() == before
+    runtime.run(lambda: begin(stages.Program, "mine.py", "", [str(out / "mine.toml")]))  # says the same
+    assert (out / "mine.toml").read_text() == before and "# command line" in before
+    program("--seed", "3")
+    assert "seed = 3" in (out / "mine.toml").read_text()
 
 
 def everything(made):
@@ -444,7 +568,7 @@ def test_another_setting_is_refused_by_its_key(made, stage, change, words):
     defaults = {"c": PPO if stage == "policy" else defaults["c"], "run": RUN}
     given = {k: replace(defaults[k], **v) if k in defaults else v for k, v in change.items()}
     before = files(made.out)
-    refusal(lambda: getattr(made, stage)(**given), words, "choose another --out, or --anew ")
+    refusal(lambda: getattr(made, stage)(**given), words, "choose another folder, or --anew ")
     assert files(made.out) == before
 
 

@@ -2,9 +2,18 @@
 
 from rlhf_jax.data.chat import TooLongError, encode_chat, encode_chats, render_chat
 from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template
-from rlhf_jax.data.comparisons import Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
+from rlhf_jax.data.comparisons import (
+    NoPairError,
+    Ranking,
+    checked_ranking,
+    encode_rankings,
+    ranking_fits,
+    read_rankings,
+    whole_ranks,
+    write_rankings,
+)
 from rlhf_jax.data.content import content_sha256
-from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, text_documents
+from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, read_texts, text_documents
 from rlhf_jax.data.demonstrations import (
     Demonstration,
     encode_demonstrations,
@@ -44,6 +53,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "ChatTemplate",
     "Demonstration",
+    "NoPairError",
     "Prompt",
     "Ranking",
     "Records",
@@ -55,6 +65,7 @@ __all__ = [
     "as_text_batch",
     "batch_indices",
     "check_vocabulary",
+    "checked_ranking",
     "coefficient_table",
     "content_sha256",
     "drop_shared_prefixes",
@@ -79,6 +90,7 @@ __all__ = [
     "read_prompts",
     "read_rankings",
     "read_rows",
+    "read_texts",
     "render",
     "render_chat",
     "split_by_user",
@@ -88,5 +100,6 @@ __all__ = [
     "tokenizer_files",
     "train_tokenizer",
     "weighted_sources",
+    "whole_ranks",
     "write_rankings",
 ]

@@ -23,6 +23,10 @@ class Ranking(NamedTuple):
     labeler: str = ""
 
 
+class NoPairError(InputError):
+    """A ranking in which no answer is above another. It says nothing, and does no harm where it is left out."""
+
+
 def read_rankings(source: str, empty: Literal["error", "drop"] = "error") -> list[Ranking]:
     """The rankings of `source` (see `read_rows`), from rows of any of these shapes.
 
@@ -74,6 +78,46 @@ def encode_rankings(rankings: Sequence[Ranking], tokenizer: Tokenizer, length: i
     return RankingBatch(tokens, mask, ranks)
 
 
+def checked_ranking(ranking: Ranking) -> Ranking:
+    """The ranking, with a tuple of texts and one of Python's ints.
+
+    InputError: no Ranking, answers that are no texts or empty, another number of ranks, a rank that is no whole number from 1
+    on, one text under two ranks. NoPairError: fewer than two answers, nothing but ties.
+    """
+    if not isinstance(ranking, Ranking):
+        raise InputError(f"a {type(ranking).__name__} is no ranking: give Ranking(prompt, answers, ranks)")
+    if not isinstance(ranking.prompt, str):
+        raise InputError("the prompt is no text: give it as a string")
+    if not isinstance(ranking.answers, (tuple, list)):
+        raise InputError(f"the answers are a {type(ranking.answers).__name__}: give a tuple of strings")
+    answers = tuple(ranking.answers)
+    for number, answer in enumerate(answers, 1):
+        if not isinstance(answer, str):
+            raise InputError(f"answer {number} is no text: give it as a string")
+        if not answer.strip():
+            raise EmptyAnswerError(f"answer {number} is empty: write one, remove the row, or read with empty='drop'")
+    ranks = whole_ranks(ranking.ranks, len(answers))
+    if len(answers) < 2:
+        raise NoPairError(f"a ranking needs two answers and has {len(answers)}: add answers or remove the row")
+    if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
+        raise InputError("one and the same answer has two ranks: keep one of them")
+    if len(set(ranks)) == 1:
+        raise NoPairError("all answers tie, which ranks none above another: remove the row")
+    return ranking._replace(answers=answers, ranks=ranks)
+
+
+def whole_ranks(given: Any, count: int) -> tuple[int, ...]:
+    """The ranks of so many answers as Python's ints, whichever integers they are. InputError: there are more or fewer, or one
+    is no whole number from 1 on."""
+    try:
+        ranks = tuple(given)
+    except TypeError:
+        raise InputError(f"the ranks are {given!r}: give a tuple with one for each answer") from None
+    if len(ranks) != count:
+        raise InputError(f"there are {count} answers and {len(ranks)} ranks: give each answer one")
+    return tuple(_whole_rank(rank, f"answer {number}") for number, rank in enumerate(ranks, 1))
+
+
 def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
     """True where every answer, with its prompt and EOS, takes `length` tokens at most."""
     turns = (encode_turn(ranking.prompt, answer, tokenizer) for answer in ranking.answers)
@@ -94,8 +138,7 @@ def _ranking(row: Row) -> Ranking:
     else:
         found = ", ".join(fields) or "nothing"
         raise InputError(f"no ranking (found: {found}): give chosen and rejected, or prompt and completions")
-    _check(ranking)
-    return ranking
+    return checked_ranking(ranking)
 
 
 def _pair(fields: dict[str, Any]) -> tuple[str, str, str]:
@@ -116,19 +159,11 @@ def _completions(values: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
             raise InputError(f"completion {number} has no 'text': add it, as a string")
         if value.get("rank") is None:
             raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
-        if type(value["rank"]) is not int or value["rank"] < 1:
-            raise InputError(f"completion {number} has the rank {value['rank']!r}: use whole numbers from 1 on")
+        _whole_rank(value["rank"], f"completion {number}")
     return tuple(value["text"].strip() for value in values), tuple(value["rank"] for value in values)
 
 
-def _check(ranking: Ranking) -> None:
-    answers, ranks = ranking.answers, ranking.ranks
-    if len(answers) < 2:
-        raise InputError(f"a ranking needs two answers and has {len(answers)}: add answers or remove the row")
-    for number, answer in enumerate(answers, 1):
-        if not answer:
-            raise EmptyAnswerError(f"answer {number} is empty: write one, remove the row, or read with empty='drop'")
-    if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
-        raise InputError("one and the same answer has two ranks: keep one of them")
-    if len(set(ranks)) == 1:
-        raise InputError("all answers tie, which ranks none above another: remove the row")
+def _whole_rank(rank: Any, what: str) -> int:
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
+        raise InputError(f"{what} has the rank {rank!r}: use whole numbers from 1 on")
+    return int(rank)

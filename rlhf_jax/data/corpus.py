@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from rlhf_jax.data.sources import Row
+from rlhf_jax.data.sources import Row, read_rows
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import MaskedTextBatch, TextBatch
@@ -16,6 +16,11 @@ def text_documents(rows: Iterable[Row]) -> Iterator[str]:
     """The field "text" of every row: a .txt file is one document. InputError: a row without it."""
     for row in rows:
         yield row.text("text")
+
+
+def read_texts(source: str) -> list[str]:
+    """The texts of a source: the field "text" of every row, or a whole .txt file. InputError: see `read_rows`."""
+    return list(text_documents(read_rows(source)))
 
 
 def pack(documents: Iterable[str], tokenizer: Tokenizer, length: int) -> tuple[Int[ndarray, "N T"], int]:

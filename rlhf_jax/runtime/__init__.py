@@ -22,9 +22,9 @@ from rlhf_jax.runtime.mesh import (
 )
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
 from rlhf_jax.runtime.origin import Origin, set_aside
-from rlhf_jax.runtime.program import run
+from rlhf_jax.runtime.program import run, undo_if_refused
 from rlhf_jax.runtime.progress import info, progress
-from rlhf_jax.runtime.source import source_name, source_sha256
+from rlhf_jax.runtime.source import source_name, source_sha256, values_sha256
 from rlhf_jax.runtime.stage import Stage
 from rlhf_jax.runtime.tree_hash import leaf_sums, tree_hash
 from rlhf_jax.runtime.watch import Watch, check_finite
@@ -67,5 +67,7 @@ __all__ = [
     "source_name",
     "source_sha256",
     "tree_hash",
+    "undo_if_refused",
+    "values_sha256",
     "write_atomically",
 ]

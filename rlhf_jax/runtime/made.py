@@ -8,6 +8,7 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.files import file_sha256, write_atomically
 from rlhf_jax.runtime.hosts import first_process, meet
 from rlhf_jax.runtime.origin import MADE, Origin, or_anew, record_of, require_same_origin
+from rlhf_jax.runtime.program import something_is_made
 
 
 class Made:
@@ -64,6 +65,7 @@ class Made:
         meet("the files are finished")
 
     def _write(self, record: dict) -> None:
+        something_is_made()
         self._found = record
         if first_process():
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,14 @@ from rlhf_jax.runtime.checkpoint import Checkpoints
 from rlhf_jax.runtime.files import locked
 from rlhf_jax.runtime.hosts import first_process, meet
 from rlhf_jax.runtime.progress import info
-from rlhf_jax.runtime.source import from_package, functions_of, same_name, source_name, source_sha256
+from rlhf_jax.runtime.source import (
+    bound_sha256,
+    from_package,
+    functions_of,
+    same_name,
+    source_name,
+    source_sha256,
+)
 
 SET_ASIDE = "set_aside"
 CHECKPOINTS = "checkpoints"
@@ -43,7 +50,10 @@ def record_of(origin: Origin) -> dict[str, Any]:
     record = {
         "settings": origin.settings,
         "inputs": origin.inputs,
-        "code": {name: {"where": source_name(f), "sha256": source_sha256(f)} for name, f in functions.items()},
+        "code": {
+            name: {"where": source_name(f), "sha256": source_sha256(f), "bound": bound_sha256(f)}
+            for name, f in functions.items()
+        },
         "model": origin.model,
         "versions": {name: _version(name) for name in ("rlhf_jax", "jax", "flax", "optax")},
     }
@@ -64,7 +74,7 @@ def require_same_origin(
     """
     if "settings" not in found:
         raise InputError(
-            f"{folder} holds checkpoints of an earlier version of rlhf_jax; choose another --out, or delete the folder"
+            f"{folder} holds checkpoints of an earlier version of rlhf_jax; choose another folder, or delete the folder"
         )
     _require_same_inputs(folder, found["inputs"], wanted["inputs"])
     changes = list(_differences(found["settings"], wanted["settings"]))
@@ -84,16 +94,17 @@ def require_same_origin(
 
 def or_anew(folder: Path) -> str:
     """The end of a sentence about a folder that was made from something else."""
-    return f"choose another --out, or --anew {folder.name} makes it and what came from it again"
+    anew = f"--anew {folder.name} (in Python runtime.set_aside)"
+    return f"choose another folder, or {anew} makes it and what came from it again"
 
 
 def set_aside(out: Path, name: str) -> list[str]:
-    """Moves out/name, and every folder of `out` that was made from it, to out/set_aside, where nothing is deleted.
+    """Moves out/name, and every folder below `out` that was made from it, to out/set_aside, where nothing is deleted.
 
     It returns the names of what it moved and says them. InputError if there is no such folder, or if another process is at
     work in one of them. With several processes each has to call it.
     """
-    folders = {path.name: path for path in sorted(out.iterdir()) if _may_be_made(path)} if out.is_dir() else {}
+    folders = {path.relative_to(out).as_posix(): path for path in _made_below(out)}
     if name not in folders:
         there = f"it holds {', '.join(folders)}" if folders else "it holds nothing that was made"
         raise InputError(f"{out}: there is no {name} to make anew; {there}")
@@ -107,9 +118,10 @@ def set_aside(out: Path, name: str) -> list[str]:
         with ExitStack() as stack:
             for each in moved:
                 stack.enter_context(locked(folders[each]))
-            (out / SET_ASIDE).mkdir(exist_ok=True)
-            for each in moved:
-                folders[each].rename(_free_name(out / SET_ASIDE, each))
+            for each in reversed(moved):  # children first: if it is killed, the same call moves the rest
+                target = _free_name(out / SET_ASIDE, each)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders[each].rename(target)
         info(f"set aside in {out / SET_ASIDE}: {', '.join(moved)}")
     meet("set aside")
     return moved
@@ -145,13 +157,17 @@ def _require_same_code(folder: Path, found: Mapping[str, Any], wanted: Mapping[s
 def _code_changed_in_the_library(
     folder: Path, name: str, old: Mapping[str, str] | None, new: Mapping[str, str] | None
 ) -> bool:
+    if old is not None and new is not None and old["sha256"] == new["sha256"]:
+        return False  # whatever its file is called now
     if old is None or new is None or not same_name(old["where"], new["where"]):
         was, now = (each["where"] if each else "none" for each in (old, new))
         raise InputError(
             f"{folder}: it was made with another {name} ({was}, not {now}); set it back, {or_anew(folder)}"
         )
-    if old["sha256"] == new["sha256"]:
-        return False
+    if old.get("bound") != new["bound"]:
+        raise InputError(
+            f"{folder}: its {name} ({new['where']}) was bound to other values; set them back, {or_anew(folder)}"
+        )
     if not (from_package(old["where"]) and from_package(new["where"])):
         raise InputError(f"{folder}: its {name} ({new['where']}) has changed since; {or_anew(folder)}")
     return True
@@ -194,8 +210,22 @@ def _results_and_inputs(folder: Path) -> tuple[set[str], set[str]]:
     return results, inputs
 
 
-def _may_be_made(path: Path) -> bool:
-    return path.is_dir() and path.name != SET_ASIDE and not path.name.startswith(".")
+def _made_below(out: Path) -> Iterator[Path]:
+    """The folders that stages and data are made in; one that holds others is none itself."""
+    if not out.is_dir():
+        return
+    for path in sorted(out.iterdir()):
+        if not path.is_dir() or path.name == SET_ASIDE or path.name.startswith("."):
+            continue
+        if (path / CHECKPOINTS).is_dir() or (path / MADE).is_file():
+            yield path
+        else:
+            yield from list(_made_below(path)) or ([path] if _begun(path) else [])
+
+
+def _begun(path: Path) -> bool:
+    """Whether a stage was begun in a folder and has saved nothing."""
+    return (path / "metrics.jsonl").exists() or (path / "tokenizer").is_dir()
 
 
 def _free_name(folder: Path, name: str) -> Path:

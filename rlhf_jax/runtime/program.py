@@ -18,6 +18,18 @@ from rlhf_jax.runtime.files import disk_reason
 from rlhf_jax.runtime.interruption import STOPPED
 from rlhf_jax.runtime.progress import info
 
+_undo: list[Callable[[], None]] = []
+
+
+def undo_if_refused(undo: Callable[[], None]) -> None:
+    """Has `run` call undo if the program ends with an InputError before it has made anything."""
+    _undo.append(undo)
+
+
+def something_is_made() -> None:
+    """From here on a refusal undoes nothing."""
+    _undo.clear()
+
 
 class _TerminatedError(BaseException):
     """SIGTERM; no Exception, so that nothing on its way takes it for a failure."""
@@ -32,10 +44,13 @@ def run(main: Callable[[], None]) -> None:
     # Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     _keep_what_is_compiled()
+    _undo.clear()
     try:
         with _terminable():
             main()
     except InputError as error:
+        for undo in _undo:
+            undo()
         _exit(2, f"error: {error}")
     except DivergenceError as error:
         _exit(1, f"error: {error}")

@@ -2,15 +2,26 @@
 
 import ast
 import builtins
+import dataclasses
+import dis
+import enum
 import functools
 import hashlib
 import inspect
+import re
 import sys
+import sysconfig
 import textwrap
 import types
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 # Of these the checkpoint's record has the version, so that a name says which code it is.
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "orbax", "builtins", "functools")
@@ -19,15 +30,39 @@ _SIMPLE = (str, bytes, int, float, complex, bool, type(None))
 
 
 def source_sha256(function: Any) -> str:
-    """sha256 (hex) of a function's source, in which comments, formatting and docstrings do not count.
+    """sha256 (hex) of a function's source, in which comments, formatting, annotations and docstrings do not count.
 
-    With it count the functions, classes and simple constants of the same module that it names, and theirs in turn; the
-    functions and simple values that it is bound to by functools.partial, a closure or a default. A NamedTuple of functions
-    counts field by field. A function without source counts by its name and bytecode. Functions of JAX, Flax and Optax count
-    by their names.
+    With it count the functions, classes and values of its module that it names, what it imported by name from another file of
+    the user's, and theirs in turn; what it is bound to by functools.partial, as a method, by a closure or a default; and what
+    an object that can be called holds. A NamedTuple of functions counts field by field. A function without source counts by
+    its name and bytecode. Functions of JAX, Flax and Optax count by their names. Values are those of `values_sha256`.
     """
+    return _digest(_pieces(function, _Seen()))
+
+
+def values_sha256(value: Any) -> str:
+    """sha256 (hex) of a value: numbers, texts, arrays, paths, patterns, and collections, dataclasses, namespaces and
+    objects of the user's own classes that hold such. Of any other object only its class counts."""
+    return _digest(_pieces_of_value(value, _Seen()))
+
+
+def bound_sha256(function: Any) -> str:
+    """sha256 (hex) of the values that a function is bound to, without the code; defaults do not count."""
+    seen = _Seen()
+
+    def pieces(function: Any) -> Iterator[str]:
+        for name, value in _unwrapped(function)[1]:
+            if name.startswith("default ") or name == "wrapper":
+                continue
+            yield f"bound {name}"
+            yield from pieces(value) if _is_code(value) else _pieces_of_value(value, seen)
+
+    return _digest(pieces(function))
+
+
+def _digest(pieces: Iterator[str]) -> str:
     digest = hashlib.sha256()
-    for piece in _pieces(function, _Seen()):
+    for piece in pieces:
         digest.update(f"{len(piece)} {piece}\n".encode())
     return digest.hexdigest()
 
@@ -88,11 +123,13 @@ def _named(function: Any, bound: list[tuple[str, Any]], seen: set[int]) -> str:
 class _Seen(dict[int, tuple[Any, int]]):
     """What was told already, by id, with its number; the object is kept, so that no other takes its id."""
 
+    numbers = 0
+
     def number(self, value: Any) -> int:
         """A number for a new object."""
-        number = len({number for _, number in self.values()})
-        self[id(value)] = (value, number)
-        return number
+        self[id(value)] = (value, self.numbers)
+        self.numbers += 1
+        return self.numbers - 1
 
 
 def _pieces(value: Any, seen: _Seen) -> Iterator[str]:
@@ -130,33 +167,114 @@ def _pieces_of_value(value: Any, seen: _Seen) -> Iterator[str]:
         yield from _bytecode(value)
     elif _is_code(value):
         yield from _pieces(value, seen)
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        yield _of_array(value)
+    elif isinstance(value, enum.Enum):
+        yield f"{type(value).__qualname__}.{value.name}"
+    elif isinstance(value, (re.Pattern, Path)):
+        yield repr(value)
+    elif id(value) in seen:
+        yield f"again {seen[id(value)][1]}"
+    else:
+        seen.number(value)
+        yield from _pieces_of_object(value, seen)
+
+
+def _pieces_of_object(value: Any, seen: _Seen) -> Iterator[str]:
+    """Of what holds other values."""
+    kind = type(value)
+    yield f"a {kind.__qualname__}"
+    if isinstance(value, (tuple, list)):
         for each in value:
+            yield from _pieces_of_value(each, seen)
+    elif isinstance(value, (set, frozenset)):
+        yield from sorted(values_sha256(each) for each in value)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _pieces_of_value(key, seen)
+            yield from _pieces_of_value(each, seen)
+    elif dataclasses.is_dataclass(value) or isinstance(value, types.SimpleNamespace) or _is_users(kind.__module__):
+        if _is_users(kind.__module__):
+            yield from _pieces(kind, seen)
+        for name, each in sorted(_held(value).items()):
+            yield f"holds {name}"
             yield from _pieces_of_value(each, seen)
 
 
+def _held(value: Any) -> dict[str, Any]:
+    """What an object holds by name, but for what it has worked out of the rest and kept."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ()) if hasattr(value, name)]
+    held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
+    kept = {name for name in held if isinstance(getattr(type(value), name, None), functools.cached_property)}
+    return {name: each for name, each in held.items() if name not in kept}
+
+
+def _of_array(value: Any) -> str:
+    if isinstance(value, Tracer):
+        return f"traced {value.aval}"
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    held = np.asarray(value)
+    return f"array {held.dtype} {held.shape} {hashlib.sha256(held.tobytes()).hexdigest()}"
+
+
 def _pieces_of_code(function: Any, seen: _Seen) -> Iterator[str]:
-    tree = _source_tree(function)
+    tree, codes = _source_tree(function), list(_codes(function))
     if tree is not None:
         yield ast.unparse(tree)
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     else:
         yield f"bytecode {getattr(function, '__qualname__', type(function).__qualname__)}"
-        methods = vars(function).values() if isinstance(function, type) else [function]
-        codes = [method.__code__ for method in methods if isinstance(method, types.FunctionType)]
         for code in codes:
             yield from _bytecode(code)
-        names = {name for code in codes for each in _nested(code) for name in each.co_names}
+    if isinstance(function, type) and _is_users(function.__module__):
+        for name, value in sorted(vars(function).items()):
+            if not name.startswith("__") and not callable(value) and not hasattr(value, "__get__"):
+                yield f"attribute {name}"
+                yield from _pieces_of_value(value, seen)
+    names = {name for code in codes for each in _nested(code) for name in _globals_of(each)}
+    names |= {base.__name__ for base in getattr(function, "__bases__", ())}
     module = getattr(function, "__module__", None)
     around = getattr(function, "__globals__", None) or vars(sys.modules.get(module or "", builtins))
     for name in sorted(names & around.keys()):
         value = around[name]
-        if _is_simple(value):
-            yield f"constant {name} = {value!r}"
-        elif _is_code(value):
-            home = getattr(_unwrapped(value)[0], "__module__", None)
-            if home == module or isinstance(value, (tuple, functools.partial)):  # those have no module of their own
-                yield from _pieces(value, seen)
+        if isinstance(value, types.ModuleType):
+            continue
+        if not _is_code(value):
+            yield f"global {name}"
+            yield from _pieces_of_value(value, seen)
+            continue
+        home = getattr(_unwrapped(value)[0], "__module__", None)
+        # A tuple or a partial has no module of its own.
+        if home == module or isinstance(value, (tuple, functools.partial)) or _is_users(home):
+            yield from _pieces(value, seen)
+
+
+def _codes(function: Any) -> Iterator[types.CodeType]:
+    """The compiled code of a function, or of a class's methods."""
+    for each in vars(function).values() if isinstance(function, type) else [function]:
+        each = each.fget if isinstance(each, property) else getattr(each, "__func__", each)
+        each = inspect.unwrap(each) if callable(each) and not isinstance(each, type) else each
+        if isinstance(each, types.FunctionType):
+            yield each.__code__
+
+
+def _globals_of(code: types.CodeType) -> Iterator[str]:
+    """The names that it looks up in its module."""
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield step.argval
+
+
+@functools.cache
+def _is_users(module: str | None) -> bool:
+    """Whether a module is the user's own: no library, neither Python's nor this package."""
+    if module is None or module.partition(".")[0] in (*_LIBRARIES, _PACKAGE, *sys.stdlib_module_names):
+        return module == "__main__"
+    file = getattr(sys.modules.get(module), "__file__", None)
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return file is None or not any(folder in Path(file).parents for folder in installed)
 
 
 def _unwrapped(function: Any) -> tuple[Any, list[tuple[str, Any]]]:
@@ -168,6 +286,7 @@ def _unwrapped(function: Any) -> tuple[Any, list[tuple[str, Any]]]:
             bound += sorted(function.keywords.items())
             function = function.func
         elif isinstance(function, types.MethodType):
+            bound.append(("self", function.__self__))
             function = function.__func__
         elif hasattr(function, "__wrapped__") and not isinstance(function, type):
             bound += _wrapper(function)
@@ -179,6 +298,7 @@ def _unwrapped(function: Any) -> tuple[Any, list[tuple[str, Any]]]:
         bound += [(f"default {name}", value) for name, value in sorted((function.__kwdefaults__ or {}).items())]
         bound += _cells(function)
     elif not isinstance(function, (type, types.BuiltinFunctionType)):
+        bound += [(f"holds {name}", value) for name, value in sorted(_held(function).items())]
         function = type(function)  # an object that can be called
     return function, bound
 
@@ -217,6 +337,11 @@ def _source_tree(function: Any) -> ast.AST | None:
             and ast.get_docstring(node) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
     return tree
 
 

@@ -17,6 +17,7 @@ from rlhf_jax.runtime.hosts import first_process
 from rlhf_jax.runtime.interruption import Interruption
 from rlhf_jax.runtime.metrics import MetricsWriter
 from rlhf_jax.runtime.origin import CHECKPOINTS, Change, Origin, or_anew, record_of, require_same_origin
+from rlhf_jax.runtime.program import something_is_made
 from rlhf_jax.runtime.progress import info, progress
 from rlhf_jax.runtime.watch import Watch, check_finite, holds_nan
 
@@ -49,6 +50,8 @@ class Stage:
         wandb: bool | dict[str, Any] = False,
         fixed_length: str = "",
     ):
+        if steps < 1:
+            raise InputError(f"{folder}: {steps} steps are asked for; ask for 1 or more")
         self.folder = folder
         self.name = folder.name
         self.total = steps
@@ -105,6 +108,8 @@ class Stage:
         news = ", ".join(
             f"{change.key.rpartition('.')[2]} {change.new} instead of {change.old}" for change in self._changes
         )
+        if self.done():
+            return state
         length = f", now to {self.total}" if total != self.total else "" if news else f" of {total}"
         info(f"{self.name}: continues after step {after}{f' with {news}' if news else ''}{length}")
         return state
@@ -129,6 +134,7 @@ class Stage:
             self._watch = watch
             self._waiting: tuple[int, Mapping] | None = None
             self._written: tuple[int, dict[str, float]] = (start, {})
+            something_is_made()
             for i in range(start, self.total):
                 yield i
                 if self._stopped_by:

@@ -48,7 +48,7 @@ from rlhf_jax.stages.model import (
     whole,
     with_lora,
 )
-from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments
+from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments, scores_by
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
 from rlhf_jax.stages.program import Program, begin
@@ -56,10 +56,20 @@ from rlhf_jax.stages.rankings import Ranker, ask, simulated
 from rlhf_jax.stages.report import compare, evaluate
 from rlhf_jax.stages.reward_model import Reward, reward_model
 from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
-from rlhf_jax.stages.saved import trained, trained_in
+from rlhf_jax.stages.saved import model_in, trained, trained_in
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
-from rlhf_jax.stages.training import open_stage, packed, parents, prompts_that_fit, prompts_that_fit_all
+from rlhf_jax.stages.training import (
+    data_of,
+    open_stage,
+    packed,
+    parents,
+    prompts_that_fit,
+    prompts_that_fit_all,
+    require_belonging,
+    require_figure,
+    require_prompts,
+)
 
 __all__ = [
     "OBJECTIVES",
@@ -106,6 +116,7 @@ __all__ = [
     "best_epoch",
     "choose_epoch",
     "compare",
+    "data_of",
     "data_sets",
     "decoded",
     "described",
@@ -120,6 +131,7 @@ __all__ = [
     "imported",
     "judge_of",
     "loaded",
+    "model_in",
     "networks",
     "open_stage",
     "packed",
@@ -131,9 +143,13 @@ __all__ = [
     "prompts_that_fit",
     "prompts_that_fit_all",
     "reference_moments",
+    "require_belonging",
+    "require_figure",
+    "require_prompts",
     "reward_model",
     "run_tokenizer",
     "sample_answers",
+    "scores_by",
     "scores_of",
     "simulated",
     "starting_model",

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.data import Prompt, Ranking
+from rlhf_jax.data import Prompt, Ranking, ranking_fits
 from rlhf_jax.equations import pair_accuracy
 from rlhf_jax.evals import Estimate, ratio_interval
 from rlhf_jax.labelers import agreements, rank
+from rlhf_jax.runtime import info
 from rlhf_jax.stages.answers import AnswersToRank, draw_answers, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
 from rlhf_jax.stages.evaluation import Evaluate, Loaded
@@ -25,13 +27,18 @@ def agreement_on(
     data: DataSets, reward: Loaded, writer: Trained, answers: AnswersToRank, c: Evaluate, run: Run
 ) -> dict[str, Estimate]:
     """The reward model's accuracy: on rankings of held-out prompts where there are such, else on answers of `writer` that
-    every labeler of the built-in world, and its gold formula, ranks."""
+    every labeler of the built-in world, and its gold formula, ranks. Figures for which there is no pair are left out, which
+    is said."""
     if data.truth is not None:
         return in_world(data.truth, data, reward, writer, answers, c, run)
     figures = {}
     for part, rankings in (("valid", data.rankings.valid), ("test", data.rankings.test)):
+        t, length = reward.model.tokenizer, reward.model.format.context
+        if not any(ranking_fits(ranking, t, length) for ranking in rankings):
+            info(f"evaluate: no ranking of a {part} prompt fits, and no accuracy/{part}")
+            continue
         rows = encoded(rankings, reward.model)
-        figures[f"accuracy/{part}"] = accuracy(reward_of(reward, rows, run), [rows.ranks])
+        figures |= accuracy(f"accuracy/{part}", reward_of(reward, rows, run), [rows.ranks])
     return figures
 
 
@@ -42,23 +49,25 @@ def in_world(
     prompts = prompts_that_fit(data.prompts.test, writer, "test")[: c.prompts]
     texts = draw_answers(writer, prompts, answers, run, "test comparisons")
     kept = [(p, row) for p, row in zip(prompts, texts, strict=True) if row]
+    if not kept:
+        info("evaluate: too few different answers to every test prompt, and no figures of the reward model")
+        return {}
     rows = encoded([Ranking(p.text, row, tuple(range(1, len(row) + 1))) for p, row in kept], reward.model)
     score, slots = reward_of(reward, rows, run), rows.ranks.shape[1]
 
     def ranks_by(judge: Callable[[Prompt, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:
         return np.array([[*judge(p, row), *[0] * (slots - len(row))] for p, row in kept], np.int32)
 
-    figures = {}
+    figures: dict[str, Estimate] = {}
     for pool, labelers in (("train", truth.labelers), ("heldout", truth.heldout_labelers)):
         by_labeler = [
             ranks_by(partial(lambda of, p, row: rank(of, truth.gold, truth.asked[p.text], row), labeler))
             for labeler in labelers
         ]
-        figures[f"accuracy/{pool}_labelers"] = accuracy(score, by_labeler)
-        figures[f"agreement/{pool}_labelers"] = agreement(by_labeler)
+        figures |= accuracy(f"accuracy/{pool}_labelers", score, by_labeler)
+        figures |= agreement(f"agreement/{pool}_labelers", by_labeler)
     gold = ranks_by(lambda p, row: best_first([truth.gold(truth.asked[p.text], a) for a in row]))
-    figures["accuracy/gold"] = accuracy(score, [gold])
-    return figures
+    return figures | accuracy("accuracy/gold", score, [gold])
 
 
 def best_first(gold: list[float]) -> tuple[int, ...]:
@@ -74,13 +83,21 @@ def reward_of(reward: Loaded, rows: RankingBatch, run: Run) -> np.ndarray:
     return scores_of(reward.model, *flat, batch=run.runtime.batch, params=reward.params).reshape(N, K)
 
 
-def accuracy(score: np.ndarray, rankings: list[np.ndarray]) -> Estimate:
+def accuracy(name: str, score: np.ndarray, rankings: list[np.ndarray]) -> dict[str, Estimate]:
     """Share of the pairs that the model orders as a labeler did, over all labelers; the interval is over prompts."""
     each = [jax.vmap(pair_accuracy)(jnp.asarray(score), jnp.asarray(ranks)) for ranks in rankings]
-    return ratio_interval(sum(np.asarray(m.total) for m in each), sum(np.asarray(m.count) for m in each))
+    return share(name, sum(np.asarray(m.total) for m in each), sum(np.asarray(m.count) for m in each))
 
 
-def agreement(rankings: list[np.ndarray]) -> Estimate:
+def agreement(name: str, rankings: list[np.ndarray]) -> dict[str, Estimate]:
     """Share of the pairs that two labelers order alike, where both see a difference, over all pairs of labelers."""
     counts = np.array([agreements([r[r > 0].tolist() for r in rows]) for rows in zip(*rankings, strict=True)], float)
-    return ratio_interval(counts[:, 0], counts[:, 1])
+    return share(name, *counts.reshape(-1, 2).T)
+
+
+def share(name: str, part: Any, pairs: Any) -> dict[str, Estimate]:
+    """The figure under its name; none where there is no pair, such as of one labeler with another."""
+    if not np.any(pairs):
+        info(f"evaluate: no pair of answers to compare, and no {name}")
+        return {}
+    return {name: ratio_interval(part, pairs)}

@@ -12,27 +12,34 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
+from rlhf_jax.config import Checked, Count, Natural, Positive, PositiveShare, SettingError, Several
 from rlhf_jax.data import Demonstration, Prompt, content_sha256, encode_prompts, fits
 from rlhf_jax.evals import Answers, answer, scores
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.runtime import Made, Origin, write_atomically
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import RUN, Run
-from rlhf_jax.stages.training import parents, prompts_that_fit
+from rlhf_jax.stages.training import parents, prompts_that_fit, require_belonging, require_prompts
 from rlhf_jax.steps import reward
 from rlhf_jax.types import PromptBatch
 
 
 @dataclass(frozen=True)
-class AnswersToRank:
+class AnswersToRank(Checked):
     """How many answers labelers see."""
 
-    prompts: int = 33_207  # the last so many training prompts (Table 6: 6,623 of labelers and 26,584 of customers)
-    fewest: int = 4  # answers to a prompt: K = 4..9 (§3.5)
-    most: int = 9
-    temperature: float = 1.0  # that they are drawn at; not printed
-    top_k: int = 0  # 0 is off
-    top_p: float = 1.0  # 1 is off
+    prompts: Count = 33_207  # the last so many training prompts (Table 6: 6,623 of labelers and 26,584 of customers)
+    fewest: Several = 4  # answers to a prompt: K = 4..9 (§3.5)
+    most: Several = 9
+    temperature: Positive = 1.0  # that they are drawn at; not printed
+    top_k: Natural = 0  # 0 is off
+    top_p: PositiveShare = 1.0  # 1 is off
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fewest > self.most:
+            sentence = f"fewest is {self.fewest} and most {self.most}; set fewest to most or less"
+            raise SettingError(sentence, "fewest", "most")
 
     @property
     def sampling(self) -> Sampling:
@@ -63,9 +70,11 @@ def sample_answers(
     """K different answers of a model to each of the last settings.prompts prompts, in answers.jsonl.
 
     A prompt to which the model does not write enough different ones has none. The folder's name deals out the draws.
-    InputError: the folder was made from something else.
+    InputError: the folder was made from something else; a reward model; no prompt fits.
     """
     c, folder = settings, Path(folder)
+    require_belonging(model)
+    require_prompts(prompts, model)
     settings_of = {"seed": run.seed, "batch": run.runtime.batch, "format": asdict(model.format), "answers": asdict(c)}
     made = Made(
         folder, Origin(settings_of, {**parents(model=model), "prompts": content_sha256(prompts)}, code={}, model={})

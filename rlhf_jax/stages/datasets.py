@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
+from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
@@ -32,18 +33,18 @@ Text = TypeVar("Text", Prompt, Demonstration, Ranking)
 
 
 @dataclass(frozen=True)
-class World:
+class World(Checked):
     """How much of the built-in world is written down."""
 
-    documents: int = 20_000  # of pretraining text
-    prompts: int = 4_500  # that users type
-    demonstrations: int = 1_800  # the first so many training prompts are answered by people
-    labelers: int = 12  # who rank answers for training
-    heldout_labelers: int = 4  # who rank test answers only
+    documents: Count = 20_000  # of pretraining text
+    prompts: Count = 4_500  # that users type
+    demonstrations: Count = 1_800  # the first so many training prompts are answered by people
+    labelers: Count = 12  # who rank answers for training
+    heldout_labelers: Count = 4  # who rank test answers only
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Checked):
     """The user's own data: local .json, .jsonl, .csv, .parquet or .txt files (.gz and .xz too), or hub ids for `datasets`."""
 
     pretrain: str  # text
@@ -104,6 +105,11 @@ class DataSets:
             yield demonstration.prompt + " " + demonstration.answer
 
 
+def parts_of(rows: Parts[Row] | Sequence[Row]) -> Parts[Row]:
+    """Rows that come in no parts are all for training."""
+    return rows if isinstance(rows, Parts) else Parts(rows)
+
+
 def data_sets(settings: World | Files, seed: int) -> DataSets:
     """The data of a run, as its settings have it."""
     return from_world(settings, seed) if isinstance(settings, World) else from_files(settings, seed)
@@ -160,19 +166,20 @@ def from_files(files: Files, seed: int) -> DataSets:
 
 
 def kept_by_length(
-    given: Sequence[Text], fits: Callable[[Text], bool], too_long: Literal["error", "drop"], what: str
+    given: Sequence[Text], fits: Callable[[Text], bool], too_long: Literal["error", "drop"], what: str, limit: str
 ) -> list[Text]:
-    """Those that fit; the others are an InputError, or left out, which is said (format.too_long)."""
+    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: none is left of
+    those to train on."""
     kept = [row for row in given if fits(row)]
     if len(kept) == len(given):
         return kept
-    sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than the context"
+    sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than {limit}"
+    more = "raise format.prompt_tokens or format.answer_tokens"
     if too_long == "error":
         first = repr(next(row for row in given if not fits(row))[0][:60])
-        raise InputError(
-            f"{sentence}, the first being {first}; raise format.prompt_tokens or format.answer_tokens, "
-            'or set format.too_long = "drop"'
-        )
+        raise InputError(f'{sentence}, the first being {first}; {more}, or set format.too_long = "drop"')
+    if not kept and not what.startswith(("valid", "test")):
+        raise InputError(f"{sentence}, and none is left; {more}")
     info(f"{sentence} and left out")
     return kept
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from rlhf_jax.config import Checked, Count, Natural, NotNegative, PositiveShare
 from rlhf_jax.data import Prompt, encode_prompts, prompt_text
 from rlhf_jax.data.world import OCCUPATIONS, QA_FORMS, TONES, Question, ask, completion
 from rlhf_jax.evals import (
@@ -39,14 +40,14 @@ Figures = dict[str, Estimate]
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Checked):
     """How models answer when they are compared."""
 
-    prompts: int = 3_196  # held-out, the first so many (§4.2)
-    temperature: float = 1.0  # of people's comparisons not printed; the automatic evaluations have 0 (App. D)
-    top_k: int = 0  # 0 is off
-    top_p: float = 1.0  # 1 is off
-    shown: int = 12  # prompts whose answers stand in the report
+    prompts: Count = 3_196  # held-out, the first so many (§4.2)
+    temperature: NotNegative = 1.0  # of people's comparisons not printed; the automatic evaluations have 0 (App. D)
+    top_k: Natural = 0  # 0 is off
+    top_p: PositiveShare = 1.0  # 1 is off
+    shown: Natural = 12  # prompts whose answers stand in the report
 
     @property
     def sampling(self) -> Sampling:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.tree_util import DictKey
 from jaxtyping import Array, Key, PyTree
 
+from rlhf_jax.config import Checked, Count, Divides, Natural, Positive, SettingError
 from rlhf_jax.data import Tokenizer, check_vocabulary, load_tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
@@ -31,28 +32,34 @@ from rlhf_jax.stages.run import Devices, Run
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(Checked):
     """The shape of a model that starts from random numbers. The defaults are the 1.3 B model of Brown et al. 2020, Table
     2.1, which InstructGPT starts from, with the 16 heads that its width and head size of 128 leave."""
 
-    width: int = 2048  # of the residual stream
-    layers: int = 24  # blocks
-    heads: int = 16  # of attention
-    kv_heads: int = 16  # as many as heads, or fewer that queries share
-    hidden: int = 8192  # width of the MLP
+    width: Count = 2048  # of the residual stream
+    layers: Count = 24  # blocks
+    heads: Annotated[Count, Divides("width")] = 16  # of attention
+    kv_heads: Annotated[Count, Divides("heads")] = 16  # as many as heads, or fewer that queries share
+    hidden: Count = 8192  # width of the MLP
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"  # GPT-2's; "rmsnorm" is Llama's
     position: Literal["learned", "rope"] = "learned"  # GPT-2's; "rope" is Llama's
     mlp: Literal["gelu", "swiglu"] = "gelu"  # GPT-2's; "swiglu" is Llama's
     bias: bool = True  # of matrices; Llama has none
     tied: bool = True  # the unembedding is the embedding
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.position == "rope" and (size := self.width // self.heads) % 2:
+            sentence = f"heads is {self.heads} and width {self.width}; rope turns pairs and a head has {size} numbers"
+            raise SettingError(f"{sentence}: make width / heads even", "heads", "width")
+
 
 @dataclass(frozen=True)
-class Format:
+class Format(Checked):
     """How long texts may be, in tokens."""
 
-    prompt_tokens: int = 1024  # longer prompts are left out (App. C: 1k)
-    answer_tokens: int = 1024  # at most, EOS included (App. C: 1k)
+    prompt_tokens: Count = 1024  # longer prompts are left out (App. C: 1k)
+    answer_tokens: Count = 1024  # at most, EOS included (App. C: 1k)
     too_long: Literal["error", "drop"] = "drop"  # leave out what exceeds this, and say how much (App. C); or refuse it
 
     @property
@@ -62,22 +69,22 @@ class Format:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Checked):
     """How a decoder computes. The paper has half precision with float32 master weights (App. C)."""
 
     compute: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products
     cache: Literal["float32", "bfloat16", "float16"] = "float32"  # of keys and values
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers
-    logit_rows: int = 0  # tokens whose logits exist at a time in losses; 0 is all
+    logit_rows: Natural = 0  # tokens whose logits exist at a time in losses; 0 is all
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Checked):
     """Training of low-rank corrections in the place of all parameters (Hu et al. 2021, arXiv:2106.09685)."""
 
-    rank: int = 8  # of each correction
-    alpha: float = 16.0  # corrections are scaled by alpha / rank
+    rank: Count = 8  # of each correction
+    alpha: Positive = 16.0  # corrections are scaled by alpha / rank
     matrices: str = "query, value"  # some of query, key, value, out, gate, up, down; these two as in Hu et al., §7.1
 
     @property
@@ -114,6 +121,7 @@ class Trained(Model):
     part: str = "params"  # of the checkpoint's state
     scalar: bool = False  # a reward model
     lora: Lora | None = None  # models made from this one are corrections of `base`, or of this one if that is None
+    seed: int | None = None  # of the run that trained it; None in a Hugging Face folder
     base: "Trained | None" = None  # what the parameters here are corrections of
 
     @property
@@ -122,14 +130,25 @@ class Trained(Model):
         return ScalarModel(self.decoder) if self.scalar else LanguageModel(self.decoder)
 
     def learned(self, devices: Devices | None = None, mesh: Mesh | None = None, role: str = "policy") -> PyTree:
-        """What was trained: all parameters, or with LoRA the corrections; on one device, or as its role lies on the mesh."""
+        """What was trained: all parameters, or with LoRA the corrections; on one device, or as its role lies on the mesh.
+        InputError: the folder holds something else by now."""
         place = None if mesh is None else placement(devices or Devices(), mesh, role)
         if self.step is not None:
-            return Checkpoints(self.folder / "checkpoints", None).read(self.part, self.step, place)[0]
+            checkpoints = Checkpoints(self.folder / "checkpoints", None)
+            self._require_same(checkpoints.record(self.step)["sha256"])
+            return checkpoints.read(self.part, self.step, place)[0]
+        self._require_same(folder_sha256(self.folder))
         params = load_pretrained(self.folder, place=place).params
         if self.decoder.scan:
             params = {**params, "transformer": stack_blocks(params["transformer"], self.decoder.layers)}
         return params
+
+    def _require_same(self, sha256: str) -> None:
+        if self.sha256 and self.sha256 != sha256:
+            raise InputError(
+                f"{self.folder} holds another model than the one that was asked for (sha256 {sha256[:12]}, not "
+                f"{self.sha256[:12]}); put that back, or start from what is there now"
+            )
 
     def params(self) -> PyTree:
         """All parameters, corrections merged, on one device."""
@@ -209,13 +228,19 @@ def with_lora(model: Trained, lora: Lora | None) -> Trained:
     return replace(model, lora=lora)
 
 
-@cache
 def folder_sha256(folder: Path) -> str:
     """sha256 of what a Hugging Face folder says of its model."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json; name a folder with one and .safetensors files")
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    return _sha256_of(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@cache
+def _sha256_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files with the time and size that they had: weights are not read twice."""
     hashed = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path, _, _ in files:
         with path.open("rb") as file:
             hashed.update(hashlib.file_digest(file, "sha256").digest())
     return hashed.hexdigest()

@@ -1,7 +1,6 @@
 """Reinforcement learning of a policy: PPO-ptx (InstructGPT, §3.5 and App. C.4), or another iteration."""
 
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,22 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
+from rlhf_jax.config import (
+    AboveOneOrInf,
+    Checked,
+    Count,
+    DividesBatch,
+    Finite,
+    Natural,
+    NotNegative,
+    NotNegativeOrInf,
+    Positive,
+    PositiveOrInf,
+    PositiveShare,
+    SettingError,
+    Share,
+    ShareBelowOne,
+)
 from rlhf_jax.data import Prompt, batch_indices, content_sha256, encode_prompts, take
 from rlhf_jax.equations import ensemble_score, nothing_seen, seen, values
 from rlhf_jax.errors import InputError
@@ -28,10 +43,19 @@ from rlhf_jax.models import (
 )
 from rlhf_jax.runtime import Watch, first_process, mapped, of_first_process, place, shard_rows
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
-from rlhf_jax.stages.datasets import Parts
+from rlhf_jax.stages.datasets import Parts, parts_of
+from rlhf_jax.stages.functions import asked, shortened
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
-from rlhf_jax.stages.training import open_stage, packed, parents, prompts_that_fit, result, settings_without
+from rlhf_jax.stages.training import (
+    open_stage,
+    packed,
+    parents,
+    prompts_that_fit,
+    require_belonging,
+    result,
+    settings_without,
+)
 from rlhf_jax.steps import (
     PPO_PTX,
     Estimator,
@@ -46,59 +70,65 @@ from rlhf_jax.steps import (
 )
 from rlhf_jax.types import Moments, PPOBatch, PPOState, PromptBatch, TextBatch
 
-RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-Judge = Callable[[Sequence[Prompt], Sequence[str]], Mapping[str, float]]
+RewardFunction = Callable[[list[Prompt], list[str]], Sequence[float]]
+Judge = Callable[[list[Prompt], list[str]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(Checked):
     """PPO-ptx's values at 1.3 B (App. C.4). Plain PPO has gamma = 0 and pretrain_examples = 0."""
 
-    iterations: int = 500  # 256,000 episodes (App. C.4)
-    batch: int = 512  # episodes an iteration (App. C.4)
-    minibatches: int = 8  # of 64 episodes (App. C.4)
-    epochs: int = 1  # over the batch (App. C.4)
-    temperature: float = 1.0  # that answers are drawn at (App. C.4)
-    top_k: int = 0  # 0 is off
-    top_p: float = 1.0  # 1 is off
-    beta: float = 0.02  # of the KL in the reward, per nat (App. C.4, E.7)
+    iterations: Count = 500  # 256,000 episodes (App. C.4)
+    batch: Count = 512  # episodes an iteration (App. C.4)
+    minibatches: DividesBatch = 8  # of 64 episodes (App. C.4)
+    epochs: Count = 1  # over the batch (App. C.4)
+    temperature: NotNegative = 1.0  # that answers are drawn at (App. C.4)
+    top_k: Natural = 0  # 0 is off
+    top_p: PositiveShare = 1.0  # 1 is off
+    beta: NotNegative = 0.02  # of the KL in the reward, per nat (App. C.4, E.7)
     kl_reward: Estimator = "k1"  # log π_RL/π_SFT, as in Eq. 2; or "k2", "k3", "exact" (the whole vocabulary)
-    beta_loss: float = 0.0  # of the KL in the loss, per nat; the paper has none
+    beta_loss: NotNegative = 0.0  # of the KL in the loss, per nat; the paper has none
     kl_loss: Estimator = "k2"  # its gradient is the KL's; k1's is 0 on average and k3's the reverse KL's
-    beta_end: float = 1.0  # factor on both β that a linear schedule ends at; 1 is no schedule, as in the paper
-    beta_steps: int = 500  # iterations until then
-    kl_target: float = 6.0  # nats an answer; counts once the horizon is finite (Ziegler et al. 2019, code)
-    kl_horizon: float = float("inf")  # episodes; inf: β does not adapt, as in the paper
-    gamma: float = 27.8  # of the pretraining loss, per nat (App. C.4); see `pretrain_loss` for what it is per
-    pretrain_examples: int = 8  # rows of text an episode (App. C.4)
+    beta_end: NotNegative = 1.0  # factor on both β that a linear schedule ends at; 1 is no schedule, as in the paper
+    beta_steps: Natural = 500  # iterations until then
+    kl_target: Positive = 6.0  # nats an answer; counts once the horizon is finite (Ziegler et al. 2019, code)
+    kl_horizon: PositiveOrInf = float("inf")  # episodes; inf: β does not adapt, as in the paper
+    gamma: NotNegative = 27.8  # of the pretraining loss, per nat (App. C.4); see `pretrain_loss` for what it is per
+    pretrain_examples: Natural = 8  # rows of text an episode (App. C.4)
     pretrain_mean: Literal["token", "example"] = "token"  # over which the pretraining loss is a mean; not printed
     policy_mean: Literal["token", "answer", "constant"] = (
         "token"  # and the policy's; GRPO's is answer, Dr. GRPO's constant
     )
-    clip_low: float = 0.2  # of the ratio, below 1 (App. C.4)
-    clip_high: float = 0.2  # and above (App. C.4)
-    dual_clip: float = float("inf")  # of the ratio where the advantage is negative; inf is off
-    entropy: float = 0.0  # bonus, per nat a token; the paper has none
-    stop_kl: float = float("inf")  # nats a token at which an iteration's updates end; inf is off
-    value_clip: float = 0.2  # not printed; Ziegler et al. 2019, code. inf is off
-    value_coef: float = 0.1  # of the value loss; not printed; Ziegler et al. 2019, code
-    value_warmup: int = 0  # iterations in which the value network learns alone
-    discount: float = 1.0  # none (App. C.4)
-    lam: float = 0.95  # λ of GAE; not printed; Ziegler et al. 2019, code
+    clip_low: NotNegative = 0.2  # of the ratio, below 1 (App. C.4)
+    clip_high: NotNegative = 0.2  # and above (App. C.4)
+    dual_clip: AboveOneOrInf = float("inf")  # of the ratio where the advantage is negative; inf is off
+    entropy: Finite = 0.0  # bonus, per nat a token; the paper has none
+    stop_kl: PositiveOrInf = float("inf")  # nats a token at which an iteration's updates end; inf is off
+    value_clip: NotNegativeOrInf = 0.2  # not printed; Ziegler et al. 2019, code. inf is off
+    value_coef: NotNegative = 0.1  # of the value loss; not printed; Ziegler et al. 2019, code
+    value_warmup: Natural = 0  # iterations in which the value network learns alone
+    discount: Share = 1.0  # none (App. C.4)
+    lam: Share = 0.95  # λ of GAE; not printed; Ziegler et al. 2019, code
     whiten: Literal["biased", "unbiased", "off"] = "biased"  # the advantages, by that variance (Huang et al. 2024)
     whiten_rewards: bool = False  # their mean stays; Ziegler et al. 2019 did
-    lr: float = 8.05e-6  # not printed; above it PPO without the mix diverged (App. C.4)
-    value_lr: float = 9e-6  # (App. C.4)
-    warmup: int = 10  # iterations from a tenth of both rates to the whole (App. C.4)
+    lr: Positive = 8.05e-6  # not printed; above it PPO without the mix diverged (App. C.4)
+    value_lr: Positive = 9e-6  # (App. C.4)
+    warmup: Natural = 10  # iterations from a tenth of both rates to the whole (App. C.4)
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both rates, after the warm-up (App. C.4)
-    lr_steps: int = 500  # iterations, the last of which is at the schedule's floor
-    lr_floor: float = 0.1  # share of both rates that it ends at
-    ema: float = 0.992  # decay of the policy's moving average, an update (App. C.4)
-    missing_eos_penalty: float = 0.0  # off the score of an answer that is cut off; the paper does not speak of it
+    lr_steps: Count = 500  # iterations, the last of which is at the schedule's floor
+    lr_floor: Share = 0.1  # share of both rates that it ends at
+    ema: ShareBelowOne = 0.992  # decay of the policy's moving average, an update (App. C.4)
+    missing_eos_penalty: NotNegative = 0.0  # off the score of an answer that is cut off; the paper does not speak of it
     score_norm: Literal["running", "fixed", "off"] = "off"  # by all scores so far, or by those of π_SFT's answers
-    score_clip: float = float("inf")  # inf is off
+    score_clip: PositiveOrInf = float("inf")  # inf is off
     ensemble: Literal["mean", "minimum"] = "mean"  # of several reward models' scores; the paper has one
-    uncertainty: float = 0.0  # of their variance, off the mean
+    uncertainty: NotNegative = 0.0  # of their variance, off the mean
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature == 0:
+            sentence = "temperature is 0: greedy answers have no other ones to be compared with; set it above 0"
+            raise SettingError(sentence, "temperature")
 
     def plain(self) -> "PPO":
         """The same without the pretraining mix, for which no text is read."""
@@ -106,11 +136,6 @@ class PPO:
 
     @property
     def sampling(self) -> Sampling:
-        """InputError: greedy."""
-        if self.temperature == 0:
-            raise InputError(
-                "ppo.temperature is 0: greedy answers have no other ones to be compared with; set it above 0"
-            )
         return Sampling(self.temperature, self.top_k, self.top_p)
 
     @property
@@ -130,11 +155,11 @@ def policy(
     folder: Path | str,
     start: Trained,
     reward: Trained | Sequence[Trained] | RewardFunction,
-    prompts: Parts[Prompt],
+    prompts: Parts[Prompt] | Sequence[Prompt],
     settings: PPO = PPO(),
     run: Run = RUN,
     *,
-    text: Parts[str] | None = None,
+    text: Parts[str] | Sequence[str] | None = None,
     iteration: Iteration = PPO_PTX,
     value: Trained | None = None,
     judge: Judge | None = None,
@@ -145,18 +170,27 @@ def policy(
 
     reward: a reward model, an ensemble of them, or a function (prompts, answers) → scores. The value network starts as
     `value`, else as the (first) reward model, else as the policy below a fresh projection. prompts: .train to learn from,
-    .valid to evaluate on. text: .train for the pretraining mix, .valid for its loss. iteration: two pure halves, see
-    rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves. answers: to each prompt, one after the
-    other. order: runs with the same one get the same prompts in the same order. The folder's name deals out the sampling.
-    Returns the moving average of the policy (App. C.4). InputError: the folder was made from something else; the settings
-    want text, and there is none.
+    .valid to evaluate on; without parts all are to learn from. text: .train for the pretraining mix, .valid for its loss.
+    iteration: two pure halves, see rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves.
+    answers: to each prompt, one after the other. order: runs with the same one get the same prompts in the same order. The
+    folder's name deals out the sampling. It returns the moving average of the policy (App. C.4).
+
+    If the reward function raises, what was learned is saved, and the same call continues with the function mended or not.
+    InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
+    together; what reward or judge did wrong.
     """
+    prompts, text = parts_of(prompts), None if text is None else parts_of(text)
     c, folder = settings, Path(folder)
+    if answers < 1 or c.batch % answers:
+        raise InputError(
+            f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
+        )
+    models, function = reward_models(reward), reward if callable(reward) else None
+    require_belonging(start, models, value)
     if c.pretrain_examples and text is None:
         raise InputError(
             f"{folder}: ppo.pretrain_examples is {c.pretrain_examples} and there is no text; give it some, or 0"
         )
-    models, function = reward_models(reward), reward if callable(reward) else None
     fit = prompts_that_fit(prompts.train, start, "train")
     inputs = {f"reward{'' if i == 0 else f'_{i + 1}'}": m.sha256 for i, m in enumerate(models)}
     mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
@@ -208,8 +242,13 @@ def policy(
             stage.failed(i, state, "reward")
             raise
         if i == 0 or (i + 1) % run.runtime.evaluate_every == 0:
-            with jax.set_mesh(mesh):
-                metrics |= evaluate(whole(state.policy, frozen.base, start.lora))
+            try:
+                with jax.set_mesh(mesh):
+                    metrics |= evaluate(whole(state.policy, frozen.base, start.lora))
+            except InputError:  # of the judge; what was learned is not lost
+                stage.log(i, metrics)
+                stage.save(i, state, 1)
+                raise
         stage.log(i, metrics)
         stage.save(i, state, run.runtime.save_every)
     return result(stage, start)
@@ -258,7 +297,7 @@ def around(
     return call
 
 
-def scores_for_all(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -> Float[ndarray, " B"]:
+def scores_for_all(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> Float[ndarray, " B"]:
     """The same scores on every process: those of the first, which alone calls the function. InputError, on every process, as
     for `scores_by`."""
     given, error = np.full(len(texts), np.nan, np.float32), None
@@ -273,26 +312,33 @@ def scores_for_all(reward: RewardFunction, prompts: list[Prompt], texts: list[st
     return given
 
 
-def scores_by(reward: RewardFunction, prompts: list[Prompt], texts: list[str]) -> Float[ndarray, " B"]:
+def scores_by(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> Float[ndarray, " B"]:
     """What a function gives the answers. InputError: it raises, or gives something else than a finite number for each."""
-    try:
-        said: Any = reward(prompts, texts)
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"the reward function raised {what} ({where})") from error
+    said = asked("the reward function", reward, list(prompts), list(texts))
     try:
         given = np.asarray(said, np.float32)
     except (TypeError, ValueError):
         given = np.full(0, np.nan, np.float32)
     if given.shape != (len(texts),) or not np.isfinite(given).all():
-        shown = " ".join(repr(said).split())
         raise InputError(
-            f"the reward function gave {shown if len(shown) <= 80 else f'{shown[:77]}...'} for {len(texts)} answers; let it "
-            "give a list with a finite number for each"
+            f"the reward function gave {shortened(said)} for {len(texts)} answers; let it give a list with a finite number "
+            "for each"
         )
     return given
+
+
+def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:
+    """The figures that a judge gives. InputError: it raises, or gives something else than finite numbers by name."""
+    said = asked("the judge", judge, list(prompts), list(texts))
+    try:
+        figures = {str(name): float(value) for name, value in said.items()}
+    except (AttributeError, TypeError, ValueError):
+        figures = {"": np.nan}
+    if "step" in figures or not np.isfinite(list(figures.values())).all():
+        raise InputError(
+            f"the judge gave {shortened(said)}; let it give a dict of finite numbers, none of which is called step"
+        )
+    return figures
 
 
 def written(tokens: Int[ndarray, "B T"], mask: Bool[ndarray, "B T"], model: Trained) -> list[str]:
@@ -302,10 +348,13 @@ def written(tokens: Int[ndarray, "B T"], mask: Bool[ndarray, "B T"], model: Trai
 
 
 def reward_models(reward: Trained | Sequence[Trained] | RewardFunction) -> tuple[Trained, ...]:
-    """The reward models; none where the reward is a function. InputError: a language model in their place."""
+    """The reward models; none where the reward is a function. InputError: a language model in their place, or nothing."""
     if callable(reward):
         return ()
-    models = (reward,) if isinstance(reward, Trained) else tuple(reward)
+    several = isinstance(reward, Iterable) and not isinstance(reward, str)
+    models = (reward,) if isinstance(reward, Trained) else tuple(reward) if several else ()
+    if not models or not all(isinstance(model, Trained) for model in models):
+        raise InputError(f"the reward is {shortened(reward)}; give a reward model, several, or a function")
     for model in models:
         if not model.scalar:
             raise InputError(f"{model.folder} is a language model; give a reward model, or a function, as the reward")
@@ -391,7 +440,7 @@ def evaluation(
             figures["pretrain/loss"] = float(-total.sum() / tokens.sum())
         if judge and encoded is not None:
             answers = answers_of(model, params, encoded, run.key("look"), c.sampling, batch)
-            figures |= judge(chosen, decoded(model, answers))
+            figures |= judged(judge, chosen, decoded(model, answers))
         return figures
 
     return evaluate

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from rlhf_jax.config import Checked, Count, Natural, NotNegative, Positive, Share
 from rlhf_jax.data import (
     Demonstration,
     Ranking,
@@ -30,6 +31,8 @@ from rlhf_jax.stages.training import (
     open_stage,
     parents,
     rankings_that_fit,
+    rankings_to_learn,
+    require_belonging,
     result,
     schedule_ends,
     settings_without,
@@ -62,21 +65,21 @@ OBJECTIVES = {
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Checked):
     """DPO's values (Rafailov et al. 2023, arXiv:2305.18290, App. B), with Adam in the place of RMSprop."""
 
     objective: Literal["dpo", "ipo", "slic", "simpo", "orpo", "kto"] = "dpo"  # the loss
-    beta: float = 0.1  # of the log-ratio, per nat (App. B)
-    smoothing: float = 0.0  # share of labels thought to be flipped
-    margin: float = 0.0  # that SimPO's pairs should keep
-    sft: float = 0.0  # on the preferred answer's own loss; ORPO has 1
-    desirable: float = 1.0  # weight of KTO's liked answers
-    undesirable: float = 1.0  # and of its disliked ones
-    epochs: int = 1  # of one pair from each ranking; not printed
-    batch: int = 64  # pairs (App. B)
-    lr: float = 1e-6  # at the peak (App. B)
-    floor: float = 1.0  # share of lr that the schedule ends at; 1 is no decay (App. B)
-    warmup: int = 150  # steps (App. B)
+    beta: Positive = 0.1  # of the log-ratio, per nat (App. B)
+    smoothing: Share = 0.0  # share of labels thought to be flipped
+    margin: NotNegative = 0.0  # that SimPO's pairs should keep
+    sft: NotNegative = 0.0  # on the preferred answer's own loss; ORPO has 1
+    desirable: NotNegative = 1.0  # weight of KTO's liked answers
+    undesirable: NotNegative = 1.0  # and of its disliked ones
+    epochs: Count = 1  # of one pair from each ranking; not printed
+    batch: Count = 64  # pairs (App. B)
+    lr: Positive = 1e-6  # at the peak (App. B)
+    floor: Share = 1.0  # share of lr that the schedule ends at; 1 is no decay (App. B)
+    warmup: Natural = 150  # steps (App. B)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate
 
 
@@ -93,9 +96,12 @@ def preference(
 
     Of each ranking one pair is drawn anew in each epoch; KTO takes it as a liked and a disliked answer. objective: a loss on
     pairs of one's own in the place of settings.objective, as rlhf_jax.steps.dpo. The folder's name deals out the order.
-    InputError: the folder was made from something else; corrections (LoRA).
+    Rankings with nothing but ties are left out. InputError: the folder was made from something else; a ranking is broken; a
+    reward model, or corrections (LoRA), to start from.
     """
     c, folder = settings, Path(folder)
+    require_belonging(start)
+    rankings = rankings_to_learn(rankings)
     if start.lora:
         raise InputError("learning from preferences trains all parameters; give it a model without [lora]")
     if c.objective == "kto" and c.batch < 2:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
+from rlhf_jax.config import Checked, Count, Natural, Positive, Share
 from rlhf_jax.data import (
     Records,
     TextStream,
@@ -40,15 +41,15 @@ from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Checked):
     """GPT-3's values at 1.3 B (Brown et al. 2020, Table 2.1 and App. B)."""
 
     objective: Literal["next_token", "masked"] = "next_token"  # or masked language modelling (Devlin et al. 2018)
-    steps: int = 300_000  # 300 B tokens (Table 2.1)
-    batch: int = 512  # rows: about 1 M tokens (Table 2.1)
-    lr: float = 2e-4  # at the peak (Table 2.1)
-    floor: float = 0.1  # share of lr that the schedule ends at (App. B)
-    warmup: int = 375  # steps: 375 M tokens (App. B)
+    steps: Natural = 300_000  # 300 B tokens (Table 2.1)
+    batch: Count = 512  # rows: about 1 M tokens (Table 2.1)
+    lr: Positive = 2e-4  # at the peak (Table 2.1)
+    floor: Share = 0.1  # share of lr that the schedule ends at (App. B)
+    warmup: Natural = 375  # steps: 375 M tokens (App. B)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. B)
 
 

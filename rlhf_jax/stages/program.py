@@ -1,28 +1,37 @@
 """How a program begins: its config from the command line, the processes that take part, and what is to be made anew."""
 
 import sys
+import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_jax.config import load_config
-from rlhf_jax.runtime import first_process, join_processes, require_writable, set_aside, write_atomically
+from rlhf_jax.config import Checked, Count, Natural, Seed, load_config
+from rlhf_jax.runtime import (
+    first_process,
+    join_processes,
+    require_writable,
+    set_aside,
+    undo_if_refused,
+    write_atomically,
+)
 from rlhf_jax.stages.run import Devices, Optimiser, Run, Runtime
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Checked):
     """What the config of every program has; its own sections come beside it."""
 
     out: str  # the folder that everything is written into
-    seed: int = 0  # of every use of chance
+    seed: Seed = 0  # of every use of chance
     optimiser: Optimiser = Optimiser()
     mesh: Devices = Devices()
     runtime: Runtime = Runtime()
     coordinator: str | None = None  # host:port of the first of several processes, or "auto" where the cluster says it
-    processes: int | None = None  # how many there are
-    process: int | None = None  # which this is, from 0
+    processes: Count | None = None  # how many there are
+    process: Natural | None = None  # which this is, from 0
 
     @property
     def run(self) -> Run:
@@ -44,9 +53,10 @@ P = TypeVar("P", bound=Program)
 def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] | None = None) -> P:
     """The config of the command line, in a process that has joined the others where there are several.
 
-    The whole resolved config goes to out/NAME.toml with the origin of each value; the same file runs again. --show prints it
-    and ends the program; --anew STAGE sets that stage aside with what came from it. InputError: see `load_config`; a folder
-    that cannot be written.
+    The whole resolved config goes to out/NAME.toml with the origin of each value; the same file runs again. Where the file
+    says the same already it stays, and a program that is refused leaves the one that was there. --show prints it and ends the
+    program; --anew STAGE sets that stage aside with what came from it. InputError: see `load_config`; a folder that cannot be
+    written.
     """
     given = load_config(config_type, argv, doc=doc or "", program=sys.argv[0])
     config = given.config
@@ -59,5 +69,24 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
         set_aside(config.folder, stage)
     if first_process():
         require_writable(config.folder)
-        write_atomically(config.folder / f"{Path(name).stem}.toml", given.resolved)
+        keep_config(config.folder / f"{Path(name).stem}.toml", given.resolved)
     return config
+
+
+def keep_config(path: Path, resolved: str) -> None:
+    """Writes a resolved config, unless the file says the same; if the program is refused, what was there comes back."""
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    with suppress(tomllib.TOMLDecodeError):
+        if before is not None and tomllib.loads(before) == tomllib.loads(resolved):
+            return
+    write_atomically(path, resolved)
+
+    def undo() -> None:
+        if before is not None:
+            write_atomically(path, before)
+            return
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds more
+            path.parent.rmdir()
+
+    undo_if_refused(undo)

@@ -1,7 +1,9 @@
 """The evaluation of a run: its models side by side on held-out data, as figures, samples and a page."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,10 +11,10 @@ from typing import Any
 from rlhf_jax.data import content_sha256
 from rlhf_jax.evals import Estimate, table_text, write_report
 from rlhf_jax.labelers import rating
-from rlhf_jax.runtime import info, read_metrics, write_atomically
+from rlhf_jax.runtime import first_process, info, read_metrics, values_sha256, write_atomically
 from rlhf_jax.stages.agreement import agreement_on
 from rlhf_jax.stages.answers import AnswersToRank
-from rlhf_jax.stages.datasets import DataSets
+from rlhf_jax.stages.datasets import DataSets, Parts
 from rlhf_jax.stages.evaluation import (
     Evaluate,
     Figures,
@@ -30,7 +32,9 @@ from rlhf_jax.stages.evaluation import (
 )
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
 
+MARK = "evaluated.json"  # what an evaluation was made from
 STAGES = ("pretrain", "sft", "rl_init", "reward_model", "ppo", "ppo_ptx")  # whose curves the page has
 
 
@@ -50,24 +54,32 @@ def evaluate(
 
     models: by name; those of "base", "sft", "ppo" and "ppo_ptx" are compared, and "rl_init" is where RL started and the KL
     is taken from. writer: the model whose answers labelers rank. about: the settings that the page shows, and by which runs
-    are put together (experiments/seeds.py). Nothing is done where nothing has changed since the last time.
+    are put together (experiments/seeds.py). Nothing is done where nothing has changed since the last time and its files are
+    there. InputError: no prompt fits; models that do not belong together; a held-out ranking is broken.
     """
     c, out = settings, Path(out)
+    for model in (*models.values(), writer):
+        require_belonging(model, [reward])
+    require_prompts(data.prompts.test, models["rl_init"])
+    held = (checked_rankings(part) for part in (data.rankings.valid, data.rankings.test))
+    data = replace(data, rankings=Parts(data.rankings.train, *held))
     origin = {
         "config": dict(about or {}),
         "models": {name: model.sha256 for name, model in models.items()},
         "reward_model": reward.sha256,
+        "writer": writer.sha256,
         "prompts": content_sha256(data.prompts.test),
         "text": content_sha256(data.text.valid),
+        "rankings": [content_sha256(part) for part in (data.rankings.valid, data.rankings.test)],
+        "truth": data.truth and values_sha256(data.truth),
+        "settings": asdict(c),
+        "answers": asdict(answers),
+        "seed": run.seed,
         "batch": run.runtime.batch,
     }
-    mark = out / "evaluated.json"
-    if mark.exists() and json.loads(mark.read_text()) == json.loads(json.dumps(origin)):
+    if (done := evaluated(out, origin)) is not None:
         info(f"evaluation: done, {out / 'report.html'}")
-        return {
-            model: {name: Estimate(**figure) for name, figure in figures.items()}
-            for model, figures in json.loads((out / "evaluation.json").read_text()).items()
-        }
+        return done
     judge, start = judge_of(data, models["rl_init"], reward, c), loaded(models["rl_init"])
     compared = {name: loaded(model) for name, model in models.items() if name != "rl_init"}
     written = {name: write(this, judge, c, run) for name, this in compared.items()}
@@ -82,11 +94,27 @@ def evaluate(
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
     samples = samples_of(judge, written, c, run)
+    if first_process():
+        (out / MARK).unlink(missing_ok=True)  # what it says is true of all files or of none
     write_atomically(out / "evaluation.json", json.dumps(as_json, indent=1))
     write_atomically(out / "samples.json", json.dumps(samples, indent=1))
     page(out, judge, as_json, samples, run, about or {})
-    write_atomically(mark, json.dumps(origin))
+    write_atomically(out / MARK, json.dumps(origin))
     return evaluation
+
+
+def evaluated(out: Path, origin: Mapping[str, Any]) -> dict[str, Figures] | None:
+    """What an earlier call found; None where it was made from something else, or a file is missing or torn."""
+    try:
+        same = json.loads((out / MARK).read_text()) == json.loads(json.dumps(origin))
+        if not same or not all((out / name).is_file() for name in ("samples.json", "report.html")):
+            return None
+        found = json.loads((out / "evaluation.json").read_text())
+        return {
+            model: {name: Estimate(**figure) for name, figure in figures.items()} for model, figures in found.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def compare(
@@ -101,9 +129,15 @@ def compare(
     run: Run = RUN,
 ) -> Figures:
     """How one model stands against others on held-out prompts, how far it is from the one that it started from, and what it
-    cost on pretraining text; written to `path` as JSON, and printed."""
+    cost on pretraining text; written to `path` as JSON, and printed. The others go by their folders' names, and by more of
+    the path where two have one name. InputError: no prompt fits; models that do not belong together."""
+    for each in (model, start):
+        require_belonging(each, [reward])
+    for other in others:
+        require_belonging(other, () if data.truth else [reward])  # the world's judge reads text
+    require_prompts(data.prompts.test, model)
     judge = judge_of(data, model, reward, settings)
-    rivals = {other.folder.name: loaded(other) for other in others}
+    rivals = {key: loaded(other) for key, other in told_apart(others, name).items()}
     this = loaded(model)
     written = {key: write(each, judge, settings, run) for key, each in (rivals | {name: this}).items()}
     figures = helpful(judge, written, name, list(rivals)) | distance(this, written[name], loaded(start), run)
@@ -112,6 +146,24 @@ def compare(
     write_atomically(path, json.dumps(as_json, indent=1))
     print(table_text({name: as_json}))
     return figures
+
+
+def told_apart(models: Sequence[Trained], taken: str) -> dict[str, Trained]:
+    """The models by the shortest end of their folder's path that no other one's has, and that is not `taken`. Of several
+    checkpoints of a folder the step belongs to the name. A model that is given twice is there once."""
+    each = {(Path(os.path.abspath(model.folder)), model.step): model for model in models}
+    folders = [folder for folder, _ in each]
+    paths = [f"{folder} step {step}" if folders.count(folder) > 1 else f"{folder}" for folder, step in each]
+
+    def end(path: str) -> str:
+        parts = path.split(os.sep)
+        for n in range(1, len(parts)):
+            name = "/".join(parts[-n:])
+            if name != taken and sum(other.endswith(f"/{name}") for other in paths) == 1:
+                return name
+        return path
+
+    return dict(zip(map(end, paths), each.values(), strict=True))
 
 
 def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run) -> list[dict]:
@@ -170,12 +222,14 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
         f"{ppo:.3f} and PPO-ptx at {ptx:.3f}.",
     ]
     accuracy, agreement = (f"{what}/heldout_labelers" for what in ("accuracy", "agreement"))
-    if agreement in evaluation["reward_model"]:
+    found = evaluation["reward_model"]
+    if accuracy in found:
+        among = f"; they agree among themselves on {percent('reward_model', agreement)}" if agreement in found else ""
         sentences.append(
             f"The reward model orders {percent('reward_model', accuracy)} of the pairs as labelers do who ranked nothing for "
-            f"training; they agree among themselves on {percent('reward_model', agreement)}."
+            f"training{among}."
         )
-    else:
+    elif "accuracy/test" in found:
         sentences.append(
             f"The reward model orders {percent('reward_model', 'accuracy/test')} of the held-out pairs right."
         )

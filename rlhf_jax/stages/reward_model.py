@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from rlhf_jax.config import Checked, Count, Natural, Positive, Share
 from rlhf_jax.data import (
     Demonstration,
     Ranking,
@@ -29,9 +30,12 @@ from rlhf_jax.stages.answers import scores_of
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
+    NO_RANKING,
     open_stage,
     parents,
     rankings_that_fit,
+    rankings_to_learn,
+    require_belonging,
     result,
     schedule_ends,
     settings_without,
@@ -42,14 +46,14 @@ from rlhf_jax.types import RankingBatch, TrainState
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Checked):
     """The reward model's values (App. C.2)."""
 
-    epochs: int = 1  # more overfit (App. C.2)
-    batch: int = 64  # prompts, each with all its answers (App. C.2)
-    lr: float = 9e-6  # at the peak (App. C.2)
-    floor: float = 0.1  # share of lr that the schedule ends at (App. C.2)
-    warmup: int = 0  # steps; not printed
+    epochs: Count = 1  # more overfit (App. C.2)
+    batch: Count = 64  # prompts, each with all its answers (App. C.2)
+    lr: Positive = 9e-6  # at the peak (App. C.2)
+    floor: Share = 0.1  # share of lr that the schedule ends at (App. C.2)
+    warmup: Natural = 0  # steps; not printed
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.2)
 
 
@@ -67,11 +71,12 @@ def reward_model(
 
     The folder's name deals out that projection and the order of the rows, so that several calls are an ensemble. centre_on:
     demonstrations whose mean reward is made 0 at the end (App. C.2). step: one update, as rlhf_jax.steps.reward_step.
-    InputError: the folder was made from something else; no ranking fits.
+    Rankings with nothing but ties are left out. InputError: the folder was made from something else; a ranking is broken, or
+    none fits; a reward model to start from.
     """
     c, folder = settings, Path(folder)
-    if start.scalar:
-        raise InputError(f"{folder}: a reward model starts from a language model, and {start.folder} is a reward model")
+    require_belonging(start)
+    rankings = rankings_to_learn(rankings)
     total = max(c.epochs * len(rankings) // c.batch, 1)
     content = {"rankings": content_sha256(rankings), "centre_on": content_sha256(centre_on)}
     stage = open_stage(
@@ -122,7 +127,7 @@ def encoded(rankings: Sequence[Ranking], model: Trained) -> RankingBatch:
     """The rankings that fit, in as many slots as the longest has answers. InputError: none is left."""
     kept = rankings_that_fit(rankings, model)
     if not kept:
-        raise InputError("no ranking is left to learn from; train the SFT model longer, or read rankings from a file")
+        raise InputError(NO_RANKING)
     return encode_rankings(kept, model.tokenizer, model.format.context, max(len(r.answers) for r in kept))
 
 

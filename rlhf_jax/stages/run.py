@@ -9,21 +9,21 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rlhf_jax.errors import InputError
+from rlhf_jax.config import Checked, Count, NotNegative, Positive, PositiveOrInf, Seed, ShareBelowOne
 from rlhf_jax.models import mesh_axes
 from rlhf_jax.runtime import Rule, make_mesh, replicated
 from rlhf_jax.steps import Optimisers, adam
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class Optimiser(Checked):
     """Adam's constants (InstructGPT, App. C: β₁ = 0.9 and β₂ = 0.95 for all models)."""
 
-    b1: float = 0.9  # decay of the mean of gradients (App. C)
-    b2: float = 0.95  # decay of the mean of their squares (App. C)
-    eps: float = 1e-8  # not printed; Adam's own (Kingma and Ba 2014)
-    clip_norm: float = 1.0  # of the whole gradient; not printed, GPT-3's (Brown et al. 2020, App. B)
-    weight_decay: float = 0.0  # AdamW's, of all but norms and biases; not printed
+    b1: ShareBelowOne = 0.9  # decay of the mean of gradients (App. C)
+    b2: ShareBelowOne = 0.95  # decay of the mean of their squares (App. C)
+    eps: Positive = 1e-8  # not printed; Adam's own (Kingma and Ba 2014)
+    clip_norm: PositiveOrInf = 1.0  # of the whole gradient; inf is off; not printed, GPT-3's (Brown et al. 2020)
+    weight_decay: NotNegative = 0.0  # AdamW's, of all but norms and biases; not printed
     frozen: str = ""  # a regular expression of paths of parameters that stay as they are (not the value network's)
 
     def make(self) -> optax.GradientTransformation:
@@ -32,23 +32,21 @@ class Optimiser:
 
 
 @dataclass(frozen=True)
-class Devices:
+class Devices(Checked):
     """Over how many devices a run is spread. Batches are global, whatever is set here, and the numbers do not change."""
 
-    data: int = 1  # rows of a batch spread over so many devices, which must divide it
-    fsdp: int = 1  # so too, and parameters, moments and averages cut into as many pieces
-    tensor: int = 1  # matrices and vocabulary cut into as many pieces
+    data: Count = 1  # rows of a batch spread over so many devices, which must divide it
+    fsdp: Count = 1  # so too, and parameters, moments and averages cut into as many pieces
+    tensor: Count = 1  # matrices and vocabulary cut into as many pieces
     pmap: bool = False  # over data through jax.pmap
-    micro_batches: int = 1  # parts of a training batch whose activations are in memory one after the other
+    micro_batches: Count = 1  # parts of a training batch whose activations are in memory one after the other
     policy: Literal["sharded", "replicated"] = "sharded"  # over fsdp and tensor, or replicated on each device
     value: Literal["sharded", "replicated"] = "sharded"  # so too the value network
     reward: Literal["sharded", "replicated"] = "sharded"  # so too the reward models
     reference: Literal["sharded", "replicated"] = "sharded"  # so too the model that the KL is taken from
 
     def mesh(self) -> Mesh:
-        """InputError: there are not so many devices, or less than one micro-batch."""
-        if self.micro_batches < 1:
-            raise InputError(f"mesh.micro_batches is {self.micro_batches}; set it to 1 or more")
+        """InputError: there are not so many devices."""
         return make_mesh(self.data, self.fsdp, self.tensor)
 
     def rule(self, role: str = "") -> Rule:
@@ -72,22 +70,22 @@ class Devices:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Checked):
     """When a run saves, evaluates and where it logs."""
 
-    save_every: int = 50  # steps or iterations between checkpoints
-    keep: int = 2  # how many of a stage's newest checkpoints stay (of supervised stages every epoch's does)
+    save_every: Count = 50  # steps or iterations between checkpoints
+    keep: Count = 2  # how many of a stage's newest checkpoints stay (of supervised stages every epoch's does)
     best: str = ""  # RL's checkpoint with the largest of this figure in metrics.jsonl stays too; "" is none
-    evaluate_every: int = 10  # RL iterations between evaluations on held-out prompts and pretraining text
-    batch: int = 128  # rows at a time where nothing is trained; it deals out the draws of sampled answers
+    evaluate_every: Count = 10  # RL iterations between evaluations on held-out prompts and pretraining text
+    batch: Count = 128  # rows at a time where nothing is trained; it deals out the draws of sampled answers
     wandb: bool = False  # log to Weights & Biases too; needs the extra
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Checked):
     """What a program hands to each of its stages."""
 
-    seed: int = 0
+    seed: Seed = 0
     optimiser: Optimiser = Optimiser()
     mesh: Devices = Devices()
     runtime: Runtime = Runtime()

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, tokenizer_
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import ROPE_SCALINGS, Rope, TransformerConfig
 from rlhf_jax.runtime import Checkpoints, require_writable
-from rlhf_jax.stages.model import Format, Lora, Model, Trained
+from rlhf_jax.stages.model import Format, Lora, Model, Trained, imported
 
 
 def trained(folder: Path | str, step: int | None = None, best: bool = False) -> Trained:
@@ -43,7 +43,13 @@ def trained(folder: Path | str, step: int | None = None, best: bool = False) -> 
             )
     if step is None:
         step = chosen_step(folder) or latest
-    return read_model(folder, record["model"], step, checkpoints.record(step)["sha256"])
+    made = read_model(folder, record["model"], step, checkpoints.record(step)["sha256"])
+    return replace(made, seed=record["settings"]["seed"])
+
+
+def model_in(folder: Path | str, format: Format) -> Trained:
+    """The model of a stage's folder, or of a Hugging Face folder with a format. InputError: see `trained` and `imported`."""
+    return imported(folder, format) if (Path(folder) / "config.json").is_file() else trained(folder)
 
 
 def trained_in(folders: str) -> list[Trained]:
@@ -111,6 +117,9 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
     if folder.resolve() in path.resolve().parents:
         return os.path.relpath(path, folder)
     into = folder / "tokenizer"
+    came_to_nothing = into.exists() and not (folder / "checkpoints").exists()
+    if came_to_nothing and _content(tokenizer_paths(path)) != _content(into.iterdir()):
+        shutil.rmtree(into)
     if not into.exists():
         require_writable(folder)
         unfinished = folder / f".tokenizer.{uuid4().hex}"
@@ -124,6 +133,10 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> str:
                 raise
             shutil.rmtree(unfinished)  # another process of the run was faster
     return "tokenizer" if path.is_dir() else f"tokenizer/{tokenizer_files(path)[0].name}"
+
+
+def _content(files: Iterable[Path]) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in files}
 
 
 def tokenizer_paths(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from rlhf_jax.config import Checked, Count, Natural, Positive, SettingError, Share, ShareBelowOne
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
@@ -27,7 +28,7 @@ from rlhf_jax.evals import per_row
 from rlhf_jax.models import LanguageModel, Sampling
 from rlhf_jax.runtime import Checkpoints, info, mapped, place, shard_rows, write_atomically
 from rlhf_jax.stages.answers import answers_of, scores_of
-from rlhf_jax.stages.datasets import Parts
+from rlhf_jax.stages.datasets import Parts, parts_of
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.saved import chosen_step, trained
@@ -37,6 +38,8 @@ from rlhf_jax.stages.training import (
     packed,
     parents,
     prompts_that_fit,
+    require_belonging,
+    require_prompts,
     result,
     schedule_ends,
     settings_without,
@@ -47,17 +50,23 @@ from rlhf_jax.types import TextBatch, TrainState
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(Checked):
     """The SFT baseline's values at 1.3 B (App. C.1)."""
 
-    epochs: int = 16  # over the demonstrations (App. C.1)
-    batch: int = 32  # rows (App. C.1)
-    lr: float = 9.65e-6  # at the peak (App. C.1)
-    floor: float = 0.1  # share of lr that the schedule ends at (App. C.1)
-    warmup: int = 0  # steps (App. C.1: none)
+    epochs: Count = 16  # over the demonstrations (App. C.1)
+    batch: Count = 32  # rows (App. C.1)
+    lr: Positive = 9.65e-6  # at the peak (App. C.1)
+    floor: Share = 0.1  # share of lr that the schedule ends at (App. C.1)
+    warmup: Natural = 0  # steps (App. C.1: none)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.1)
-    dropout: float = 0.2  # of the residual branches (App. C.1)
-    pretrain_share: float = 0.0  # of the rows of a batch that are pretraining text
+    dropout: ShareBelowOne = 0.2  # of the residual branches (App. C.1)
+    pretrain_share: ShareBelowOne = 0.0  # of the rows of a batch that are pretraining text
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if round(self.batch * self.pretrain_share) == self.batch:
+            sentence = f"pretrain_share is {self.pretrain_share} and batch {self.batch}, which leaves no demonstrations"
+            raise SettingError(f"{sentence}; lower the share or raise batch", "pretrain_share", "batch")
 
 
 # Where RL starts, and its KL reference: 2 epochs with 10 % pretraining rows; dropout is not printed (App. C.3, 1.3 B).
@@ -67,7 +76,7 @@ RL_INIT = Supervised(epochs=2, lr=5e-6, dropout=0.0, pretrain_share=0.1)
 def supervised(
     folder: Path | str,
     start: Trained,
-    demonstrations: Parts[Demonstration],
+    demonstrations: Parts[Demonstration] | Sequence[Demonstration],
     settings: Supervised = Supervised(),
     run: Run = RUN,
     *,
@@ -76,12 +85,14 @@ def supervised(
 ) -> Trained:
     """Trains a language model on the answers of demonstrations, and keeps every epoch.
 
-    The folder's name deals out the order of the rows. demonstrations: of .valid the loss is taken after each epoch. text:
-    documents for settings.pretrain_share. step: one update, as rlhf_jax.steps.text_step. Returns the last epoch; see
-    `best_epoch` and `choose_epoch` for others. InputError: the folder was made from something else; no demonstration fits;
-    a share of pretraining text, and no text.
+    The folder's name deals out the order of the rows. demonstrations: of .valid the loss is taken after each epoch; without
+    parts all are trained on. text: documents for settings.pretrain_share. step: one update, as rlhf_jax.steps.text_step. It
+    returns the last epoch; see `best_epoch` and `choose_epoch` for others. InputError: the folder was made from something
+    else; no demonstration fits; a share of pretraining text, and no text; a reward model.
     """
+    demonstrations = parts_of(demonstrations)
     c, folder = settings, Path(folder)
+    require_belonging(start)
     mixed = round(c.batch * c.pretrain_share)  # 10 % of 32 are 3
     if mixed and not text:
         raise InputError(
@@ -164,8 +175,11 @@ def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run
     """The epoch whose answers to validation prompts have the highest mean reward (App. C.1).
 
     Writes chosen.json into the stage's folder, by which `trained` finds the choice: the step, every epoch's reward and loss,
-    and what it was made from. It is made anew where one of those has changed.
+    and what it was made from. It is made anew where one of those has changed. InputError: no prompt fits; models that do not
+    belong together.
     """
+    require_belonging(model, [reward])
+    require_prompts(prompts, model)
     path = model.folder / "chosen.json"
     given = prompts_that_fit(prompts, model, "valid")
     made_from = {

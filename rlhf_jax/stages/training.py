@@ -1,7 +1,7 @@
 """What the training stages share: how a folder records what it is made from, and the rows that fit a model's format."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,58 @@ import numpy as np
 
 from rlhf_jax.data import (
     Demonstration,
+    NoPairError,
     Prompt,
     Ranking,
     as_text_batch,
+    checked_ranking,
     fits,
     pack,
     prompt_fits,
     ranking_fits,
 )
-from rlhf_jax.runtime import Origin, Stage, Watch
-from rlhf_jax.stages.datasets import Parts, kept_by_length
-from rlhf_jax.stages.model import Model, Trained
+from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Origin, Stage, Watch, info
+from rlhf_jax.stages.datasets import DataSets, Files, Parts, World, data_sets, kept_by_length
+from rlhf_jax.stages.functions import shortened
+from rlhf_jax.stages.model import Format, Model, Trained
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.saved import model_record, read_model
 from rlhf_jax.types import TextBatch
+
+NO_RANKING = "no ranking is left to learn from; train the SFT model longer, or read rankings from a file"
+
+
+def require_belonging(start: Trained, rewards: Sequence[Trained] = (), value: Trained | None = None) -> None:
+    """InputError: `start` is a reward model; a reward model or the value network is a language model, or has another
+    tokenizer; a model has positions for fewer tokens than start's texts have."""
+    others = [*((model, "reward") for model in rewards), *([(value, "value network")] if value is not None else [])]
+    for model in (start, *(model for model, _ in others)):
+        if not isinstance(model, Trained):
+            raise InputError(f"{shortened(model)} is no trained model; give one, such as stages.trained(folder)")
+    if start.scalar:
+        raise InputError(f"{start.folder} is a reward model; start from a language model")
+    for model, role in others:
+        if not model.scalar:
+            raise InputError(f"{model.folder} is a language model; give a reward model as the {role}")
+        if model.tokenizer.sha256 != start.tokenizer.sha256:
+            raise InputError(f"{model.folder} and {start.folder} have different tokenizers; train them from one")
+    for model in (start, *(model for model, _ in others)):
+        if model.decoder.position == "learned" and model.decoder.context < start.format.context:
+            raise InputError(
+                f"{model.folder} has positions for {model.decoder.context} tokens and {start.folder} has texts of "
+                f"{start.format.context}; train it with a longer format, or lower format.prompt_tokens and "
+                "format.answer_tokens"
+            )
+
+
+def require_prompts(prompts: Sequence[Prompt], model: Model) -> None:
+    """InputError: there is no prompt that fits."""
+    if not any(prompt_fits(prompt, model.tokenizer, model.format.prompt_tokens) for prompt in prompts):
+        raise InputError(
+            f"none of {len(prompts)} prompts has at most format.prompt_tokens = {model.format.prompt_tokens} tokens; give "
+            "some that do, or raise it"
+        )
 
 
 def supervised_watch() -> Watch:
@@ -46,16 +84,24 @@ def open_stage(
     fixed_length: str = "",
 ) -> Stage:
     """The stage in a folder. Its record has the seed, the optimiser's constants, the model and its format, the stage's own
-    settings, and of each input its sha256; a folder that was made from something else is an InputError that names it."""
+    settings, and of each input its sha256; a folder that was made from something else is an InputError that names it. So is a
+    reward model where the stage makes none (scalar)."""
     folder = Path(folder)
+    if isinstance(model, Trained) and not scalar:
+        require_belonging(model)
     said = model_record(model, folder, part, scalar, best)
     common = {
         "seed": run.seed,
         "optimiser": asdict(run.optimiser),
+        "format": said["format"],  # before the decoder, whose context it is
         "model": said["decoder"],
-        "format": said["format"],
         "lora": said["lora"],
     }
+    # A stage's own settings go by the name of its folder.
+    if taken := [name for name in common if name in settings and settings[name] != common[name]]:
+        raise InputError(
+            f"{folder}: neither a setting nor a stage's folder can be called {taken[0]}; name it otherwise"
+        )
     origin = Origin(
         settings={**common, **settings}, inputs={"tokenizer": model.tokenizer.sha256, **inputs}, code=code, model=said
     )
@@ -82,7 +128,24 @@ def result(stage: Stage, start: Model, step: int | None = None) -> Trained:
     """The model that a finished stage leaves, at its end or at one of its checkpoints."""
     at = stage.total if step is None else step
     said: Any = stage.record["model"]
-    return read_model(stage.folder, said, at, stage.checkpoints.record(at)["sha256"])
+    made = read_model(stage.folder, said, at, stage.checkpoints.record(at)["sha256"])
+    settings: Any = stage.record["settings"]
+    return replace(made, seed=settings["seed"])
+
+
+def data_of(model: Trained, settings: World | Files, seed: int) -> DataSets:
+    """The data of the run that trained a model, by that run's seed, so that what they hold out was held out from the model
+    too; of `seed` where the model is a Hugging Face folder's."""
+    return data_sets(settings, seed if model.seed is None else model.seed)
+
+
+def require_figure(best: str, data: DataSets) -> None:
+    """InputError: the figure that is to mark the best checkpoint is the built-in world's judge's, and the data are files."""
+    if best.startswith("gold/") and data.truth is None:
+        raise InputError(
+            f"runtime.best is {best!r}, a figure of the built-in world, and the data are files; "
+            'set it to "", or to one that RL logs, such as objective/scores'
+        )
 
 
 def parents(**models: Trained) -> dict[str, str]:
@@ -99,7 +162,11 @@ def prompts_that_fit(prompts: Sequence[Prompt], model: Model, what: str) -> list
     """The prompts of at most format.prompt_tokens; see `kept_by_length` for the others."""
     t, format = model.tokenizer, model.format
     return kept_by_length(
-        prompts, lambda p: prompt_fits(p, t, format.prompt_tokens), format.too_long, f"{what} prompts"
+        prompts,
+        lambda p: prompt_fits(p, t, format.prompt_tokens),
+        format.too_long,
+        f"{what} prompts",
+        f"format.prompt_tokens = {format.prompt_tokens}",
     )
 
 
@@ -108,13 +175,46 @@ def prompts_that_fit_all(prompts: Parts[Prompt], model: Model) -> Parts[Prompt]:
     return Parts(*(prompts_that_fit(part, model, name) for name, part in prompts.each().items()))
 
 
+def context_of(format: Format) -> str:
+    """How long a prompt and its answer may be, in words."""
+    return f"the context of {format.context} tokens"
+
+
 def demonstrations_that_fit(rows: Sequence[Demonstration], model: Model, what: str) -> list[Demonstration]:
     """The demonstrations of at most format.context tokens; see `kept_by_length` for the others."""
     t, format = model.tokenizer, model.format
-    return kept_by_length(rows, lambda d: fits(d, t, format.context), format.too_long, f"{what} demonstrations")
+    return kept_by_length(
+        rows, lambda d: fits(d, t, format.context), format.too_long, f"{what} demonstrations", context_of(format)
+    )
+
+
+def checked_rankings(rows: Sequence[Ranking]) -> list[Ranking]:
+    """The rankings in which one answer is above another; the others are left out, which is said. InputError, with the row's
+    number: one that is broken (see `checked_ranking`)."""
+    kept = []
+    for number, row in enumerate(rows, 1):
+        try:
+            kept.append(checked_ranking(row))
+        except NoPairError:
+            continue
+        except InputError as error:
+            raise InputError(f"ranking {number}: {error}") from None
+    if len(kept) < len(rows):
+        info(f"{len(rows) - len(kept)} of {len(rows)} rankings have no answer above another and are left out")
+    return kept
+
+
+def rankings_to_learn(rows: Sequence[Ranking]) -> list[Ranking]:
+    """The same. InputError also: none is left."""
+    kept = checked_rankings(rows)
+    if not kept:
+        raise InputError(NO_RANKING)
+    return kept
 
 
 def rankings_that_fit(rows: Sequence[Ranking], model: Model) -> list[Ranking]:
     """The rankings of whose answers each has at most format.context tokens; see `kept_by_length` for the others."""
     t, format = model.tokenizer, model.format
-    return kept_by_length(rows, lambda r: ranking_fits(r, t, format.context), format.too_long, "rankings")
+    return kept_by_length(
+        rows, lambda r: ranking_fits(r, t, format.context), format.too_long, "rankings", context_of(format)
+    )

@@ -43,11 +43,11 @@ def test_it_is_complete_once_it_is_finished(tmp_path):
     [
         (
             ORIGIN._replace(settings={"K": 9}),
-            r"it was made with another K \(4, not 9\); set it back, choose another --out",
+            r"it was made with another K \(4, not 9\); set it back, choose another folder",
         ),
         (
             ORIGIN._replace(inputs={"model": "b"}),
-            r"it was made from another model; choose another --out, or --anew answers",
+            r"it was made from another model; choose another folder, or --anew answers",
         ),
         (ORIGIN._replace(code={"ask": len}), r"it was made with another ask \(none, not builtins.len\)"),
     ],
@@ -65,16 +65,16 @@ def test_a_file_may_not_change_nor_go(tmp_path):
     (folder / "answers.jsonl").write_text("ONE")
     with pytest.raises(
         InputError,
-        match=r"answers/answers.jsonl has changed since it was written; choose another --out, or --anew answers",
+        match=r"answers/answers.jsonl has changed since it was written; choose another folder, or --anew answers",
     ):
         Made(folder, ORIGIN)
     (folder / "answers.jsonl").unlink()
-    with pytest.raises(InputError, match=r"answers/answers.jsonl is missing; .* --anew answers makes it"):
+    with pytest.raises(InputError, match=r"answers/answers.jsonl is missing; .* --anew answers .*makes it"):
         Made(folder, ORIGIN)
 
 
 @pytest.mark.parametrize("text", ["{", "3"])
 def test_a_record_that_is_no_json_is_named(tmp_path, text):
     (tmp_path / "made.json").write_text(text)
-    with pytest.raises(InputError, match=r"made.json is damaged; choose another --out, or --anew"):
+    with pytest.raises(InputError, match=r"made.json is damaged; choose another folder, or --anew"):
         Made(tmp_path, ORIGIN)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -109,8 +111,137 @@ def test_what_it_is_bound_to_counts(write):
     assert len({source_sha256(each) for each in variants}) == len(variants)
     assert source_sha256(module.make(module.deep, 0.2)) == source_sha256(module.make(module.deep, 0.2))
     assert source_sha256(jax.jit(module.loss)) == source_sha256(module.loss)  # the same function, compiled
-    arrays = [functools.partial(module.loss, scale=object()) for _ in range(2)]
-    assert source_sha256(arrays[0]) == source_sha256(arrays[1])  # what is neither code nor simple is left out
+    others = [functools.partial(module.loss, scale=object()) for _ in range(2)]
+    assert source_sha256(others[0]) == source_sha256(others[1])  # of what else there is only the class counts
+
+
+VALUES = """
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+import numpy as np
+
+PATTERN = re.compile("a")
+WORDS = {"a", "b"}
+WEIGHT = np.float32(1.0)
+SPACE = SimpleNamespace(a=1)
+
+@dataclass
+class Taste:
+    words: tuple
+    weights: object = None
+
+TASTE = Taste(("a",), np.ones(2))
+
+class Keyword:
+    scale = 1.0
+    def __init__(self, word):
+        self.word = word
+    def __call__(self, prompts, answers):
+        return [self.scale * (self.word in answer) for answer in answers]
+    def score(self, prompts, answers):
+        return self(prompts, answers)
+
+the = Keyword("a")
+
+def reward(prompts, answers):
+    return [WEIGHT * len(PATTERN.findall(a)) + (a in WORDS) + SPACE.a + len(TASTE.words) for a in answers]
+
+def closed():
+    taste = Taste(("a",), np.ones(2))
+    def inner(prompts, answers):
+        return taste
+    return inner
+
+def function(words, prompts, answers):
+    return words
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "of"),
+    [
+        ('compile("a")', 'compile("b")', "reward"),
+        ('WORDS = {"a", "b"}', 'WORDS = {"a", "c"}', "reward"),
+        ("np.float32(1.0)", "np.float32(2.0)", "reward"),
+        ("SimpleNamespace(a=1)", "SimpleNamespace(a=2)", "reward"),
+        ('TASTE = Taste(("a",), np.ones(2))', 'TASTE = Taste(("a",), np.zeros(2))', "reward"),
+        ('taste = Taste(("a",)', 'taste = Taste(("b",)', "closed"),
+        ('Keyword("a")', 'Keyword("b")', "the"),
+        ("scale = 1.0", "scale = 2.0", "the"),
+    ],
+)
+def test_the_values_that_it_reads_count(write, old, new, of):
+    assert old in VALUES
+
+    def hashes(text):
+        module = write(text)
+        found = module.closed() if of == "closed" else getattr(module, of)
+        return [source_sha256(found)] + ([source_sha256(found.score)] if of == "the" else [])
+
+    assert hashes(VALUES) == hashes(VALUES)
+    assert all(a != b for a, b in zip(hashes(VALUES), hashes(VALUES.replace(old, new)), strict=True))
+
+
+def test_what_is_bound_by_a_partial_counts_whatever_it_is(write):
+    module = write(VALUES)
+    bound = [{"a"}, {"b"}, frozenset({"a"}), np.ones(2), np.ones(3), jnp.zeros(2), Path("a"), {"k": np.float32(1)}]
+    hashes = [source_sha256(functools.partial(module.function, each)) for each in bound]
+    assert len(set(hashes)) == len(bound)
+    assert hashes == [source_sha256(functools.partial(module.function, each)) for each in bound]
+
+
+def test_what_an_object_works_out_and_keeps_does_not_count(write):
+    text = """
+from dataclasses import dataclass
+from functools import cached_property
+
+@dataclass(frozen=True)
+class Truth:
+    words: tuple
+    @cached_property
+    def asked(self):
+        return {word: 1 for word in self.words}
+
+class Judge:
+    @cached_property
+    def table(self):
+        return {"a": 1}
+    def __call__(self, prompts, answers):
+        return answers
+
+judge, truth = Judge(), Truth(("a",))
+def reward(prompts, answers):
+    return truth.asked
+"""
+    module = write(text)
+    before = source_sha256(module.judge), source_sha256(module.reward)
+    assert module.judge.table and module.truth.asked
+    assert (source_sha256(module.judge), source_sha256(module.reward)) == before
+
+
+def test_a_local_name_is_no_global_and_an_annotation_no_code(write):
+    text = """
+def reward(prompts, answers):
+    n = 1.0
+    return [n * len(a) for a in answers]
+"""
+    one = source_sha256(write(text).reward)
+    assert source_sha256(write("n, a = 3, [4]\n" + text).reward) == one
+    settings = "class Settings:\n    beta: float = 0.1\n"
+    annotated = settings + text.replace("(prompts, answers)", "(prompts: list, answers: Settings) -> list")
+    assert source_sha256(write(annotated).reward) == one
+    assert source_sha256(write(annotated.replace("0.1", "0.2")).reward) == one
+
+
+def test_a_function_of_another_file_of_the_user_s_counts(write):
+    def of(text):
+        write(text, "helpers")
+        return source_sha256(write("from helpers import score\ndef reward(p, a):\n    return score(a)\n").reward)
+
+    one = "def score(a):\n    return [1.0 for _ in a]\n"
+    assert of(one) == of(one + "# a comment") != of(one.replace("1.0", "2.0"))
+    sys.modules.pop("helpers")
 
 
 class Iteration(NamedTuple):

@@ -193,7 +193,7 @@ def test_every_record_holds_what_the_stage_was_made_from(tmp_path):
     assert (record["data"], record["metrics"]) == ({"step": 6}, {"x": x_after(6)}) and "changed" not in record
 
 
-ANEW = "choose another --out, or --anew toy makes it and what came from it again$"
+ANEW = "choose another folder, or --anew toy \\(in Python runtime.set_aside\\) makes it and what came from it again$"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_folder_of_an_earlier_version_is_named(tmp_path):
     checkpoints.save(1, ZERO, {"config": {}, "tokenizer": "t", "parents": {}, "data": {"step": 1}})
     checkpoints.close()
     with pytest.raises(
-        InputError, match=r"toy holds checkpoints of an earlier version of rlhf_jax; choose another --out"
+        InputError, match=r"toy holds checkpoints of an earlier version of rlhf_jax; choose another folder"
     ):
         stage(tmp_path)
 

@@ -1,0 +1,27 @@
+"""What a user's function says when a stage asks it: a reward, a judge, a labeler."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.errors import InputError
+
+
+def asked(who: str, function: Callable, *given: Any) -> Any:
+    """What the function says of what it is given. InputError: it raises; who: as the sentence calls it."""
+    try:
+        return function(*given)
+    except InputError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{who} raised {what} ({where})") from error
+
+
+def shortened(said: Any) -> str:
+    """A value in at most 80 characters."""
+    text = " ".join(repr(said).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
