@@ -15,6 +15,9 @@ from rlhf_jax.stages import export, trained
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
     folders = [argument for argument in sys.argv[1:] if argument != "--best"]
     if len(folders) != 2 or any(folder.startswith("-") for folder in folders):
         raise InputError("name a stage's folder, such as runs/tiny/ppo_ptx, and the folder to write; --best may follow")

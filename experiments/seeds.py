@@ -61,6 +61,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
     if len(sys.argv) < 3 or any(argument.startswith("-") for argument in sys.argv[1:]):
         raise InputError(f"usage: {USAGE}")
     together = seeds([Path(argument) for argument in sys.argv[1:]])

@@ -9,10 +9,10 @@ from rlhf_jax.config import SHIPPED
 def main() -> None:
     """Prints it."""
     package = import_module("rlhf_jax")
-    if sys.argv[1:] not in ([], ["--version"]):
+    if sys.argv[1:] not in ([], ["--version"], ["--help"], ["-h"]):
         sys.exit(f"python -m rlhf_jax takes --version or nothing, not {' '.join(sys.argv[1:])}")
     print(f"rlhf_jax {package.__version__}")
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["--version"]:
         return
     folder = next(folder for folder in SHIPPED if folder.is_dir())
     print(package.__doc__)

@@ -251,8 +251,8 @@ def _checked(kind: Any, values: dict[str, Any], where: str, section: str, is_bas
     for name, value in values.items():
         key = _join(section, name)
         if name not in hints:
-            # A base serves several programs, which read different sections.
-            if is_base and not section:
+            # A base serves several programs, which read different sections; what is all but one of this one's is a slip.
+            if is_base and not section and not difflib.get_close_matches(name, list(hints), 1, 0.75):
                 continue
             raise _unknown(name, value, list(hints), where, section)
         inner = _section(hints[name])

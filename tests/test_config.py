@@ -237,6 +237,14 @@ def test_a_base_may_hold_what_this_program_does_not_read():
     assert load_config(Small, [write("a.toml", 'base = "shared.toml"')]).config == Small(lora=Lora(rank=2))
 
 
+@pytest.mark.parametrize(("line", "words"), [("outt = 1", "did you mean out"), ("[lorra]\nrank = 1", "[lora]")])
+def test_a_slip_in_a_base_is_an_error(line, words):
+    write("shared.toml", line)
+    with pytest.raises(InputError) as error:
+        load_config(Small, [write("a.toml", 'base = "shared.toml"')])
+    assert words in str(error.value)
+
+
 def test_the_named_file_may_not():
     write("deep/shared.toml", "[pppo]\nbeta = 1.0")
     assert refusal("deep/shared.toml", config_type=Small) == (

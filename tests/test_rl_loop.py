@@ -167,7 +167,7 @@ def test_it_refuses_a_folder_of_another_reward(start, uninterrupted, tmp_path):
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
     assert "its reward (rl_loop.reward) has changed since" in said
-    assert "--anew ppo_ptx makes it" in said
+    assert "--anew ppo_ptx (in Python runtime.set_aside) makes it" in said
 
 
 @pytest.mark.slow

@@ -61,12 +61,12 @@ def in_world(
     figures: dict[str, Estimate] = {}
     for pool, labelers in (("train", truth.labelers), ("heldout", truth.heldout_labelers)):
         by_labeler = [
-            ranks_by(partial(lambda of, p, row: rank(of, truth.gold, truth.asked[p.text], row), labeler))
+            ranks_by(partial(lambda of, p, row: rank(of, truth.gold, truth.question(p), row), labeler))
             for labeler in labelers
         ]
         figures |= accuracy(f"accuracy/{pool}_labelers", score, by_labeler)
         figures |= agreement(f"agreement/{pool}_labelers", by_labeler)
-    gold = ranks_by(lambda p, row: best_first([truth.gold(truth.asked[p.text], a) for a in row]))
+    gold = ranks_by(lambda p, row: best_first([truth.gold(truth.question(p), a) for a in row]))
     return figures | accuracy("accuracy/gold", score, [gold])
 
 

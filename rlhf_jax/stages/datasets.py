@@ -82,9 +82,15 @@ class Truth:
         """A prompt's text → the question that it asks."""
         return {prompt_text(q.text): q for part in self.questions.each().values() for q in part}
 
+    def question(self, prompt: Prompt) -> built_in.Question:
+        """What a prompt asks. InputError: it is no prompt of this world."""
+        if prompt.text not in self.asked:
+            raise InputError(f"{prompt.text[:60]!r} is no prompt of this built-in world; is it another seed's?")
+        return self.asked[prompt.text]
+
     def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> dict[str, float]:
-        """The mean of the gold preference's scores of answers."""
-        scores = [self.gold(self.asked[p.text], answer) for p, answer in zip(prompts, answers, strict=True)]
+        """The mean of the gold preference's scores of answers. InputError: a prompt of another world."""
+        scores = [self.gold(self.question(p), answer) for p, answer in zip(prompts, answers, strict=True)]
         return {"gold/mean": float(np.mean(scores))}
 
 

@@ -91,7 +91,7 @@ def judge_of(data: DataSets, model: Trained, reward: Trained, c: Evaluate) -> Ju
     prompts, truth = prompts_that_fit(data.prompts.test, model, "test")[: c.prompts], data.truth
     if truth is None:
         return Judge("the reward model that PPO was trained on", prompts, None, None, loaded(reward))
-    return Judge("the gold preference", prompts, [truth.asked[p.text] for p in prompts], truth, loaded(reward))
+    return Judge("the gold preference", prompts, [truth.question(p) for p in prompts], truth, loaded(reward))
 
 
 def written_by(this: Loaded, prompts: Sequence[Prompt], role: str, c: Evaluate, run: Run) -> tuple[Answers, list[str]]:

@@ -29,7 +29,7 @@ def simulated(truth: Truth) -> list[Ranker]:
     """The labelers of the built-in world, who see its gold preference through their own eyes."""
 
     def ranks(labeler, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...]:
-        return rank(labeler, truth.gold, truth.asked[prompt.text], answers)
+        return rank(labeler, truth.gold, truth.question(prompt), answers)
 
     return [Ranker(labeler.name, partial(ranks, labeler)) for labeler in truth.labelers]
 

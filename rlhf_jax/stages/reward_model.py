@@ -88,7 +88,8 @@ def reward_model(
         {"step": step},
         run,
         scalar=True,
-        fixed_length=schedule_ends(c.schedule, total, folder),
+        fixed_length=schedule_ends(c.schedule, total, folder)
+        or (f"its rewards were centred at its end: --anew {folder.name} starts it again" if centre_on else ""),
     )
     if stage.done():
         return result(stage, start)

@@ -39,7 +39,8 @@ def trained(folder: Path | str, step: int | None = None, best: bool = False) -> 
         step = Checkpoints(folder / "checkpoints", None, figure).best() if figure else None
         if step is None:
             raise InputError(
-                f"{folder}: no checkpoint was saved with a figure that marks the best; export the last one"
+                f"{folder}: no checkpoint was saved where runtime.best was looked at, every runtime.evaluate_every; take the "
+                "last one"
             )
     if step is None:
         step = chosen_step(folder) or latest
