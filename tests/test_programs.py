@@ -131,7 +131,8 @@ def test_best_of_n(uninterrupted, tmp_path):
     assert rewards[0] < rewards[1] < rewards[2]  # of more answers the best is at least as good, and here better
 
 
-@pytest.mark.parametrize("objective", [pytest.param("ipo", marks=pytest.mark.long), "kto"])
+@pytest.mark.long
+@pytest.mark.parametrize("objective", ["ipo", "kto"])
 def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
     given = ["--given.rankings", str(uninterrupted / "rankings" / "rankings.jsonl")]
     given += ["--given.against", str(uninterrupted / "sft"), "--preference.batch", "8"]
@@ -146,6 +147,7 @@ def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
     assert {"win_rate/vs_sft", "rating", "pretrain/loss", "kl/from_sft"} <= set(figures)
 
 
+@pytest.mark.long
 def test_without_a_value_network(uninterrupted, tmp_path):
     given = ["--given.against", str(uninterrupted / "sft"), *PPO]
     more = ["--group.advantage", "grpo", "--ppo.policy-mean", "answer"]

@@ -171,6 +171,7 @@ def test_it_refuses_a_folder_of_another_reward(start, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_iteration_is_the_librarys(rl_loop, start):
     """Sampling, and learning from the same scores, against rlhf_jax.steps with what this file leaves out set to nothing."""
     m, c = stages.trained(start), rl_loop.Settings(batch=8, minibatches=4, clip=0.01, lr=1e-3)  # so that the clip acts

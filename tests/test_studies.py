@@ -933,7 +933,8 @@ def test_the_best_checkpoint_stays_and_is_asked_for_by_name(made, quick, tmp_pat
     best = trained(tmp_path / "policy", best=True)
     assert best.step == 2 and best.sha256 != trained(tmp_path / "policy").sha256
     refusal(
-        lambda: trained(made.out / "first" / "policy", best=True), "no checkpoint was saved with a figure that marks"
+        lambda: trained(made.out / "first" / "policy", best=True),
+        "no checkpoint was saved where runtime.best was looked at",
     )
     wrong = replace(run, runtime=replace(run.runtime, best="gold/men"))
     sentence = refusal(lambda: made.policy(tmp_path / "other", run=wrong), "no figure is called 'gold/men'")

@@ -107,7 +107,7 @@ CASES = {
 }
 
 
-USUAL = ("pmap × 2, 4 micro-batches", "data × 2, fsdp × 2, tensor × 2", "padding 25 % longer")
+USUAL = ("data × 2, fsdp × 2, tensor × 2", "padding 25 % longer")
 
 
 @pytest.mark.slow

@@ -35,9 +35,8 @@ def apart(tiny, members):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("together", "devices"), [(1, 2), *(pytest.param(n, 1, marks=pytest.mark.long) for n in (1, 2))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("together", "devices"), [(1, 2), (1, 1), (2, 1)])
 def test_the_members_are_their_separate_runs(tiny, members, apart, assert_equal, together, devices):
     def stacked(trees):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
