@@ -1,5 +1,6 @@
 """Tests run on 8 fake CPU devices, with rank promotion an error."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many objects and little garbage, in which Python would look for cycles for a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 LONGEST = (

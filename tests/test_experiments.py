@@ -40,6 +40,7 @@ from tests.small_run import (
 pytestmark = pytest.mark.usefixtures("compiled_once", "shapes_are_not_checked")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_whole_run_leaves_a_report_and_every_figure(uninterrupted):
     evaluation = json.loads((uninterrupted / "evaluation.json").read_text())
@@ -55,6 +56,7 @@ def test_a_whole_run_leaves_a_report_and_every_figure(uninterrupted):
     assert "PPO-ptx" in page and len(json.loads((uninterrupted / "samples.json").read_text())) == 4
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_metrics_have_the_names_that_trl_users_know(uninterrupted):
     rows = rows_of(uninterrupted / "ppo_ptx")
@@ -65,6 +67,7 @@ def test_metrics_have_the_names_that_trl_users_know(uninterrupted):
     assert rows[-1]["episode"] == 6 * 16
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_command_again_does_nothing(uninterrupted):
     config = uninterrupted / "instructgpt.toml"  # says the same, and is written each time
@@ -163,6 +166,7 @@ def test_two_reward_models_normalised_scores_and_top_p(uninterrupted, tmp_path):
 # What is refused.
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_greedy_sampling_is_refused(uninterrupted, tmp_path):
     out = tmp_path / "greedy"
@@ -171,6 +175,7 @@ def test_greedy_sampling_is_refused(uninterrupted, tmp_path):
         instructgpt.recipe(recipe(out, "--ppo.temperature", "0"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -184,6 +189,7 @@ def test_another_config_in_the_same_folder_is_refused_by_its_key(uninterrupted, 
         instructgpt.recipe(recipe(uninterrupted, *change))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_tokenizer_is_refused(uninterrupted, tmp_path):
     other, c = tmp_path / "other.model", recipe(uninterrupted, "--tokenizer.path", str(tmp_path / "other.model"))
@@ -232,6 +238,7 @@ def sentence(capfd, arguments: list[str]) -> str:
     return said
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "names"),

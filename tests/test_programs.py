@@ -115,6 +115,7 @@ def test_from_a_folder_to_a_folder(uninterrupted, tmp_path, monkeypatch, decoder
     np.testing.assert_allclose(logits(LanguageModel(of_folder), params, hidden), expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_tokens_of_answers_as_a_page(uninterrupted, tmp_path):
     given = ["--given.policy", str(uninterrupted / "ppo_ptx")]
     page = inspect_tokens.inspect_tokens(begun(inspect_tokens, uninterrupted, tmp_path, *given)).read_text()
