@@ -145,6 +145,7 @@ def grpo(text: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_the_lines_of_the_value_network_it_is_grpo(start, tmp_path):
     program = tmp_path / "grpo.py"
     program.write_text(grpo(PROGRAM.read_text()))

@@ -31,6 +31,7 @@ from tests.compiler import QUICK
 from tests.steps.conftest import COEF, FORM
 from tests.steps.conftest import CONFIG as SMALL
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ITERATIONS, B, P, T = 5, 32, 8, 6
 CONFIG = replace(
     SMALL,
@@ -107,11 +108,7 @@ CASES = {
 }
 
 
-USUAL = ("data × 2, fsdp × 2, tensor × 2", "padding 25 % longer")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.long) for n in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_the_same_parameters_after_five_iterations(alone, name):
     state, metrics = trained(**CASES[name])
     compare(name, alone, parameters(state), metrics)
@@ -131,8 +128,6 @@ def compare(name, alone, leaves, metrics):
     assert metrics == pytest.approx(of_one, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.long
 def test_two_processes_of_four_devices(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -134,13 +134,10 @@ def test_the_four_estimators_are_of_the_same_two_distributions(tiny, experience,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
-    [
-        pytest.param({"kl_reward": "k2"}, marks=pytest.mark.long),
-        pytest.param({"kl_reward": "k3", "whiten_rewards": True}, marks=pytest.mark.long),
-        {"kl_reward": "exact", "whiten": "off"},
-    ],
+    [{"kl_reward": "k2"}, {"kl_reward": "k3", "whiten_rewards": True}, {"kl_reward": "exact", "whiten": "off"}],
     ids=str,
 )
 def test_any_estimator_can_be_the_reward_s_and_whitening_can_move_or_end(tiny, run, change):
