@@ -43,7 +43,7 @@ from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatc
 from tests.steps.conftest import FORM
 
 V, T, EOS, PAD = 6, 3, 1, 0
-EPISODES, ITERATIONS = 192, 200
+EPISODES, ITERATIONS = 384, 300
 CONFIG = TransformerConfig(
     vocab_size=V,
     context=8,
@@ -138,6 +138,7 @@ def trained(
     pretrain: TextBatch | None,
     iterations: int,
     advantage: grpo.Advantage | None = None,
+    episodes: int = EPISODES,
 ) -> dict:
     """Policies after PPO from π_SFT, or after a group method, one for each entry of the coefficients' leaves; rates decay
     to 0."""
@@ -146,7 +147,7 @@ def trained(
     group = Iteration(sample, partial(grpo.learn, advantage=advantage, answers=K), has_value=False)
     halves = PPO_PTX if advantage is None else group
     step = partial(iteration, models=MODELS, optimisers=OPTIMISERS, plan=plan, form=this, halves=halves)
-    each = (np.tile(x, (EPISODES // 3 // K, 1)).repeat(K, axis=0) for x in (PROMPTS.tokens, PROMPTS.mask))
+    each = (np.tile(x, (episodes // 3 // K, 1)).repeat(K, axis=0) for x in (PROMPTS.tokens, PROMPTS.mask))
     batch = jax.tree.map(jnp.asarray, PPOBatch(PromptBatch(*each), pretrain))
     value = problem.frozen.reward[0] if advantage is None else None
     state = initial_state(problem.frozen.sft, value, OPTIMISERS, jax.random.key(0))
@@ -194,7 +195,7 @@ def test_ppo_reaches_the_kl_regularised_optimum(problem):
     betas = jnp.asarray([0.05, 0.2, 1.0])
     first = jnp.maximum(betas, 0.5)
     coefs = coefficients(3, beta=first, beta_end=betas / first, beta_steps=ITERATIONS / 2)
-    policies = trained(problem, coefs, FORM, None, ITERATIONS)
+    policies = trained(problem, coefs, FORM, None, ITERATIONS, episodes=EPISODES // 2)
     for i, beta in enumerate(betas):
         start, best = objective(problem.frozen.sft, problem, beta), optimum(problem, beta)
         reached = objective(jax.tree.map(lambda p, i=i: p[i], policies), problem, beta)
