@@ -65,13 +65,14 @@ class Config(Program):
 
 def inspect_tokens(c: Config) -> Path:
     start, rewards, policy = trained(c.given.start), trained_in(c.given.reward), trained(c.given.policy)
+    data = data_of(policy, c.files or c.world, c.seed)
     frozen, value, value_model = networks(start, rewards, None, c.run, c.mesh.mesh(), "inspect")
     models = frozen.adapt(Models(LanguageModel(start.decoder), ScalarModel(value_model.decoder)))
     optimisers, coef, form, plan = c.run.optimisers(), c.ppo.coefficients, c.ppo.form, c.ppo.plan(start)
     shapes = jax.eval_shape(lambda: initial_state(frozen.sft, value, optimisers, jax.random.key(0)))
     restored = Checkpoints(policy.folder / "checkpoints", None).restore(shapes, policy.step)
     assert restored is not None
-    state, data = restored[0], data_of(policy, c.files or c.world, c.seed)
+    state = restored[0]
     shown = prompts_that_fit(data.prompts.test, start, "test")[: c.evaluate.shown]
 
     @jax.jit

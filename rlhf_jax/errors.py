@@ -10,3 +10,9 @@ class InputError(Exception):
 
 class DivergenceError(Exception):
     """A number stopped being finite during training. The message names the stage, the step and the term."""
+
+
+def shortened(value: object) -> str:
+    """A value as it stands in a sentence: on one line, of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

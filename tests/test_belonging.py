@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from experiments import best_of_n as best_of_n_program
+from experiments import dpo, grpo, inspect_tokens, ppo_ptx
 from rlhf_jax import stages
 from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, train_tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate
 from rlhf_jax.stages import AnswersToRank, CandidateRows, Candidates, Evaluate, Ranker, Trained
 from rlhf_jax.steps import text_step
+from tests.refusals import refusal
 
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
 FORMAT = stages.Format(prompt_tokens=24, answer_tokens=16)
@@ -68,17 +70,6 @@ def models(tokenizer, tmp_path):
 @pytest.fixture(scope="module")
 def world():
     return stages.from_world(stages.World(40, prompts=60, demonstrations=4, labelers=2, heldout_labelers=1), 0)
-
-
-def refusal(call, *words):
-    """The sentence."""
-    with pytest.raises(InputError) as refused:
-        call()
-    sentence = str(refused.value)
-    assert "\n" not in sentence
-    for each in words:
-        assert each in sentence
-    return sentence
 
 
 # Models.
@@ -452,3 +443,29 @@ def test_figures_without_a_pair_are_left_out_and_said(models, monkeypatch, world
     assert agreement_of(files, models, monkeypatch).keys() == {"accuracy/test"}
     assert "no ranking of a valid prompt fits" in capsys.readouterr().err
     json.dumps({name: figure._asdict() for name, figure in found.items()})
+
+
+# The world behind given models.
+
+
+@pytest.mark.parametrize("program", [best_of_n_program, dpo, grpo, inspect_tokens, ppo_ptx], ids=lambda p: p.__name__)
+def test_a_program_that_is_given_models_asks_for_the_data_behind_them(program, models, monkeypatch):
+    """And not for those of its own seed, of which other prompts are held out."""
+
+    class AskedError(Exception):
+        pass
+
+    def data_of(model, settings, seed):
+        raise AskedError(model)
+
+    found = {"start": models.lm, "policy": models.lm, "reward": models.reward}
+    monkeypatch.setattr(program, "data_of", data_of)
+    monkeypatch.setattr(program, "trained", lambda folder, *more, **named: found[folder.rpartition("/")[2]])
+    if hasattr(program, "trained_in"):
+        monkeypatch.setattr(program, "trained_in", lambda folders: [])
+    given = {name: name for name in program.Given.__annotations__ if name in found}
+    config = program.Config(out="unused", seed=1, given=replace(program.Given(), **given))
+    main = getattr(program, "main", None) or program.inspect_tokens
+    with pytest.raises(AskedError) as asked:
+        main(config)
+    assert asked.value.args == (models.lm,)

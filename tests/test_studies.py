@@ -39,6 +39,7 @@ from rlhf_jax.runtime import Checkpoints, read_metrics, tree_hash
 from rlhf_jax.stages import begin, policy, trained, with_lora
 from rlhf_jax.stages.saved import keep_tokenizer
 from rlhf_jax.types import Experience, Response
+from tests.refusals import refusal
 
 ROOT = Path(__file__).parents[1]
 STUDIES = Path(__file__).parent / "studies"
@@ -173,17 +174,6 @@ def files(folder):
 
 def steps_of(folder):
     return [row["step"] for row in read_metrics(folder)]
-
-
-def refusal(call, *words):
-    """The sentence."""
-    with pytest.raises(InputError) as refused:
-        call()
-    sentence = str(refused.value)
-    assert "\n" not in sentence
-    for each in words:
-        assert each in sentence
-    return sentence
 
 
 def lines_of(text):

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.runtime.checkpoint import Checkpoints
 from rlhf_jax.runtime.files import locked
 from rlhf_jax.runtime.hosts import first_process, meet
@@ -81,7 +81,7 @@ def require_same_origin(
     for change in changes:
         if change.key.rpartition(".")[2] not in free:
             raise InputError(
-                f"{folder}: it was made with another {change.key} ({_shown(change.old)}, not {_shown(change.new)}); "
+                f"{folder}: it was made with another {change.key} ({shortened(change.old)}, not {shortened(change.new)}); "
                 f"set it back, {or_anew(folder)}"
             )
     for name in free_code:
@@ -185,11 +185,6 @@ def _without(code: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in code.items() if name not in names}
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _results_and_inputs(folder: Path) -> tuple[set[str], set[str]]:
     """The hashes by which others record this folder as what they were made from, and those of what it was made from."""
     results, inputs = set(), set()
@@ -215,7 +210,7 @@ def _made_below(out: Path) -> Iterator[Path]:
     if not out.is_dir():
         return
     for path in sorted(out.iterdir()):
-        if not path.is_dir() or path.name == SET_ASIDE or path.name.startswith("."):
+        if path.is_symlink() or not path.is_dir() or path.name == SET_ASIDE or path.name.startswith("."):
             continue
         if (path / CHECKPOINTS).is_dir() or (path / MADE).is_file():
             yield path

@@ -204,7 +204,7 @@ def _pieces_of_object(value: Any, seen: _Seen) -> Iterator[str]:
 def _held(value: Any) -> dict[str, Any]:
     """What an object holds by name, but for what it has worked out of the rest and kept."""
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     slots = [name for each in type(value).__mro__ for name in getattr(each, "__slots__", ()) if hasattr(value, name)]
     held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
     kept = {name for name in held if isinstance(getattr(type(value), name, None), functools.cached_property)}

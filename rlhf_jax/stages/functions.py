@@ -19,9 +19,3 @@ def asked(who: str, function: Callable, *given: Any) -> Any:
         where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{who} raised {what} ({where})") from error
-
-
-def shortened(said: Any) -> str:
-    """A value in at most 80 characters."""
-    text = " ".join(repr(said).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."

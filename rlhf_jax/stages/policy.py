@@ -31,7 +31,7 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.data import Prompt, batch_indices, content_sha256, encode_prompts, take
 from rlhf_jax.equations import ensemble_score, nothing_seen, seen, values
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.evals import per_row
 from rlhf_jax.models import (
     LanguageModel,
@@ -44,7 +44,7 @@ from rlhf_jax.models import (
 from rlhf_jax.runtime import Watch, first_process, mapped, of_first_process, place, shard_rows
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import Parts, parts_of
-from rlhf_jax.stages.functions import asked, shortened
+from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_jax.data import Prompt, Ranking, content_sha256, read_rankings, whole_ranks, write_rankings
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.labelers import rank
 from rlhf_jax.runtime import Made, Origin, info
 from rlhf_jax.stages.answers import CandidateRows
 from rlhf_jax.stages.datasets import Truth
-from rlhf_jax.stages.functions import asked, shortened
+from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.run import RUN, Run
 
 

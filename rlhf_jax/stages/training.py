@@ -19,10 +19,9 @@ from rlhf_jax.data import (
     prompt_fits,
     ranking_fits,
 )
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.runtime import Origin, Stage, Watch, info
 from rlhf_jax.stages.datasets import DataSets, Files, Parts, World, data_sets, kept_by_length
-from rlhf_jax.stages.functions import shortened
 from rlhf_jax.stages.model import Format, Model, Trained
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.saved import model_record, read_model

@@ -39,6 +39,14 @@ def train(this, every=100, at=lambda i: None, figures=lambda i: {}):
         this.save(i, state, every)
 
 
+def test_a_fresh_state_is_bound_to_its_devices_as_a_restored_one_is(tmp_path):
+    """Else a step's second call, whose state comes out of a program that took bound ones, would be compiled again."""
+    state = {"x": jnp.zeros(()), "n": 1}
+    assert not state["x"].committed
+    fresh = stage(tmp_path).resume(state)
+    assert fresh["x"].committed and fresh["n"] == 1
+
+
 def x_after(steps):
     x = 0
     for i in range(steps):
