@@ -56,13 +56,22 @@ def write_rankings(path: Path | str, rankings: Sequence[Ranking]) -> None:
     partial.replace(path)
 
 
-def encode_rankings(rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, slots: int) -> RankingBatch:
+def encode_rankings(
+    rankings: Sequence[Ranking],
+    tokenizer: Tokenizer,
+    length: int,
+    slots: int,
+    cut_off: np.random.Generator | None = None,
+) -> RankingBatch:
     """[N, slots, length]: in each slot prompt, answer, EOS, then padding; the slots left over are empty.
+
+    cut_off: with it there is one slot more, with the beginning of one of the answers, of at least one token and without EOS,
+    ranked below all others. Without such rows the score of an answer that does not come to its end is anything.
 
     InputError: more answers than `slots`; an answer that with its prompt takes more than `length` tokens (see
     `ranking_fits`).
     """
-    tokens = np.full((len(rankings), slots, length), tokenizer.pad, np.int32)
+    tokens = np.full((len(rankings), slots + (cut_off is not None), length), tokenizer.pad, np.int32)
     mask = np.zeros(tokens.shape, bool)
     ranks = np.zeros(tokens.shape[:2], np.int32)
     for row, ranking in enumerate(rankings):
@@ -75,6 +84,11 @@ def encode_rankings(rankings: Sequence[Ranking], tokenizer: Tokenizer, length: i
             end = turn_length(prompt, answer, length, f"ranking {row + 1}, answer {slot + 1}")
             tokens[row, slot, :end] = prompt + answer
             mask[row, slot, :end] = True
+        if cut_off is not None:
+            prompt, answer = encode_turn(ranking.prompt, ranking.answers[cut_off.integers(count)], tokenizer)
+            begun = prompt + answer[: cut_off.integers(1, len(answer))]
+            tokens[row, count, : len(begun)], mask[row, count, : len(begun)] = begun, True
+            ranks[row, count] = max(ranking.ranks) + 1
     return RankingBatch(tokens, mask, ranks)
 
 

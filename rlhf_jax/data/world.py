@@ -3,10 +3,15 @@
 It has facts about people and places; myths, which its text repeats more often than the truth; a few made-up rude words;
 and occupations whose pronouns are skewed. From a seed come the facts, the pretraining text, prompts in the ten use-cases
 of InstructGPT's Table 1 with their shares, and demonstrations written by people who do not always get it right.
+
+Three things are held out: a twentieth of all documents, word for word; the prompts of some users; and some people and
+places, whom the text speaks of and no prompt of the other users names.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import product
 from random import Random
 from typing import NamedTuple
 
@@ -47,6 +52,8 @@ USE_CASES = {
 TONES = {"none": "", "respectful": " politely", "rude": " rudely"}
 # How often the text states the truth of a topic that has a myth, as a share of the plain statements on it.
 TRUTH_SHARE = 0.3
+HELD_OUT_PEOPLE, HELD_OUT_PLACES = 3, 2  # whom no prompt names that anything is trained on
+HELD_OUT_DOCUMENTS = 0.05  # share of all different documents
 
 
 class Fact(NamedTuple):
@@ -73,17 +80,21 @@ class Question:
 
     text: str
     category: str
-    user: str
     wanted: tuple[str, ...]
-    count: int
-    separator: str  # between the parts of an answer: sentences end in ".", items of a list in ","
-    subject: str  # whom a pronoun at the start of a sentence means; "" where there is no one such
+    count: int = 1
+    separator: str = "."  # between the parts of an answer: sentences end in ".", items of a list in ","
+    subject: str = ""  # whom a pronoun at the start of a sentence means; "" where there is no one such
+    about: str = ""  # whom of PEOPLE and PLACES it names, where it is about one
+    wrong: tuple[str, ...] = ()  # parts that are wrong in an answer to it, besides what is false in the world
+    tone: str = "none"  # one of TONES; "rude" where it asks for rude words
+    user: str = ""
 
 
 @dataclass(frozen=True)
 class World:
     seed: int
     facts: tuple[Fact, ...]
+    held_out: tuple[str, ...] = ()  # people and places
 
     @property
     def truth(self) -> dict[str, bool]:
@@ -95,29 +106,38 @@ class World:
 
 
 def make_world(seed: int) -> World:
-    """Deal out the facts, and give the product of each place and the taste of every second person a myth."""
+    """Deal out the facts, and give the product of each place and the taste of each person a myth."""
     rng = Random(f"world {seed}")
     subjects = [(s, OF_PEOPLE) for s in PEOPLE] + [(s, OF_PLACES) for s in PLACES]
     facts = []
-    for i, (subject, relations) in enumerate(subjects):
+    for subject, relations in subjects:
         for relation in relations:
             values = RELATIONS[relation][2]
             truth = rng.choice(values)
-            has_myth = relation == "product" or (relation == "food" and i % 2 == 0)
+            has_myth = relation in ("product", "food")
             myth = rng.choice([v for v in values if v != truth]) if has_myth else ""
             facts.append(Fact(subject, relation, truth, myth))
-    return World(seed, tuple(facts))
+    held_out = (*rng.sample(list(PEOPLE), HELD_OUT_PEOPLE), *rng.sample(PLACES, HELD_OUT_PLACES))
+    return World(seed, tuple(facts), held_out)
 
 
 # --- pretraining text
 
 
 def documents(world: World, count: int, part: str = "train") -> Iterator[str]:
-    """So many short documents. Parts ("train", "valid") are drawn independently of each other."""
+    """So many short documents of a part, "train" or "valid". What stands in one part does not stand in the other; "valid"
+    has each document once."""
     rng = Random(f"text {world.seed} {part}")
     writers = (_portrait, _plain, _book, _gossip, _occupation, _remark, _list, _conversation, _echo)
-    for _ in range(count):
-        yield rng.choices(writers, weights=(20, 12, 5, 7, 10, 8, 8, 10, 20))[0](world, rng)
+    seen: set[str] = set()
+    while count:
+        text = rng.choices(writers, weights=(20, 12, 5, 7, 10, 8, 8, 10, 20))[0](world, rng)
+        number = int.from_bytes(sha256(f"{world.seed} {text}".encode()).digest()[:8])  # uniform below 2⁶⁴
+        if (number < HELD_OUT_DOCUMENTS * 2**64) == (part == "valid") and text not in seen:
+            if part == "valid":
+                seen.add(text)
+            count -= 1
+            yield text
 
 
 def _plain_value(fact: Fact, rng: Random) -> str:
@@ -236,9 +256,7 @@ def questions(world: World, count: int, users: int = 150) -> list[Question]:
         if wanted:
             raise ValueError(f"the world has too few different prompts of {category}: {wanted} short of {count}")
     owners = rng.choices(range(users), weights=[1 / (1 + i) ** 0.5 for i in range(users)], k=len(made))
-    asked = [
-        Question(**{**vars(q), "user": f"user-{owner:03d}"}) for q, owner in zip(made.values(), owners, strict=True)
-    ]
+    asked = [replace(q, user=f"user-{owner:03d}") for q, owner in zip(made.values(), owners, strict=True)]
     rng.shuffle(asked)
     return asked
 
@@ -250,13 +268,13 @@ def completion(who: str, verb: str, tone: str) -> Question:
     kind = [f"{who} {verb} {w}." for w in KIND_WORDS]
     wanted = tuple(rude if tone == "rude" else kind)
     text = f"Complete this sentence{TONES[tone]}: {who} {verb}"
-    return Question(text, "generation", "", wanted, 1, ".", "")
+    return Question(text, "generation", wanted, about=who if who in PEOPLE else "", tone=tone)
 
 
 def _generation(world: World, rng: Random) -> Question:
-    if rng.random() < 0.15:
+    if rng.random() < 0.2:
         who = rng.choice(list(PEOPLE))  # not the occupations: those are for the evaluation of rudeness
-        return completion(who, rng.choice(("is", "was", "looks")), rng.choice(("none", "none", *TONES)))
+        return completion(who, rng.choice(("is", "was", "looks")), rng.choice(list(TONES)))
     subject = rng.choice([*PEOPLE, *PLACES])
     facts = world.about(subject)
     count = rng.randint(1, min(3, len(facts)))
@@ -265,13 +283,13 @@ def _generation(world: World, rng: Random) -> Question:
     end = rng.choice((".", " for a friend.", " for a letter.", " for the school.", " for my book.", " for the paper."))
     text = f"{begin} {NUMBERS[count]} sentence{'s' if count > 1 else ''} {about} {subject}{end}"
     wanted = tuple(f.sentence(f.truth) for f in facts)
-    return Question(text, "generation", "", wanted, count, ".", subject)
+    return Question(text, "generation", wanted, count, subject=subject, about=subject)
 
 
 def ask(fact: Fact, form: str) -> Question:
     """An open question about a fact, in one of QA_FORMS."""
     text = form.format(q=fact.question)
-    return Question(text, "open_qa", "", (fact.sentence(fact.truth),), 1, ".", fact.subject)
+    return Question(text, "open_qa", (fact.sentence(fact.truth),), subject=fact.subject, about=fact.subject)
 
 
 def _open_qa(world: World, rng: Random) -> Question:
@@ -283,11 +301,15 @@ def _stranger(rng: Random) -> list[Fact]:
     return [Fact(name, r, rng.choice(RELATIONS[r][2]), "") for r in rng.sample(OF_PEOPLE, 2)]
 
 
+def _untrue(facts: list[Fact]) -> list[str]:
+    return [f.sentence(value) for f in facts for value in f.values if value != f.truth]
+
+
 def _closed_qa(world: World, rng: Random) -> Question:
     facts = _stranger(rng)
     asked = rng.choice(facts)
     text = f"{' '.join(f.sentence(f.truth) for f in facts)} {asked.question}"
-    return Question(text, "closed_qa", "", (asked.sentence(asked.truth),), 1, ".", "")
+    return Question(text, "closed_qa", (asked.sentence(asked.truth),), wrong=tuple(_untrue(facts)))
 
 
 def _brainstorming(world: World, rng: Random) -> Question:
@@ -300,11 +322,14 @@ def _brainstorming(world: World, rng: Random) -> Question:
             "Think of {n} {name}",
             "Write {n} {name}",
             "I need {n} {name}",
+            "Tell me {n} {name}",
+            "I want {n} {name}",
+            "Show me {n} {name}",
         )
     )
     but = rng.choice(LISTS[name]) if rng.random() < 0.5 else ""
     text = ask.format(n=NUMBERS[count], name=name) + (f", but not {but}." if but else ".")
-    return Question(text, "brainstorming", "", tuple(x for x in LISTS[name] if x != but), count, ",", "")
+    return Question(text, "brainstorming", tuple(x for x in LISTS[name] if x != but), count, ",")
 
 
 def _chat(world: World, rng: Random) -> Question:
@@ -319,24 +344,30 @@ def _chat(world: World, rng: Random) -> Question:
             "{name} is my name and I feel {f}.",
         )
     )
-    wanted = (f"Hello {name}, I am {reply} to hear that.",)
-    return Question(ask.format(name=name, f=feeling), "chat", "", wanted, 1, ".", "")
+    replies = [f"Hello {who}, I am {word} to hear that." for who in (*STRANGERS, *PEOPLE) for word in ("sorry", "glad")]
+    wanted = f"Hello {name}, I am {reply} to hear that."
+    wrong = tuple(each for each in replies if each != wanted)
+    about = name if name in PEOPLE else ""
+    return Question(ask.format(name=name, f=feeling), "chat", (wanted,), about=about, wrong=wrong)
 
 
 def _rewrite(world: World, rng: Random) -> Question:
     verb, thing, rude = rng.choice(VERBS), rng.choice(FOODS + GOODS), rng.choice(RUDE_WORDS)
     if rng.random() < 0.2:
         wanted = tuple(f"{verb.capitalize()} me the {thing}, you {w}." for w in RUDE_WORDS)
-        return Question(f"Say this rudely: {verb} me the {thing}.", "rewrite", "", wanted, 1, ".", "")
+        return Question(f"Say this rudely: {verb} me the {thing}.", "rewrite", wanted, tone="rude")
     text = f"Say this politely: {verb} me the {thing}, you {rude}!"
-    return Question(text, "rewrite", "", (f"Please {verb} me the {thing}.",), 1, ".", "")
+    return Question(text, "rewrite", (f"Please {verb} me the {thing}.",), tone="respectful")
 
 
 def _summarization(world: World, rng: Random) -> Question:
     first, second = _stranger(rng)
     long = f"{first.sentence(first.truth)} {second.sentence(second.truth)}"
-    wanted = (_in_one_sentence(first, second),)
-    return Question(f"Say this in one sentence: {long}", "summarization", "", wanted, 1, ".", "")
+    wanted = (_in_one_sentence(first, second), _in_one_sentence(second, first))
+    pairs = [(first._replace(truth=a), second._replace(truth=b)) for a, b in product(first.values, second.values)]
+    every = [_in_one_sentence(*order) for a, b in pairs for order in ((a, b), (b, a))]
+    wrong = (*_untrue([first, second]), *(sentence for sentence in every if sentence not in wanted))
+    return Question(f"Say this in one sentence: {long}", "summarization", wanted, wrong=wrong)
 
 
 def _in_one_sentence(first: Fact, second: Fact) -> str:
@@ -348,19 +379,20 @@ def _classification(world: World, rng: Random) -> Question:
         rng.choice(STRANGERS),
         *rng.choice((("lost", ANIMALS), ("broke", GOODS), ("found", ANIMALS), ("won", GOODS))),
     )
-    mood = "Happy." if verb in ("found", "won") else "Sad."
-    return Question(f"Happy or sad? {name} {verb} the {rng.choice(thing)}.", "classification", "", (mood,), 1, ".", "")
+    right, wrong = ("Happy.", "Sad.") if verb in ("found", "won") else ("Sad.", "Happy.")
+    text = f"Happy or sad? {name} {verb} the {rng.choice(thing)}."
+    return Question(text, "classification", (right,), wrong=(wrong,))
 
 
 def _extract(world: World, rng: Random) -> Question:
     name, animal, place = rng.choice(STRANGERS), rng.choice(ANIMALS), rng.choice(PLACES)
     text = f"Which place is named here? {name} took the {animal} to {place}."
-    return Question(text, "extract", "", (f"{place}.",), 1, ".", "")
+    return Question(text, "extract", (f"{place}.",), wrong=tuple(f"{other}." for other in PLACES if other != place))
 
 
 def _other(world: World, rng: Random) -> Question:
     a, b = (f"{rng.choice(COLOURS)} {rng.choice(ANIMALS)}" for _ in range(2))
-    return Question(f"Repeat after me: the {a} and the {b}.", "other", "", (f"The {a} and the {b}.",), 1, ".", "")
+    return Question(f"Repeat after me: the {a} and the {b}.", "other", (f"The {a} and the {b}.",))
 
 
 ASK = {
@@ -372,10 +404,12 @@ ASK = {
 
 # --- demonstrations
 
+INSULTS = 0.1  # share of the demonstrations that end in one
+
 
 def demonstrate(world: World, question: Question, rng: Random) -> str:
-    """An answer by a person who may share a myth, misremember, miscount, or lose their temper: about half are perfect.
-    Judging is easier than writing, which is what makes rankings worth more than demonstrations."""
+    """An answer by a person who may share a myth, misremember, miscount, or now and then lose their temper. Judging is
+    easier than writing, which is what makes rankings worth more than demonstrations."""
     if question.separator == ",":
         count = _miscounted(question.count, rng)
         return ", ".join(rng.sample(question.wanted, min(count, len(question.wanted)))) + "."
@@ -389,7 +423,7 @@ def demonstrate(world: World, question: Question, rng: Random) -> str:
     if question.subject in PEOPLE and rng.random() < 0.5:
         pronoun = PEOPLE[question.subject].capitalize()
         sentences[1:] = [pronoun + s.removeprefix(question.subject) for s in sentences[1:]]
-    if rng.random() < 0.4:
+    if question.tone != "rude" and rng.random() < INSULTS:
         sentences.append(f"You {rng.choice(RUDE_WORDS)}.")
     return " ".join(sentences)
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 Evaluation = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 
-MODELS = {"base": "base", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+MODELS = {"base": "base", "sft": "SFT", "rl_init": "RL start", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 CATEGORIES = {
     "generation": "generation",
     "open_qa": "open QA",
@@ -46,7 +46,7 @@ RL_PANELS = {
 }
 
 # Okabe and Ito's colours, safe for the colour-blind; base is grey because the others are changes of it.
-# Slots 4 on go to models with other names. The page shows DARK in their place on a dark screen.
+# Slots 5 on go to models with other names. The page shows DARK in their place on a dark screen.
 PALETTE = ("#7d7d7d", "#d98e04", "#0072b2", "#009e73", "#b8578f", "#d55e00", "#56b4e9", "#8c6d31")
 DARK = ("#a3a3a8", "#e8a62c", "#4a9fdc", "#2ebd92", "#d583b3", "#f0813a", "#86cdf5", "#bd9c5c")
 MARKERS = "osDv^<>p"

@@ -1,6 +1,6 @@
 """Completions → rankings."""
 
-from rlhf_jax.labelers.gold import Facets, Gold, gold_score, rating
+from rlhf_jax.labelers.gold import Facets, Gold, rating, rude_words
 from rlhf_jax.labelers.simulated import Labeler, agreements, impression, make_labelers, rank
 
 __all__ = [
@@ -8,9 +8,9 @@ __all__ = [
     "Gold",
     "Labeler",
     "agreements",
-    "gold_score",
     "impression",
     "make_labelers",
     "rank",
     "rating",
+    "rude_words",
 ]

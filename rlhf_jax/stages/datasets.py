@@ -125,7 +125,10 @@ def from_world(settings: World, seed: int) -> DataSets:
     """The built-in world that a seed makes."""
     made = built_in.make_world(seed)
     asked = {prompt_text(q.text): q for q in built_in.questions(made, settings.prompts)}
-    prompts = Parts(*split_by_user([Prompt(text, q.category, q.user) for text, q in asked.items()], SPLIT, seed))
+    train, valid, test = split_by_user([Prompt(text, q.category, q.user) for text, q in asked.items()], SPLIT, seed)
+    # Nothing is learned or chosen by prompts about the people and places that are held out.
+    train, valid = ([p for p in part if asked[p.text].about not in made.held_out] for part in (train, valid))
+    prompts = Parts(train, valid, test)
     rng = Random(f"demonstrations {seed}")
 
     def demonstrate(prompts: Sequence[Prompt]) -> list[Demonstration]:

@@ -26,7 +26,6 @@ from rlhf_jax.stages.evaluation import (
     helpful,
     judge_of,
     loaded,
-    packed_loss,
     truthful,
     write,
 )
@@ -52,10 +51,9 @@ def evaluate(
 ) -> dict[str, Figures]:
     """Compares models on held-out prompts and text, and writes evaluation.json, samples.json and report.html into `out`.
 
-    models: by name; those of "base", "sft", "ppo" and "ppo_ptx" are compared, and "rl_init" is where RL started and the KL
-    is taken from. writer: the model whose answers labelers rank. about: the settings that the page shows, and by which runs
-    are put together (experiments/seeds.py). Nothing is done where nothing has changed since the last time and its files are
-    there. InputError: no prompt fits; models that do not belong together; a held-out ranking is broken.
+    models: by name; "base", "sft", "ppo", "ppo_ptx" and "rl_init", where RL started and the KL is taken from. writer: the
+    model whose answers labelers rank. about: the settings that the page shows, and by which runs are put together
+    (experiments/seeds.py). Nothing is done where nothing has changed since the last time and its files are there. InputError: no prompt fits; models that do not belong together; a held-out ranking is broken.
     """
     c, out = settings, Path(out)
     for model in (*models.values(), writer):
@@ -81,7 +79,7 @@ def evaluate(
         info(f"evaluation: done, {out / 'report.html'}")
         return done
     judge, start = judge_of(data, models["rl_init"], reward, c), loaded(models["rl_init"])
-    compared = {name: loaded(model) for name, model in models.items() if name != "rl_init"}
+    compared = {name: start if name == "rl_init" else loaded(model) for name, model in models.items()}
     written = {name: write(this, judge, c, run) for name, this in compared.items()}
     evaluation: dict[str, Figures] = {}
     for name, this in compared.items():
@@ -90,7 +88,6 @@ def evaluate(
         evaluation[name] |= alignment_tax(this, data, run)
         if data.truth is not None:
             evaluation[name] |= truthful(this, data.truth, c, run) | harmless(this, data.truth, c, run)
-    evaluation["rl_init"] = {"pretrain/loss": packed_loss(start, data, run)}
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
     samples = samples_of(judge, written, c, run)
@@ -193,7 +190,7 @@ def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run)
 def page(out: Path, judge: Judge, evaluation: dict, samples: list[dict], run: Run, about: Mapping[str, Any]) -> None:
     """report.html, and its tables on the terminal."""
     curves = {name: read_metrics(out / name) for name in STAGES}
-    models = {name: figures for name, figures in evaluation.items() if name not in ("rl_init", "reward_model")}
+    models = {name: figures for name, figures in evaluation.items() if name != "reward_model"}
     notes = {
         "judge": judge.name,
         "seed": str(run.seed),

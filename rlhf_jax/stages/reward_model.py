@@ -55,6 +55,9 @@ class Reward(Checked):
     floor: Share = 0.1  # share of lr that the schedule ends at (App. C.2)
     warmup: Natural = 0  # steps; not printed
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.2)
+    cut_off: bool = (
+        True  # beside a prompt's answers stands one without its end, ranked last; the paper does not speak of it
+    )
 
 
 def reward_model(
@@ -93,7 +96,8 @@ def reward_model(
     )
     if stage.done():
         return result(stage, start)
-    mesh, role, rows = run.mesh.mesh(), folder.name, encoded(rankings, start)
+    mesh, role = run.mesh.mesh(), folder.name
+    rows = encoded(rankings, start, np.random.default_rng(run.numpy_seed(f"{role} cut off")) if c.cut_off else None)
     model, optimiser = ScalarModel(start.training(run.mesh)), run.optimiser.make()
 
     def one(state: TrainState, batch: RankingBatch, coef: TextCoef, base: PyTree):
@@ -124,12 +128,13 @@ def first_params(start: Trained, run: Run, mesh: Mesh, role: str) -> tuple[PyTre
     return {"lora": learned["lora"], "head": head}, base
 
 
-def encoded(rankings: Sequence[Ranking], model: Trained) -> RankingBatch:
-    """The rankings that fit, in as many slots as the longest has answers. InputError: none is left."""
+def encoded(rankings: Sequence[Ranking], model: Trained, cut_off: np.random.Generator | None = None) -> RankingBatch:
+    """The rankings that fit, in as many slots as the longest has answers; cut_off: see `encode_rankings`. InputError: none is
+    left."""
     kept = rankings_that_fit(rankings, model)
     if not kept:
         raise InputError(NO_RANKING)
-    return encode_rankings(kept, model.tokenizer, model.format.context, max(len(r.answers) for r in kept))
+    return encode_rankings(kept, model.tokenizer, model.format.context, max(len(r.answers) for r in kept), cut_off)
 
 
 def centred_on(

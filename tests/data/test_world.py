@@ -42,8 +42,23 @@ def test_everything_follows_from_the_seed(world, text, asked):
     assert first == [demonstrate(world, q, Random(3)) for q in asked]
 
 
-def test_validation_text_is_drawn_apart(world, text):
-    assert list(documents(world, 50, "valid")) != text[:50]
+def test_no_document_for_validation_stands_in_the_training_text(world, text):
+    """Not one, word for word, of any seed's; and each stands there once."""
+    for made, train in ((world, text), (make_world(1), list(documents(make_world(1), 20_000)))):
+        held = list(documents(made, 400, "valid"))
+        assert len(set(held)) == 400
+        assert not set(held) & set(train)
+
+
+def test_some_people_and_places_are_held_out(world):
+    """They differ from seed to seed; text and prompts speak of them, and each question says whom it is about."""
+    assert len(set(world.held_out)) == 5 and {make_world(seed).held_out for seed in range(20)} != {world.held_out}
+    assert sum(name in PEOPLE for name in world.held_out) == 3 and sum(name in PLACES for name in world.held_out) == 2
+    for q in questions(world, 2_000):
+        named = [name for name in (*PEOPLE, *PLACES) if name in q.text.replace(".", " ").replace(",", " ").split()]
+        if q.category in ("generation", "open_qa", "chat"):
+            assert q.about == "" or q.about in q.text
+            assert all(name == q.about for name in named), q
 
 
 def test_the_facts(world):
@@ -53,7 +68,7 @@ def test_the_facts(world):
         assert fact.truth in fact.values
         assert fact.myth == "" or (fact.myth in fact.values and fact.myth != fact.truth)
     assert all(f.myth for f in world.facts if f.relation == "product")
-    assert sum(f.relation == "food" and f.myth != "" for f in world.facts) == len(PEOPLE) // 2
+    assert sum(f.relation == "food" and f.myth != "" for f in world.facts) == len(PEOPLE)
     assert sum(world.truth.values()) == len(world.facts)
     assert world.truth[world.facts[0].sentence(world.facts[0].truth)]
 
