@@ -155,7 +155,7 @@ def test_figures_are_well_formed_and_their_ids_are_unique(whole):
 
 def test_figures_take_their_colours_from_the_page(whole):
     drawn = "".join(re.findall(r"<svg.*?</svg>", whole, re.S))
-    assert "var(--m3)" in drawn  # PPO-ptx, in its own slot though SFT and PPO are absent
+    assert "var(--m4)" in drawn  # PPO-ptx, in its own slot though SFT and PPO are absent
     assert not set(re.findall(r"#[0-9a-f]{6}\b", re.sub(r"(#|id=\")[mp][0-9a-f]{10}", "", drawn)))
 
 
