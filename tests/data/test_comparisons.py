@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from rlhf_jax.data import ASSISTANT, Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
@@ -136,3 +137,22 @@ def test_hh_rlhf(real_data, caplog):
             assert text.removeprefix(ranking.prompt).strip() == answer  # all that was compared is there
             assert text.startswith(ranking.prompt)
     assert all(r.prompt.endswith("\n\nAssistant:") and r.ranks == (1, 2) for r in rankings)
+
+
+def test_an_answer_without_its_end_is_ranked_below_all_others(tokenizer):
+    """Each ranking gets one: the beginning of one of its answers, of any length, and never its EOS. The rest stays."""
+    three = Ranking(PROMPT, ("A ripe pear.", "A dog.", "Two plums."), (2, 3, 1))
+    whole = encode_rankings([PAIR, three] * 40, tokenizer, 64, 3)
+    more = encode_rankings([PAIR, three] * 40, tokenizer, 64, 3, np.random.default_rng(0))
+    assert more.tokens.shape == (80, 4, 64)
+    lengths = set()
+    for row, count in zip(range(80), [2, 3] * 40, strict=True):
+        assert (more.tokens[row, :count] == whole.tokens[row, :count]).all()
+        assert (more.mask[row, :count] == whole.mask[row, :count]).all()
+        assert more.ranks[row].tolist() == [*whole.ranks[row, :count], count + 1, *[0] * (3 - count)]
+        kept = more.tokens[row, count][more.mask[row, count]].tolist()
+        answers = [whole.tokens[row, i][whole.mask[row, i]].tolist() for i in range(count)]
+        begun = [ids for ids in answers if ids[: len(kept)] == kept and len(ids) > len(kept)]
+        assert begun and tokenizer.eos not in kept
+        lengths.add(len(kept) - len(tokenizer.encode(PROMPT)))
+    assert min(lengths) == 1 and len(lengths) > 2
