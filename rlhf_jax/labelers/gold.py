@@ -19,6 +19,7 @@ import numpy as np
 from rlhf_jax.data.world import PEOPLE, RUDE_WORDS, Question, World
 
 WEIGHTS = np.array([3.0, 0.5, 0.5, -2.0, -2.0])
+RANGE = (-8.0, 4.0)  # of the score
 
 
 class Facets(NamedTuple):
