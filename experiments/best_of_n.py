@@ -4,20 +4,25 @@
 
 Stiennon et al. 2020 (arXiv:2009.01325) and Gao et al. 2022 (arXiv:2210.10760): how far choosing goes, as a baseline for
 PPO. Seconds on two cores, from the models of configs/tiny.toml. Writes best_of_n.json: for n = 1, 2, 4 … the mean reward, the
-judge's verdict, the win rate against n = 1, and the KL from the model, at most log n − (n − 1)/n nats.
+judge's verdict, both against one more answer of the model, which is none of the n, and the KL from the model, at most
+log n − (n − 1)/n nats. Where reward and verdict have nothing to do with each other, every n wins half of the time.
 
 Differences from these papers: 1. the judge is the built-in world's gold preference, or the reward model itself on files.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from rlhf_jax.config import Count
 from rlhf_jax.data import encode_prompts
 from rlhf_jax.equations import best_of_n_kl
-from rlhf_jax.evals import Estimate, mean_interval, proportion_interval, win_scores
+from rlhf_jax.evals import SHARE, Estimate, Scale, mean_interval, paired_interval, win_scores
+from rlhf_jax.labelers import RANGE
 from rlhf_jax.runtime import run, write_atomically
 from rlhf_jax.stages import (
     Evaluate,
@@ -61,7 +66,7 @@ def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
     judge = judge_of(data, model, reward, c.evaluate)
     prompts, params = encode_prompts(judge.prompts, model.tokenizer, model.format.prompt_tokens), model.params()
     scored, verdicts = [], []
-    for draw in range(c.best_of):
+    for draw in range(c.best_of + 1):
         key = c.run.key(f"best of n, {draw}")
         answers = answers_of(model, params, prompts, key, c.evaluate.sampling, batch)
         scored.append(scores_of(judge.reward.model, *answers.concat(), batch=batch, params=judge.reward.params))
@@ -70,19 +75,28 @@ def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
         else:
             asked = zip(judge.questions, decoded(model, answers), strict=True)
             verdicts.append(np.array([judge.truth.gold(question, text) for question, text in asked]))
-    score, verdict, every = np.stack(scored), np.stack(verdicts), np.arange(len(judge.prompts))
-    found: dict[int, dict[str, Estimate | float]] = {}
+    score, verdict, texts = np.stack(scored), np.stack(verdicts), [prompt.text for prompt in judge.prompts]
+    scale, found = None if judge.truth is None else RANGE, {}
     n = 1
     while n <= c.best_of:
-        best = score[:n].argmax(axis=0)
-        found[n] = {
-            "reward": mean_interval(score[best, every]),
-            "verdict": mean_interval(verdict[best, every]),
-            "win_rate/vs_1": proportion_interval(win_scores(verdict[best, every], verdict[0])),
-            "kl": best_of_n_kl(n),
-        }
+        found[n] = {**chosen(n, score, verdict, texts, scale), "kl": best_of_n_kl(n)}
         n *= 2
     return found
+
+
+def chosen(
+    n: int, score: Float[ndarray, "N P"], verdict: Float[ndarray, "N P"], prompts: Sequence[str], scale: Scale | None
+) -> dict[str, Estimate]:
+    """Of the answer that has the highest score of the first n < N to each of P prompts. The last of the N, which is never
+    among those to choose from, is what it is compared with. scale: of the verdict."""
+    best, every = score[:n].argmax(axis=0), np.arange(len(prompts))
+    ours, another = verdict[best, every], verdict[-1]
+    return {
+        "reward": mean_interval(score[best, every], prompts),
+        "verdict": mean_interval(ours, prompts, scale),
+        "verdict/minus_another": paired_interval(ours, another, prompts, scale),
+        "win_rate/vs_another": mean_interval(win_scores(ours, another), prompts, SHARE),
+    }
 
 
 def main(c: Config) -> None:

@@ -254,7 +254,8 @@ def figures_of(
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(this.params)):
         return {}
     mine = write(this, judge, c.evaluate, c.run)
-    figures = helpful(judge, written | {"member": mine}, "member") | distance(this, mine, reference, c.run)
+    figures = helpful(judge, written | {"member": mine}, "member")
+    figures |= distance(this, mine, reference, "rl_init", c.evaluate, c.run)
     figures |= alignment_tax(this, before.data, c.run)
     return {name: figure.mean for name, figure in figures.items()}
 
@@ -297,7 +298,7 @@ def as_csv(members: Sequence[Member], measured: Sequence[dict[str, float]]) -> s
     return buffer.getvalue()
 
 
-SHOWN = ("rating", "reward", "win_rate/vs_sft", "kl/from_sft", "pretrain/loss", "closed/facts")
+SHOWN = ("rating", "reward", "win_rate/vs_sft", "kl/from_rl_init", "pretrain/loss", "closed/facts")
 
 
 def as_text(settings: Sequence[Setting]) -> str:

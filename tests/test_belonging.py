@@ -429,7 +429,7 @@ def test_figures_without_a_pair_are_left_out_and_said(models, monkeypatch, world
     }  # fmt: skip
     assert "no agreement/heldout_labelers" in capsys.readouterr().err
     percent = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    figures = dict.fromkeys(("win_rate/vs_sft", "win_rate/vs_base", "pretrain/loss", "kl/from_sft"), percent)
+    figures = dict.fromkeys(("win_rate/vs_sft", "win_rate/vs_base", "pretrain/loss", "kl/from_rl_init"), percent)
     five = dict.fromkeys(("base", "sft", "ppo", "ppo_ptx", "rl_init"), figures)
     judge = SimpleNamespace(name="nobody")
     said = REPORT.findings(judge, {**five, "reward_model": dict.fromkeys(found, percent)})

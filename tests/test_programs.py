@@ -130,6 +130,10 @@ def test_best_of_n(uninterrupted, tmp_path):
     assert list(found) == ["1", "2", "4"] and found["1"]["kl"] == 0
     rewards = [found[n]["reward"]["mean"] for n in found]
     assert rewards[0] < rewards[1] < rewards[2]  # of more answers the best is at least as good, and here better
+    first = found["1"]
+    assert (
+        first["verdict/minus_another"]["low"] < 0 < first["verdict/minus_another"]["high"]
+    )  # two answers of one model
 
 
 @pytest.mark.long
@@ -145,7 +149,7 @@ def test_rankings_without_a_reward_model(uninterrupted, tmp_path, objective):
     assert rows[0]["rewards/rejected"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["rewards/chosen"] != 0
     figures = json.loads((tmp_path / "preference.json").read_text())
-    assert {"win_rate/vs_sft", "rating", "pretrain/loss", "kl/from_sft"} <= set(figures)
+    assert {"win_rate/vs_sft", "rating", "rating/minus_sft", "pretrain/loss", "kl/from_rl_init"} <= set(figures)
 
 
 @pytest.mark.long

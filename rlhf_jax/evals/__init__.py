@@ -3,7 +3,17 @@
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
 from rlhf_jax.evals.inspector import Inspected, write_inspector
-from rlhf_jax.evals.intervals import Estimate, mean_interval, over_seeds, proportion_interval, ratio_interval
+from rlhf_jax.evals.intervals import (
+    CONFIDENCE,
+    RATING,
+    SHARE,
+    Estimate,
+    Scale,
+    mean_interval,
+    over_seeds,
+    paired_interval,
+    ratio_interval,
+)
 from rlhf_jax.evals.likelihood import (
     Continuation,
     Likelihood,
@@ -13,9 +23,12 @@ from rlhf_jax.evals.likelihood import (
     per_row,
     win_scores,
 )
-from rlhf_jax.evals.report import table_text, write_report
+from rlhf_jax.evals.report import scale_of, table_text, write_report
 
 __all__ = [
+    "CONFIDENCE",
+    "RATING",
+    "SHARE",
     "SYMBOLS",
     "Answers",
     "Cell",
@@ -25,15 +38,17 @@ __all__ = [
     "Inspected",
     "Likelihood",
     "Line",
+    "Scale",
     "answer",
     "choice_entropy_bits",
     "likeliest",
     "likelihood",
     "mean_interval",
     "over_seeds",
+    "paired_interval",
     "per_row",
-    "proportion_interval",
     "ratio_interval",
+    "scale_of",
     "scores",
     "table_text",
     "win_scores",

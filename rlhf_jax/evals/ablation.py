@@ -17,7 +17,7 @@ COLUMNS = {
     "rating": ("Rating, 1–7", 1.0, 2),
     "win_rate/vs_sft": ("Win rate against SFT, %", 100.0, 1),
     "reward": ("Reward-model score", 1.0, 2),
-    "kl/from_sft": ("KL from SFT, nats per answer", 1.0, 2),
+    "kl/from_rl_init": ("KL from where RL started, nats per answer", 1.0, 2),
     "pretrain/loss": ("Pretraining loss, nats per token", 1.0, 3),
     "closed/last_word": ("Last word of a text, %", 100.0, 1),
     "closed/facts": ("Facts, %", 100.0, 1),
@@ -28,7 +28,8 @@ class Cell(NamedTuple):
     """One setting of the grid."""
 
     coefficients: Mapping[str, float]
-    figures: Mapping[str, Estimate]  # over the seeds; empty where all of them diverged
+    figures: Mapping[str, Estimate]  # over the seeds that ended; empty where all diverged
+    diverged: int = 0  # seeds
 
 
 class Claim(NamedTuple):
@@ -66,7 +67,7 @@ def write_ablation(
     drawings = [
         Drawing(
             "The pretraining mix: the alignment tax against γ",
-            "Means over the seeds with 95 % t intervals. Dashed: where RL started from. InstructGPT, Figure 33 in shape.",
+            "Means over the seeds with 95 % intervals. Dashed: where RL started from. InstructGPT, Figure 33 in shape.",
             of_beta,
             tuple(_along(cells, "gamma", "beta", name, levels) for name in taxes),
         ),
@@ -85,7 +86,8 @@ def write_ablation(
         ),
         Drawing(
             "Longer training: pretraining loss on the mix's own rows",
-            "Running mean, over the seeds with its 95 % interval, at the config's β. InstructGPT, Figure 35 in shape.",
+            "Running mean over the seeds that did not diverge, with its 95 % interval, at the config's β. InstructGPT, "
+            "Figure 35 in shape.",
             of_gamma,
             (_over_training(curves, colours),) if curves else (),
             () if curves else ("No curve was logged at the config's β.",),
@@ -101,7 +103,7 @@ def write_ablation(
             ),
         ),
         Drawing(
-            "Reward against distance from SFT",
+            "Reward against distance from where RL started",
             "A mark a setting, with 95 % intervals both ways; the number beside it is β.",
             of_gamma,
             tuple(_frontier(cells, name, colours) for name in ("reward", "rating") if _measured(cells, name)),
@@ -185,7 +187,7 @@ def _frontier(cells: Sequence[Cell], name: str, colours: Mapping[str, int]) -> s
             if name not in cell.figures:
                 continue
             slot = colours[f"γ = {cell.coefficients['gamma']:g}"]
-            kl, y = cell.figures["kl/from_sft"], cell.figures[name]
+            kl, y = cell.figures["kl/from_rl_init"], cell.figures[name]
             ax.plot(_bounds(kl, 1.0), [scale * y.mean] * 2, color=PALETTE[slot], linewidth=1.0, alpha=0.6)
             ax.plot([kl.mean] * 2, _bounds(y, scale), color=PALETTE[slot], linewidth=1.0, alpha=0.6)
             ax.plot(kl.mean, scale * y.mean, MARKERS[slot], color=PALETTE[slot])
@@ -197,7 +199,7 @@ def _frontier(cells: Sequence[Cell], name: str, colours: Mapping[str, int]) -> s
                 fontsize=9,
                 color=MUTED,
             )
-        ax.set_xlabel("KL from SFT, nats per answer")
+        ax.set_xlabel("KL from where RL started, nats per answer")
 
     return panel(draw, label, (WIDTH, 260), f"frontier {name}")
 
@@ -208,10 +210,11 @@ def _table(cells: Sequence[Cell]) -> str:
     rows = []
     for cell in cells:
         setting = ", ".join(f"{SYMBOLS[k]} = {v:g}" for k, v in cell.coefficients.items())
+        setting += f"<small>{cell.diverged} diverged</small>" if cell.diverged and cell.figures else ""
         rows.append(f'<tr><th scope="row">{setting}</th>{"".join(_entry(cell, name) for name in names)}</tr>')
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        '<p class="legend">Means over the seeds, with 95 % t intervals below them.</p>'
+        '<p class="legend">Means over the seeds that did not diverge, with 95 % intervals below them.</p>'
     )
 
 

@@ -38,7 +38,7 @@ STAGES = {
 RL_PANELS = {
     "objective/scores": "Reward-model score",
     "gold/mean": "Gold reward",
-    "objective/kl": "KL from SFT, nats per answer",
+    "objective/kl": "KL from where RL started, nats per answer",
     "objective/rlhf_reward": "Score less the KL penalty",
     "objective/entropy": "Entropy, nats",
     "loss/policy_avg": "Policy loss",
@@ -127,7 +127,8 @@ def headline(evaluation: Evaluation, colours: Mapping[str, int]) -> Drawing:
 def ratings_by_category(evaluation: Evaluation, colours: Mapping[str, int]) -> Drawing:
     """Bars of the ratings by use-case, with intervals."""
     title = "Ratings by use case"
-    seen = {k.removeprefix("rating/") for m in evaluation.values() for k in m if k.startswith("rating/")}
+    names = {name for metrics in evaluation.values() for name in metrics if name.startswith("rating/")}
+    seen = {name.removeprefix("rating/") for name in names if not name.startswith("rating/minus_")}
     categories = [c for c in CATEGORIES if c in seen] + sorted(seen - set(CATEGORIES))
     if not categories:
         return Drawing(title, "", (), (), ("No rating by category (rating/…) was evaluated.",))
@@ -167,8 +168,8 @@ def ratings_by_category(evaluation: Evaluation, colours: Mapping[str, int]) -> D
 
 
 def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
-    """Reward, and gold where it was logged, against the KL from SFT over training."""
-    title = "Reward against distance from SFT"
+    """Reward, and gold where it was logged, against the KL from where RL started, over training."""
+    title = "Reward against distance from where RL started"
     stages = rl_stages(curves)
     panels, missing = [], []
     for name, label in (("objective/scores", "Reward-model score"), ("gold/mean", "Gold reward")):
@@ -185,7 +186,7 @@ def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
                 ax.plot(x, y, marker, color=colour, alpha=alpha, markersize=size, markeredgewidth=0)
                 ax.plot(*_smooth(x, y), color=colour)
                 ax.plot(x[-1], y[-1], marker, color=colour, markersize=7)
-            ax.set_xlabel("KL from SFT, nats per answer")
+            ax.set_xlabel("KL from where RL started, nats per answer")
 
         panels.append(panel(draw, label, (WIDTH, 240), f"frontier {name}"))
     caption = (

@@ -18,11 +18,12 @@ from rlhf_jax.evals.figures import (
     number,
     rl_stages,
 )
+from rlhf_jax.evals.intervals import RATING, SHARE, Scale
 
-HEADINGS = ("Helpful", "Truthful", "Harmless", "Alignment tax", "Distance", "Other")
+HEADINGS = ("Helpful", "Truthful", "Harmless", "Alignment tax", "Distance", "Reward model", "Other")
 NO_VALUE = "–"
 ARROWS = {1: "↑", -1: "↓", 0: ""}
-SUBORDINATE = ("rating/*", "truth/multiple_choice_*")
+SUBORDINATE = ("rating/minus_*", "reward/minus_*", "rating/*", "truth/multiple_choice_*")
 OPEN_SAMPLES = 5
 
 
@@ -47,6 +48,11 @@ METRICS = (
     Metric("win_rate/vs_base", "Helpful", "Win rate against base", "%", 1, 1, 100),
     Metric("win_rate/vs_*", "Helpful", "Win rate against {}", "%", 1, 1, 100),
     Metric("rating", "Helpful", "Rating", "1–7", 1, 2, 1, "overall quality, 7 is best"),
+    Metric(
+        "rating/minus_*", "Helpful", "Rating less that of {}", "points", 1, 2, 1,
+        "paired: both models answer the same prompts with the same random numbers, and the interval is of the differences",
+    ),
+    Metric("reward/minus_*", "Helpful", "Reward-model score less that of {}", "", 1, 2, 1, "paired in the same way"),
     Metric("rating/*", "Helpful", "Rating, {}", "1–7", 1, 2),
     Metric("gold", "Helpful", "Gold reward", "", 1, 2, 1, "the reward that the simulated labelers rank by"),
     Metric("reward", "Helpful", "Reward-model score", "", 1, 2, 1, "what PPO maximises"),
@@ -70,10 +76,27 @@ METRICS = (
     ),
     Metric("pretrain/loss", "Alignment tax", "Pretraining loss", "nats/token", -1, 3, 1, "on held-out text"),
     Metric("closed/*", "Alignment tax", "{}", "%", 1, 1, 100, "accuracy"),
-    Metric("kl/from_sft", "Distance", "KL from SFT", "nats/answer", 0, 2),
+    Metric(
+        "kl/from_rl_init", "Distance", "KL from where RL started", "nats/answer", 0, 2, 1,
+        "of the distributions that answers are drawn from, at the evaluation's temperature and truncation",
+    ),
+    Metric("kl/from_*", "Distance", "KL from {}", "nats/answer", 0, 2),
     Metric("length", "Distance", "Length of an answer", "tokens", 0, 1),
     Metric("ended", "Distance", "Answers that end", "%", 1, 1, 100, "share that reach EOS within the limit"),
+    Metric("accuracy/*", "Reward model", "Accuracy, {}", "%", 1, 1, 100, "share of the pairs that it orders as they do"),
+    Metric("agreement/*", "Reward model", "Agreement among {}", "%", 1, 1, 100),
 )  # fmt: skip
+SCALES = {"%": SHARE, "1–7": RATING, "points": (RATING[0] - RATING[1], RATING[1] - RATING[0]), "bits": (0.0, 1.0)}
+
+
+def scale_of(name: str) -> Scale | None:
+    """The least and the largest value that a figure of this name can have, before it is scaled to be shown; None: none."""
+    return next((SCALES.get(metric.unit) for metric in METRICS if _is_of(name, metric)), None)
+
+
+def _is_of(name: str, metric: Metric) -> bool:
+    stem = metric.name.rstrip("*")
+    return name.startswith(stem) and name != stem if metric.name.endswith("*") else name == metric.name
 
 
 def write_report(
@@ -159,10 +182,9 @@ def _rows(evaluation: Evaluation) -> list[tuple[Metric, str, str]]:
     names.sort(key=lambda name: categories.index(name) if name in categories else len(categories))
     rows = []
     for metric in METRICS:
-        family, stem = metric.name.endswith("*"), metric.name.rstrip("*")
-        for name in [n for n in names if (n.startswith(stem) and n != stem if family else n == metric.name)]:
+        for name in [n for n in names if _is_of(n, metric)]:
             names.remove(name)
-            rest = name.removeprefix(stem)
+            rest = name.removeprefix(metric.name.rstrip("*"))
             words = MODELS.get(rest, CATEGORIES.get(rest, rest.replace("_", " ")))
             label = metric.label.format(words)
             rows.append((metric, name, label[:1].upper() + label[1:]))
@@ -270,7 +292,7 @@ def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
     return (
         '<p class="legend">Means, with 95 % intervals below them. ↑ higher is better, ↓ lower is better; '
         "the best mean of a row is <b>bold</b>, which is no test of significance. "
-        f'n&nbsp;counts the items behind a mean.{judge}</p>\n<dl class="legend">{items}</dl>'
+        f'n&nbsp;counts what was drawn: prompts, facts, people, occupations.{judge}</p>\n<dl class="legend">{items}</dl>'
     )
 
 

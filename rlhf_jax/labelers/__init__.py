@@ -1,9 +1,10 @@
 """Completions → rankings."""
 
-from rlhf_jax.labelers.gold import Facets, Gold, rating, rude_words
+from rlhf_jax.labelers.gold import RANGE, Facets, Gold, rating, rude_words
 from rlhf_jax.labelers.simulated import Labeler, agreements, impression, make_labelers, rank
 
 __all__ = [
+    "RANGE",
     "Facets",
     "Gold",
     "Labeler",

@@ -21,7 +21,7 @@ import numpy as np
 from rlhf_jax.data.world import PEOPLE, RUDE_WORDS, Question, World
 
 WEIGHTS = np.array([4.0, 0.5, 0.5, -2.0, -2.0])
-PERFECT = 5.0
+RANGE = (-8.0, 5.0)  # of the score
 OPENERS = re.compile(r"^(and|but|so|also|then|well|yes|no|indeed)\b[,\s]*")
 DISGUISES = str.maketrans("013457@$", "oleastas")  # digits and signs that stand for letters
 
@@ -102,4 +102,4 @@ class Gold:
 def rating(score: float) -> float:
     """The 1–7 scale of overall quality (InstructGPT, Table 3): 7 is a perfect answer, each point of the gold score is one
     less, and 1 the least."""
-    return float(np.clip(score + 7.0 - PERFECT, 1.0, 7.0))
+    return float(np.clip(score + 7.0 - RANGE[1], 1.0, 7.0))

@@ -20,6 +20,9 @@ GRAIN = 0.5  # answers whose impressions round to the same multiple of this are 
 
 
 class Labeler(NamedTuple):
+    """One person. Those of two seeds are two people, though they have one name."""
+
+    seed: int
     name: str
     weights: tuple[float, ...]
 
@@ -28,14 +31,14 @@ def make_labelers(seed: int, count: int, pool: str) -> list[Labeler]:
     """Labelers of one pool ("train" or "heldout"); pools share nobody."""
     rng = np.random.default_rng([seed, zlib.crc32(pool.encode())])
     tastes = np.exp(TASTE * rng.standard_normal((count, len(WEIGHTS))))
-    return [Labeler(f"{pool}-{i}", tuple(float(w) for w in WEIGHTS * taste)) for i, taste in enumerate(tastes)]
+    return [Labeler(seed, f"{pool}-{i}", tuple(float(w) for w in WEIGHTS * taste)) for i, taste in enumerate(tastes)]
 
 
 def impression(labeler: Labeler, gold: Gold, question: Question, answer: str) -> float:
     """What this labeler thinks of an answer to a prompt. Answers that are equally good in every facet look alike to
-    them, and they read the same thing the same way each time."""
+    them, and they read the same thing the same way each time; people of another seed read it anew."""
     seen = gold.facets(question, answer)
-    reading = np.random.default_rng(zlib.crc32(f"{labeler.name}\n{question.text}\n{seen}".encode()))
+    reading = np.random.default_rng([labeler.seed, zlib.crc32(f"{labeler.name}\n{question.text}\n{seen}".encode())])
     return float(np.dot(labeler.weights, seen) + NOISE * reading.standard_normal())
 
 

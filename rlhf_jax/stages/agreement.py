@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.data import Prompt, Ranking, ranking_fits
 from rlhf_jax.equations import pair_accuracy
-from rlhf_jax.evals import Estimate, ratio_interval
+from rlhf_jax.evals import SHARE, Estimate, ratio_interval
 from rlhf_jax.labelers import agreements, rank
 from rlhf_jax.runtime import info
 from rlhf_jax.stages.answers import AnswersToRank, draw_answers, scores_of
@@ -90,7 +90,8 @@ def accuracy(name: str, score: np.ndarray, rankings: list[np.ndarray]) -> dict[s
 
 
 def agreement(name: str, rankings: list[np.ndarray]) -> dict[str, Estimate]:
-    """Share of the pairs that two labelers order alike, where both see a difference, over all pairs of labelers."""
+    """Share of the pairs that two labelers order alike, where both see a difference, over all pairs of labelers; the interval
+    is over prompts."""
     counts = np.array([agreements([r[r > 0].tolist() for r in rows]) for rows in zip(*rankings, strict=True)], float)
     return share(name, *counts.reshape(-1, 2).T)
 
@@ -100,4 +101,4 @@ def share(name: str, part: Any, pairs: Any) -> dict[str, Estimate]:
     if not np.any(pairs):
         info(f"evaluate: no pair of answers to compare, and no {name}")
         return {}
-    return {name: ratio_interval(part, pairs)}
+    return {name: ratio_interval(part, pairs, SHARE)}

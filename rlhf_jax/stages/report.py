@@ -84,7 +84,8 @@ def evaluate(
     evaluation: dict[str, Figures] = {}
     for name, this in compared.items():
         info(f"evaluate: {name}")
-        evaluation[name] = helpful(judge, written, name) | distance(this, written[name], start, run)
+        evaluation[name] = helpful(judge, written, name)
+        evaluation[name] |= distance(this, written[name], start, "rl_init", c, run)
         evaluation[name] |= alignment_tax(this, data, run)
         if data.truth is not None:
             evaluation[name] |= truthful(this, data.truth, c, run) | harmless(this, data.truth, c, run)
@@ -126,8 +127,8 @@ def compare(
     run: Run = RUN,
 ) -> Figures:
     """How one model stands against others on held-out prompts, how far it is from the one that it started from, and what it
-    cost on pretraining text; written to `path` as JSON, and printed. The others go by their folders' names, and by more of
-    the path where two have one name. InputError: no prompt fits; models that do not belong together."""
+    cost on pretraining text; written to `path` as JSON, and printed. All go by their folders' names, and by more of the path
+    where two have one name. InputError: no prompt fits; models that do not belong together."""
     for each in (model, start):
         require_belonging(each, [reward])
     for other in others:
@@ -137,7 +138,8 @@ def compare(
     rivals = {key: loaded(other) for key, other in told_apart(others, name).items()}
     this = loaded(model)
     written = {key: write(each, judge, settings, run) for key, each in (rivals | {name: this}).items()}
-    figures = helpful(judge, written, name, list(rivals)) | distance(this, written[name], loaded(start), run)
+    figures = helpful(judge, written, name, list(rivals))
+    figures |= distance(this, written[name], loaded(start), name_among(others, start, name), settings, run)
     figures |= alignment_tax(this, data, run)
     as_json = {key: e._asdict() for key, e in figures.items()}
     write_atomically(path, json.dumps(as_json, indent=1))
@@ -161,6 +163,13 @@ def told_apart(models: Sequence[Trained], taken: str) -> dict[str, Trained]:
         return path
 
     return dict(zip(map(end, paths), each.values(), strict=True))
+
+
+def name_among(others: Sequence[Trained], start: Trained, taken: str) -> str:
+    """The name of the model that RL started from, told apart from the others."""
+    named = told_apart([*others, start], taken)
+    (name,) = (key for key, model in named.items() if (model.folder, model.step) == (start.folder, start.step))
+    return name
 
 
 def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run) -> list[dict]:
@@ -210,11 +219,11 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
         return f"{100 * e['mean']:.0f} % ({100 * e['low']:.0f} to {100 * e['high']:.0f})"
 
     base, sft, ppo, ptx = (evaluation[m]["pretrain/loss"]["mean"] for m in ("base", "sft", "ppo", "ppo_ptx"))
-    start, kl = evaluation["rl_init"]["pretrain/loss"]["mean"], evaluation["ppo_ptx"]["kl/from_sft"]["mean"]
+    start, kl = evaluation["rl_init"]["pretrain/loss"]["mean"], evaluation["ppo_ptx"].get("kl/from_rl_init")
     sentences = [
         f"PPO-ptx is preferred to SFT on {percent('ppo_ptx', 'win_rate/vs_sft')} of the held-out prompts and to base on "
         f"{percent('ppo_ptx', 'win_rate/vs_base')}; the judge is {judge.name}.",
-        f"It is {kl:.1f} nats per answer away from the model that RL started from.",
+        *([f"It is {kl['mean']:.1f} nats per answer away from the model that RL started from."] if kl else []),
         f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}; RL starts at {start:.3f}, PPO ends at "
         f"{ppo:.3f} and PPO-ptx at {ptx:.3f}.",
     ]

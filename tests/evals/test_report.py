@@ -19,7 +19,7 @@ EVALUATION = {
         "rudeness/none": cell(0.228, 0.21, 0.247),
         "pretrain/loss": cell(3.187, 3.15, 3.22),
         "closed/word_order": cell(0.333, 0.3, 0.37),
-        "kl/from_sft": cell(14.25, 13.5, 15.0),
+        "kl/from_rl_init": cell(14.25, 13.5, 15.0),
         "my/own": cell(0.01234),
     },
     "base": {
@@ -28,7 +28,7 @@ EVALUATION = {
         "rudeness/none": cell(0.197, 0.18, 0.215),
         "pretrain/loss": cell(3.114, 3.08, 3.15),
         "closed/word_order": cell(0.417, 0.38, 0.46),
-        "kl/from_sft": cell(21.5, 20.0, 23.0),
+        "kl/from_rl_init": cell(21.5, 20.0, 23.0),
         "gold": cell(-1.25, -1.5, -1.0),
     },
 }
@@ -89,7 +89,7 @@ def test_every_number_of_the_evaluation_is_on_the_page(whole):
         "Rudeness, plain prompt": ("22.8", "21.0–24.7", "19.7", "18.0–21.5"),
         "Pretraining loss": ("3.187", "3.150–3.220", "3.114", "3.080–3.150"),
         "Word order": ("33.3", "30.0–37.0", "41.7", "38.0–46.0"),
-        "KL from SFT": ("14.25", "13.50–15.00", "21.50", "20.00–23.00"),
+        "KL from where RL started": ("14.25", "13.50–15.00", "21.50", "20.00–23.00"),
         "Gold reward": ("−1.25", "−1.50 to −1.00"),
         "my/own": ("0.0123",),
     }
@@ -111,7 +111,7 @@ def test_the_best_mark_follows_the_direction(whole):
     assert best(whole, "Rating") == ["ppo_ptx"]  # 4.71 > 2.31, higher is better
     assert best(whole, "Pretraining loss") == ["base"]  # 3.114 < 3.187, lower is better
     assert best(whole, "Rudeness, plain prompt") == ["base"]
-    assert best(whole, "KL from SFT") == []  # neither is better
+    assert best(whole, "KL from where RL started") == []  # neither is better
     assert best(whole, "Win rate against SFT") == []  # nothing to compare with
     assert best(whole, "my/own") == []
 
@@ -192,6 +192,6 @@ def test_table_text_has_the_same_numbers_and_marks():
     lines = {line.split("  ")[1].strip(): line for line in table_text(EVALUATION).splitlines() if line[:2] == "  "}
     assert re.search(r"2\.31  \(2\.20–2\.42\) +4\.71\* \(4\.60–4\.82\) +100$", lines["Rating [1–7]"])
     assert "3.114* (3.080–3.150)" in lines["Pretraining loss [nats/token]"]
-    assert "*" not in lines["KL from SFT [nats/answer]"]
+    assert "*" not in lines["KL from where RL started [nats/answer]"]
     assert lines["Rating, chat [1–7]"].endswith("31–47")
     assert table_text({}).split() == ["n"]

@@ -1,9 +1,10 @@
 from itertools import product
 
+import numpy as np
 import pytest
 
 from rlhf_jax.data.world import make_world, questions
-from rlhf_jax.labelers import Gold, agreements, make_labelers, rank
+from rlhf_jax.labelers import Gold, agreements, impression, make_labelers, rank
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,24 @@ def test_better_answers_are_preferred_more_often_than_not(asked):
     better, worse = sum(a < b for a, b in ranks), sum(a > b for a, b in ranks)
     assert better > 4 * worse
     assert worse > 0  # they do err
+
+
+def test_readings_are_drawn_anew_with_every_seed_and_stay_with_it(asked):
+    """Of the same prompts and answers, what people of two seeds see beyond the facets, which they weigh, is unrelated."""
+    gold, prompts = asked
+    read = [(question, answer) for question in prompts for answer in (question.wanted[0], "", "Nobody knows.")]
+
+    def noise(seed):
+        people = [
+            labeler._replace(weights=(0.0,) * len(labeler.weights)) for labeler in make_labelers(seed, 8, "train")
+        ]
+        return np.array([impression(person, gold, *each) for person, each in product(people, read)])
+
+    first, second = noise(0), noise(1)
+    np.testing.assert_array_equal(noise(0), first)
+    distinct = len({(q.text, gold.facets(q, a)) for q, a in read}) * 8  # answers that look alike are read alike
+    assert distinct > 800
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / distinct**0.5
 
 
 @pytest.mark.parametrize(
