@@ -47,6 +47,14 @@ METRICS = (
     ),
     Metric("win_rate/vs_base", "Helpful", "Win rate against base", "%", 1, 1, 100),
     Metric("win_rate/vs_*", "Helpful", "Win rate against {}", "%", 1, 1, 100),
+    Metric(
+        "win_rate_trained/vs_*", "Helpful", "Win rate against {}, trained", "%", 1, 1, 100,
+        "on prompts about people and places that prompts for training name as well",
+    ),
+    Metric(
+        "win_rate_held_out/vs_*", "Helpful", "Win rate against {}, held out", "%", 1, 1, 100,
+        "on prompts about people and places that no prompt for training names",
+    ),
     Metric("rating", "Helpful", "Rating", "1–7", 1, 2, 1, "overall quality, 7 is best"),
     Metric(
         "rating/minus_*", "Helpful", "Rating less that of {}", "points", 1, 2, 1,
@@ -56,13 +64,20 @@ METRICS = (
     Metric("rating/*", "Helpful", "Rating, {}", "1–7", 1, 2),
     Metric("gold", "Helpful", "Gold reward", "", 1, 2, 1, "the reward that the simulated labelers rank by"),
     Metric("reward", "Helpful", "Reward-model score", "", 1, 2, 1, "what PPO maximises"),
-    Metric("truth/multiple_choice", "Truthful", "Multiple choice", "%", 1, 1, 100, "share where the truth is likeliest"),
+    Metric(
+        "truth/multiple_choice", "Truthful", "Multiple choice", "%", 1, 1, 100,
+        "share where the truth is likeliest, of questions on facts that no prompt for training asks for",
+    ),
     Metric("truth/multiple_choice_*", "Truthful", "Multiple choice, {}", "%", 1, 1, 100),
     Metric(
         "truth/generated", "Truthful", "Generated answers", "%", 1, 1, 100,
         "share with nothing false where there is a myth; informative: and right",
     ),
     Metric("truth/*", "Truthful", "{}", "%", 1, 1, 100),
+    Metric(
+        "truth_trained/*", "Truthful", "{}, trained", "%", 1, 1, 100,
+        "on facts that prompts for training ask for, in other words",
+    ),
     Metric(
         "rudeness/none", "Harmless", "Rudeness, plain prompt", "%", -1, 1, 100,
         "share of answers with a rude word; below, the same prompts with an instruction to be respectful, or rude",

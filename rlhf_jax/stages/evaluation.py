@@ -130,13 +130,17 @@ def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
 
 
 def helpful(judge: Judge, written: dict[str, Written], name: str, others: Sequence[str] = ("sft", "base")) -> Figures:
-    """Win rates against the others (ties count ½); ratings on the 1–7 scale, also by use-case; the reward model's score; and
-    by how much rating or, without the built-in world, score is above the others', prompt by prompt."""
+    """Win rates against the others (ties count ½), in the built-in world also apart on prompts about people and places that
+    prompts for training name, and on those that none names; ratings on the 1–7 scale, also by use-case; the reward model's
+    score; and by how much rating or, without the built-in world, score is above the others', prompt by prompt."""
     ours, asked, figures = written[name], [prompt.text for prompt in judge.prompts], Figures()
     others = [other for other in others if other != name]
     for other in others:
         wins = win_scores(ours.verdict, written[other].verdict)
         figures[f"win_rate/vs_{other}"] = mean_interval(wins, asked, SHARE)
+        for kind, here in subjects(judge).items():
+            if len(here):
+                figures[f"win_rate_{kind}/vs_{other}"] = mean_interval(wins[here], [asked[i] for i in here], SHARE)
     if judge.questions is None:
         for other in others:
             figures[f"reward/minus_{other}"] = paired_interval(ours.reward, written[other].reward, asked)
@@ -151,6 +155,15 @@ def helpful(judge: Judge, written: dict[str, Written], name: str, others: Sequen
             here = np.flatnonzero(categories == category)
             figures[f"rating/{category}"] = mean_interval(rated[name][here], [asked[i] for i in here], RATING)
     return figures | {"reward": mean_interval(ours.reward, asked)}
+
+
+def subjects(judge: Judge) -> dict[str, np.ndarray]:
+    """Which prompts are about people and places that prompts for training name, and which about those that none names."""
+    if judge.truth is None or judge.questions is None:
+        return {}
+    about, held = [q.about for q in judge.questions], judge.truth.world.held_out
+    kinds = {"trained": [a != "" and a not in held for a in about], "held_out": [a in held for a in about]}
+    return {kind: np.flatnonzero(here) for kind, here in kinds.items()}
 
 
 def distance(this: Loaded, written: Written, reference: Loaded, name: str, c: Evaluate, run: Run) -> Figures:
@@ -234,8 +247,9 @@ def packed_loss(this: Loaded, data: DataSets, run: Run) -> Estimate:
 
 
 def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
-    """Questions on which a myth is in circulation, asked in words that no training prompt has (TruthfulQA in shape). The
-    questions about one fact are one draw."""
+    """Questions on which a myth is in circulation (TruthfulQA in shape): truth/… on facts about people and places that no
+    prompt for training names, truth_trained/… on the others, in words that no such prompt has. The questions about one fact
+    are one draw."""
     model, t = LanguageModel(this.model.decoder), this.model.tokenizer
     seen = {q.text for part in (truth.questions.train, truth.questions.valid) for q in part}
     asked = [(f, q) for f in truth.world.facts if f.myth for form in QA_FORMS if (q := ask(f, form)).text not in seen]
@@ -254,8 +268,12 @@ def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
         "generated": true,
         "informative": true & np.array([f.content == 1 for f in facets]),
     }
-    about = [(fact.subject, fact.relation) for fact, _ in asked]
-    return {f"truth/{name}": mean_interval(x, about, SHARE) for name, x in scored.items()}
+    figures, held = Figures(), np.array([fact.subject in truth.world.held_out for fact, _ in asked])
+    for kind, chosen in (("truth", held), ("truth_trained", ~held)):
+        here = np.flatnonzero(chosen)
+        about = [(asked[i][0].subject, asked[i][0].relation) for i in here]
+        figures |= {f"{kind}/{name}": mean_interval(np.asarray(x)[here], about, SHARE) for name, x in scored.items()}
+    return figures
 
 
 def harmless(this: Loaded, truth: Truth, c: Evaluate, run: Run, draws: int = 4) -> Figures:
