@@ -85,6 +85,12 @@ class Checkpoints:
         """The step on disk with the best figure; None if no intact record has it."""
         return _best({step: self._figure_of(step) for step in self.steps()})
 
+    def best_figure(self) -> float | None:
+        """The largest figure of those on disk and on their way there; None if none has it. The same on every process."""
+        figures = {step: self._figure_of(step) for step in self.steps() if step not in self._figures} | self._figures
+        step = _best(figures)
+        return None if step is None else figures[step]
+
     def record(self, step: int) -> dict:
         """The record saved with a step; InputError if it is missing or damaged."""
         try:

@@ -165,6 +165,13 @@ class Stage:
         }
         self._advance(**shown)
 
+    def is_best(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the figure that marks the best is larger in these metrics than in any checkpoint."""
+        if self._best not in metrics:
+            return False
+        before = self.checkpoints.best_figure()
+        return before is None or float(metrics[self._best]) > before
+
     def save(self, i: int, state: PyTree, every: int, more: Callable[[], dict[str, Any]] = dict) -> None:
         """After step i: saved every so many steps, at the last one, and where the program is told to stop.
 
