@@ -92,7 +92,7 @@ def pretrain(
         {**inputs, **content},
         {"step": step},
         run,
-        fixed_length=schedule_ends(c.schedule, c.steps, folder),
+        fixed_length=schedule_ends(c.schedule, folder),
     )
     if stage.done():
         return result(stage, start)
