@@ -96,7 +96,7 @@ class Checkpoints:
         try:
             return self._read_record(step)
         except _DamagedError as error:
-            raise InputError(f"{self.folder}: step {step} {error}") from error
+            raise InputError(f"{self.folder}: step {step} {error}; {self._way_out(self._read_record, step)}") from error
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
         """The state and record of a step, or of the newest intact step; None if there is no step at all.
@@ -166,7 +166,7 @@ class Checkpoints:
             try:
                 return read(step)
             except _DamagedError as error:
-                raise InputError(f"{self.folder}: step {step} {error}; {self._others_than(step)}") from error
+                raise InputError(f"{self.folder}: step {step} {error}; {self._way_out(read, step)}") from error
         damage = {}
         for candidate in reversed(self.steps()):
             try:
@@ -179,19 +179,26 @@ class Checkpoints:
             self._damaged = list(damage)
             return found
         if damage:
-            raise InputError(f"{self.folder}: no checkpoint is intact ({_listed(damage)}); name another out folder")
+            raise InputError(
+                f"{self.folder}: no checkpoint is intact ({_listed(damage)}); delete {self.folder} and run the program that "
+                "made them again, it starts over"
+            )
         return None
 
-    def _others_than(self, step: int) -> str:
-        """What else there is, as far as their records tell, since reading all arrays for a sentence would take long."""
-        others = [
-            each for each in self.steps() if each != step and each not in self._damaged and self._has_record(each)
-        ]
-        return f"name one of {others}" if others else "no other is intact, name another out folder"
+    def _way_out(self, read: Callable[[int], Any], step: int) -> str:
+        """What to do about a step that is damaged or missing. Every other one that is named has been read."""
+        others = [each for each in self.steps() if each != step and self._is_readable(read, each)]
+        instead = f"name one of {others}" if others else "no other is intact"
+        if step not in self.steps():
+            return instead
+        earlier = max((each for each in others if each < step), default=None)
+        then = "starts over" if earlier is None else f"continues from step {earlier}"
+        where = self.folder / str(step) if earlier is not None else self.folder
+        return f"delete {where} and run the program that made it again, it {then}; or {instead}"
 
-    def _has_record(self, step: int) -> bool:
+    def _is_readable(self, read: Callable[[int], Any], step: int) -> bool:
         try:
-            self._read_record(step)
+            read(step)
         except _DamagedError:
             return False
         return True

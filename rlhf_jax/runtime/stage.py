@@ -110,6 +110,7 @@ class Stage:
         )
         if self.done():
             return state
+        _say_other_versions(self.name, self.resumed["versions"], self.record["versions"])
         length = f", now to {self.total}" if total != self.total else "" if news else f" of {total}"
         info(f"{self.name}: continues after step {after}{f' with {news}' if news else ''}{length}")
         return state
@@ -268,3 +269,11 @@ class Stage:
         if self.total != total and fixed_length:
             were = "run" if reached == total else "planned"
             raise InputError(f"{self.folder}: {total} steps were {were} and {self.total} are asked for; {fixed_length}")
+
+
+def _say_other_versions(name: str, found: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Of the libraries that compute; for rlhf_jax itself the code of the functions is compared."""
+    others = [each for each in ("jax", "flax", "optax") if found.get(each) != now[each]]
+    if others:
+        before, here = (", ".join(f"{each} {of.get(each)}" for each in others) for of in (found, now))
+        info(f"{name}: was saved with {before}, and this is {here}: the last digits of its figures may differ")
