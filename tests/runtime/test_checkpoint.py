@@ -325,7 +325,7 @@ def test_a_step_whose_arrays_are_damaged_is_not_named_for_another(tmp_path):
     for read in (lambda: checkpoints.restore(make_state(), 4), lambda: checkpoints.read("params", 4)):
         with pytest.raises(InputError, match=rf"{words} of .1, 3.$"):
             read()
-    with pytest.raises(InputError, match="step 2 .* continues from step 1; or name one of .1, 3.$"):
+    with pytest.raises(InputError, match=r"step 2 .* continues from step 1; or name one of .1, 3.$"):
         checkpoints.restore(make_state(), 2)
     checkpoints = saved(tmp_path / "record", [1, 2])
     damage_by_a_record_that_is_no_json(tmp_path / "record")
