@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from rlhf_jax import stages
 from rlhf_jax.data import Demonstration, Ranking, prompt_text, train_tokenizer
 from rlhf_jax.equations import mean
 from rlhf_jax.errors import InputError
+from rlhf_jax.runtime import Checkpoints
 from rlhf_jax.stages import preference, pretrain, reward_model, supervised
 from rlhf_jax.stages.training import Epochs
 
@@ -51,11 +53,13 @@ def start(tmp_path_factory):
         return pretrain(folder / "base", of, text, stages.Pretrain(steps=1, batch=4), RUN)
 
 
-def unchanged(seen):
+def unchanged(seen, stop_in=None):
     """In the place of a step: it notes the batch, and learns nothing."""
 
     def step(state, batch, *_):
         seen.append(batch)
+        if len(seen) == stop_in:
+            raise KeyboardInterrupt
         return state.replace(step=state.step + 1), {"loss/train": mean(jnp.float32(1.0))}
 
     return step
@@ -66,10 +70,11 @@ def trained_on(start, monkeypatch, tmp_path):
     """The batches that a stage trains on, and what it returns."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
-    def trained_on(stage, rows, settings, **more):
+    def trained_on(stage, rows, settings, run=RUN, stop_in=None):
         seen = []
-        monkeypatch.setattr(sys.modules[stage.__module__], "mapped", lambda step, mesh, pmap: unchanged(seen))
-        made = stage(tmp_path / "made", start, rows, settings, RUN, **more)
+        module = sys.modules[stage.__module__]
+        monkeypatch.setattr(module, "mapped", lambda step, mesh, pmap: unchanged(seen, stop_in))
+        made = stage(tmp_path / "made", start, rows, settings, run)
         return SimpleNamespace(batches=seen, made=made)
 
     return trained_on
@@ -114,6 +119,19 @@ def test_of_pairs(start, trained_on, objective):
     found = trained_on(preference, rows, stages.Preference(objective=objective, epochs=epochs, batch=batch))
     each = sum((answers(start, b[0].tokens, b[0].predict) for b in found.batches), Counter())
     assert each == dict.fromkeys(FRUITS, epochs)
+
+
+def test_every_epoch_stays_and_between_them_is_saved_too(start, trained_on, tmp_path):
+    """7 rows by 2 are epochs that end in the steps 4 and 7. Stopped hard in step 3, step 2 is there; at the end the epochs."""
+    run = replace(RUN, runtime=replace(RUN.runtime, save_every=2, keep=1))
+    rows, c = stages.Parts([Demonstration(P, f"A {fruit}.") for fruit in FRUITS]), stages.Supervised(2, 2, dropout=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        trained_on(supervised, rows, c, run, stop_in=3)
+    checkpoints = Checkpoints(tmp_path / "made" / "checkpoints", None)
+    assert checkpoints.steps() == [2]
+    trained_on(supervised, rows, c, run)
+    assert checkpoints.steps() == [4, 7]
+    assert [checkpoints.record(step)["epoch"] for step in (4, 7)] == [1, 2]
 
 
 def test_what_was_filled_up_does_not_go_on(start, trained_on, tmp_path):

@@ -36,13 +36,16 @@ class Checkpoints:
     """The checkpoints of one run: folder/STEP/state holds the arrays, folder/STEP/record a JSON object.
 
     `keep` is how many of the newest are kept; None keeps all. `best` names a figure: of the steps whose record has it
-    under "metrics", the one with the largest is kept as well, the earliest of equals. Reading never writes into the folder.
+    under "metrics", the one with the largest is kept as well, the earliest of equals; `marked` a key of records, and every
+    step whose record has it is kept. Reading never writes into the folder.
     """
 
-    def __init__(self, folder: Path, keep: int | None, best: str = ""):
+    def __init__(self, folder: Path, keep: int | None, best: str = "", marked: str = ""):
         self.folder = folder.absolute()
         self._keep = keep
         self._best = best
+        self._marked = marked
+        self._stay: set[int] = set()  # the marked steps that the manager knows
         self._damaged: list[int] = []
         self._manager: ocp.CheckpointManager | None = None  # for writing; made by the first save
         self._figures: dict[int, float | None] = {}  # `best` of each step that the manager knows
@@ -68,6 +71,8 @@ class Checkpoints:
                 record=ocp.args.JsonSave(whole | {"seal": _seal(whole)}),
             )
             self._figures[step] = whole.get("metrics", {}).get(self._best)
+            if self._marked in whole:
+                self._stay.add(step)
             with suppress(StepAlreadyExistsError):  # it was still being written above
                 self._writer().save(step, args=arguments, force=True)
 
@@ -137,8 +142,9 @@ class Checkpoints:
     def _writer(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._figures |= {step: self._figure_of(step) for step in self.steps()}
+            self._stay |= {step for step in self.steps() if self._is_marked(step)}
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_NewestAndBest(self._keep, self._figures),
+                preservation_policy=_NewestAndBest(self._keep, self._figures, self._stay),
                 cleanup_tmp_directories=True,  # what a killed run left half-written
                 enable_async_checkpointing=True,
                 # In the background, a folder that cannot be made holds up the program's exit for 5 minutes.
@@ -255,6 +261,12 @@ class Checkpoints:
         except _DamagedError:
             return None
 
+    def _is_marked(self, step: int) -> bool:
+        try:
+            return self._marked in self._read_record(step)
+        except _DamagedError:
+            return False
+
     def _read_record(self, step: int) -> dict:
         if not (self.folder / str(step)).is_dir():
             raise _DamagedError("is missing")
@@ -311,11 +323,15 @@ class _NewestAndBest(PreservationPolicy):
 
     keep: int | None
     figures: dict[int, float | None]
+    marked: set[int]
 
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
         best = _best({info.step: self.figures.get(info.step) for info in checkpoints})
         newest = LatestN(self.keep).should_preserve(checkpoints, context=context)
-        return [kept or info.step == best for kept, info in zip(newest, checkpoints, strict=True)]
+        return [
+            kept or info.step == best or info.step in self.marked
+            for kept, info in zip(newest, checkpoints, strict=True)
+        ]
 
 
 def _best(figures: Mapping[int, float | None]) -> int | None:

@@ -32,8 +32,9 @@ class Stage:
 
     origin: what the result is made from. A folder that was made from something else is an InputError that names it. keep: how
     many of the newest checkpoints stay, None for all. best: the figure whose largest value marks one more that stays; "" for
-    none. wandb: whether W&B gets the figures too; a dict is its config. fixed_length: why another number of steps needs a new
-    start, as a sentence for the user; "" where a longer run continues a shorter one.
+    none. marked: a key of records, by which all that have it stay; "" for none. wandb: whether W&B gets the figures too; a
+    dict is its config. fixed_length: why another number of steps needs a new start, as a sentence for the user; "" where a
+    longer run continues a shorter one.
 
     After a DivergenceError the rates and limits of FREE_AFTER_DIVERGENCE may differ from what the folder was made with, and
     after `failed` the function that raised.
@@ -47,6 +48,7 @@ class Stage:
         *,
         keep: int | None = 2,
         best: str = "",
+        marked: str = "",
         wandb: bool | dict[str, Any] = False,
         fixed_length: str = "",
     ):
@@ -58,7 +60,7 @@ class Stage:
         self._best = best
         self._wandb = wandb
         self.record = record_of(origin) | {"total": steps}
-        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, best)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, best, marked)
         self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
         self._changes: list[Change] = []
         self._said_done = False

@@ -113,7 +113,7 @@ def supervised(
         {**parents(start=start), **content, **({"text": content_sha256(text)} if mixed else {})},
         {"step": step},
         run,
-        keep_all=True,
+        marked="epoch",
         fixed_length=schedule_ends(c.schedule, folder) or passes.filled_up(folder),
     )
     if stage.done():
@@ -148,13 +148,19 @@ def supervised(
                 total, tokens, _ = per_row(LanguageModel(start.decoder), params, valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         stage.log(i, metrics)
-        stage.save(i, state, 1 if passes.end_in(i) else stage.total, partial(_loss, metrics))
+        every = 1 if passes.end_in(i) else run.runtime.save_every
+        stage.save(i, state, every, partial(_epoch, metrics, passes, i))
     return result(stage, start)
 
 
-def _loss(metrics: dict) -> dict[str, float]:
-    """What the record of a checkpoint says of the epoch that it ends; infinite where it ends none."""
-    return {"valid": float(metrics.get("loss/valid", np.inf))}
+def _epoch(metrics: dict, passes: Epochs, i: int) -> dict[str, float]:
+    """What the record of a checkpoint says of the epoch that it ends; nothing where it ends none."""
+    if not passes.end_in(i):
+        return {}
+    return {
+        "epoch": min((i + 1) * passes.batch // passes.rows, passes.count),
+        "valid": float(metrics.get("loss/valid", np.inf)),
+    }
 
 
 def epochs(model: Trained) -> dict[int, float]:

@@ -81,7 +81,7 @@ def open_stage(
     *,
     part: str = "params",
     scalar: bool = False,
-    keep_all: bool = False,
+    marked: str = "",
     best: str = "",
     fixed_length: str = "",
 ) -> Stage:
@@ -107,9 +107,9 @@ def open_stage(
     origin = Origin(
         settings={**common, **settings}, inputs={"tokenizer": model.tokenizer.sha256, **inputs}, code=code, model=said
     )
-    keep = None if keep_all else run.runtime.keep
     wandb = dict(origin.settings) if run.runtime.wandb else False  # by which runs can be filtered there
-    return Stage(folder, steps, origin, keep=keep, best=best, wandb=wandb, fixed_length=fixed_length)
+    more = {"best": best, "marked": marked, "wandb": wandb, "fixed_length": fixed_length}
+    return Stage(folder, steps, origin, keep=run.runtime.keep, **more)
 
 
 def settings_without(settings: Any, length: str) -> dict[str, Any]:

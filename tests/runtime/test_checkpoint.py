@@ -159,6 +159,15 @@ def test_the_best_by_a_figure_is_kept_beside_the_newest_across_restarts(tmp_path
     assert Checkpoints(tmp_path, 1, best="absent").best() is None
 
 
+def test_what_is_marked_stays_beside_the_newest_across_restarts(tmp_path):
+    for steps in ((1, 2, 3, 4), (5, 6)):
+        checkpoints = Checkpoints(tmp_path, 1, marked="epoch")
+        for step in steps:
+            checkpoints.save(step, make_state(step), {"epoch": 1} if step in (2, 5) else {})
+        checkpoints.close()
+    assert checkpoints.steps() == [2, 5, 6]
+
+
 def test_a_damaged_best_gives_its_place_to_the_next(tmp_path):
     assert scored(tmp_path, {1: 5.0, 2: 4.0, 3: 1.0}, keep=2).steps() == [1, 2, 3]
     flip_a_bit(tmp_path / "1" / "record" / "metadata", at=0)
