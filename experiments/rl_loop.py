@@ -75,13 +75,12 @@ def learn(state: PPOState, a: steps.Rollout, scores, text: TextBatch, *, c: Sett
     batch = Experience(a.tokens, a.mask, a.y, a.logp_sft, None, adv, None, text)
     batch = replace(batch, values=V, returns=returns)  # value: Rₜ = Âₜ + V(sₜ)
     parts = steps.minibatches(jax.random.fold_in(key, steps.SHUFFLE), batch, 1, c.minibatches)  # in a new order
-    state, metrics = jax.lax.scan(partial(update, c=c, m=m), state, parts)
-    metrics = equations.summed(metrics) | steps.rollout_metrics(a, scores[None], scores)
-    return replace(state, step=state.step + 1), metrics
+    state, seen = jax.lax.scan(partial(update, c=c, m=m), state, parts)
+    return replace(state, step=state.step + 1), equations.summed(seen) | steps.rollout_metrics(a, scores[None], scores)
 
 
 def update(state: PPOState, b, *, c: Settings, m: stages.Trained):
-    """A minibatch's step of policy and value network, and θ̄ ← 0.992·θ̄ + 0.008·θ, the moving average, which is the result."""
+    """A minibatch's step of policy and value network; the result is θ̄, the mean of θ₁ … θₜ in which θₛ weighs 0.992ᵗ⁻ˢ."""
     model, y, T = models.LanguageModel(m.decoder), b.response, m.format.answer_tokens
 
     def policy_loss(params):
@@ -100,7 +99,8 @@ def update(state: PPOState, b, *, c: Settings, m: stages.Trained):
     grads = jax.grad(value_loss)(state.value)  # value
     value, value_opt, _ = steps.descend(ADAM, grads, state.value_opt, state.value, c.value_lr)  # value
     state = replace(state, value=value, value_opt=value_opt)  # value
-    return replace(state, policy=policy, policy_opt=policy_opt, ema=equations.ema(state.ema, policy, 0.992)), metrics
+    average, weight = equations.ema(state.ema, policy, 0.992, state.ema_weight)
+    return replace(state, policy=policy, policy_opt=policy_opt, ema=average, ema_weight=weight), metrics
 
 
 def starting_model(c: Settings, world: stages.DataSets, run: stages.Run) -> stages.Trained:

@@ -61,6 +61,7 @@ LOGGED = (
     "answer/length",
     "loss/pretrain",
     "policy/grad_cosine",
+    "policy/ema_lag",
 )
 
 
@@ -96,8 +97,6 @@ class Member(NamedTuple):
 
 def table_of(c: Config) -> Table:
     table = coefficient_table(c.sweep.table, PPOCoef._fields)
-    if not c.ppo.pretrain_examples and np.any(table.get("gamma", c.ppo.gamma)):
-        raise InputError("gamma needs pretraining rows; set ppo.pretrain_examples above 0")
     if c.ppo.schedule == "constant" and {"lr_steps", "lr_floor"} & table.keys():
         raise InputError(
             'lr_steps and lr_floor mean nothing to a constant rate; set ppo.schedule to "linear" or "cosine"'
@@ -233,7 +232,7 @@ def measure(c: Config, before: instructgpt.Before) -> list[dict[str, float]]:
     done = [row["figures"] for row in rows if row["sweep"] == stage.sha256]
     if len(done) == len(members):
         return done
-    ema, _ = stage.checkpoints.read("ema", stage.total)
+    results, _ = stage.checkpoints.read(c.ppo.part, stage.total)
     start = before.rl_init
     base = start.lora_base.learned() if start.lora_base else None
     judge, reference = judge_of(before.data, start, before.rewards[0], c.evaluate), loaded(start)
@@ -241,7 +240,7 @@ def measure(c: Config, before: instructgpt.Before) -> list[dict[str, float]]:
     written = {name: write(loaded(model), judge, c.evaluate, run) for name, model in others.items()}
     for m in members[len(done) :]:
         info(f"sweep: evaluates {m.label}")
-        params = whole(jax.tree.map(lambda x, m=m: x[m.index], ema), base, start.lora)
+        params = whole(jax.tree.map(lambda x, m=m: x[m.index], results), base, start.lora)
         done.append(figures_of(c, before, judge, written, Loaded(start, params), reference))
         lines = (json.dumps({"sweep": stage.sha256, "member": i, "figures": f}) for i, f in enumerate(done))
         write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -129,6 +129,7 @@ class PPOState:
     value: PyTree
     value_opt: PyTree
     ema: PyTree  # moving average of the policy
+    ema_weight: Float[AnyArray, "*S"]  # what its updates weigh together; 0 before the first, see `equations.ema`
     kl_scale: Float[AnyArray, "*S"]  # factor on β, moved by the adaptive controller
     scores: Moments  # of the reward model's scores, by which they are normalised
     stopped: Bool[AnyArray, "*S"]  # this iteration's updates went too far: the policy learns no more in it

@@ -63,6 +63,8 @@ WRONG = [
         {"temperature": 0},
         "temperature is 0: greedy answers have no other ones to be compared with; set it above 0",
     ),
+    (PPO, {"pretrain_examples": 0}, "gamma is 27.8 and pretrain_examples 0, which is no mix; set gamma to 0, or "),
+    (PPO, {"result": "x"}, "result is 'x' and must be one of average, policy"),
     (PPO, {"whiten": "x"}, "whiten is 'x' and must be one of biased, unbiased, off"),
     (PPO, {"schedule": "bogus"}, "schedule is 'bogus' and must be one of constant, linear, cosine"),
     (PPO, {"kl_reward": "k9"}, "kl_reward is 'k9' and must be one of k1, k2, k3, exact"),
@@ -167,6 +169,7 @@ def test_a_wrong_value_is_a_sentence(kind, fields, sentence):
     [
         partial(PPO, lr=1, beta=0, temperature=0.5, top_k=5, top_p=0.1, beta_steps=0, warmup=0),
         partial(PPO, stop_kl=inf, score_clip=inf, value_clip=inf, dual_clip=inf, entropy=-0.1, clip_low=0),
+        partial(PPO, gamma=0),  # a grid of γ has 0 in it
         partial(PPO, pretrain_examples=0, gamma=0, ema=0, lam=1, discount=0),
         partial(Optimiser, clip_norm=inf, b1=0),
         partial(Pretrain, steps=0),

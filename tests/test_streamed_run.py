@@ -78,13 +78,28 @@ def test_a_run_on_a_stream_resumes_bit_for_bit(pretrained, stream, tmp_path):
 
 @pytest.mark.slow
 def test_files_that_have_changed_since_are_noticed(pretrained, stream, tmp_path):
+    """In a run that goes on and in one that is done; one changed text, and one more."""
     again = partial(pretrained, tmp_path / "pretrain", text=stream)
-    until(4, again)
     path = tmp_path / "web.jsonl"
-    path.write_text(path.read_text().replace("Number 3 ", "Number 4 "))
-    os.utime(path, (1, 1))
-    with pytest.raises(InputError, match=r"source 1 of the stream has 30 texts .* put its files back"):
-        again()
+    ours = path.read_text()
+    changed, more = ours.replace("Number 3 ", "Number 4 "), ours + json.dumps({"body": "Another."}) + "\n"
+
+    def refused(content: str, time: int) -> None:
+        path.write_text(content)
+        os.utime(path, (time, time))
+        with pytest.raises(
+            InputError, match=r"pretrain: it was made from another source 1 of the stream; choose another"
+        ):
+            again()
+        path.write_text(ours)  # where it is put back, all goes on
+
+    until(4, again)
+    refused(changed, 1)
+    refused(more, 2)
+    made = again()
+    refused(changed, 3)
+    refused(more, 4)
+    assert again().sha256 == made.sha256
 
 
 @pytest.mark.long

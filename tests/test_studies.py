@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from experiments import export as export_program
 from rlhf_jax import runtime, stages, steps
 from rlhf_jax.data import (
     Demonstration,
@@ -34,7 +35,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.equations import mean, nothing_seen
 from rlhf_jax.errors import DivergenceError, InputError
-from rlhf_jax.models import LanguageModel, ScalarModel
+from rlhf_jax.models import LanguageModel, ScalarModel, load_pretrained
 from rlhf_jax.runtime import Checkpoints, read_metrics, tree_hash
 from rlhf_jax.stages import begin, policy, trained, with_lora
 from rlhf_jax.stages.saved import keep_tokenizer
@@ -153,12 +154,14 @@ def quick(monkeypatch):
     class Quick:
         at = staticmethod(lambda i: None)
         figures = staticmethod(lambda i: {})
+        learned = staticmethod(lambda state: state)
 
     def in_one(halves, pieces, mesh, run):
         def call(state, prompts, batch, coef, frozen):
             i = int(state.step)
             Quick.at(i)
-            return replace(state, step=state.step + 1), {"objective/scores": float(i), **Quick.figures(i)}
+            state = Quick.learned(replace(state, step=state.step + 1))
+            return state, {"objective/scores": float(i), **Quick.figures(i)}
 
         return call
 
@@ -929,6 +932,47 @@ def test_the_best_checkpoint_stays_and_is_asked_for_by_name(made, quick, tmp_pat
     wrong = replace(run, runtime=replace(run.runtime, best="gold/men"))
     sentence = refusal(lambda: made.policy(tmp_path / "other", run=wrong), "no figure is called 'gold/men'")
     assert "objective/scores, gold/mean" in sentence
+
+
+@pytest.mark.parametrize(("result", "sign"), [("average", -1.0), ("policy", 1.0)])
+def test_the_best_look_is_saved_and_is_of_what_is_returned_and_exported(
+    made, quick, tmp_path, monkeypatch, result, sign
+):
+    """Of a judge whose figure is the largest in the middle of a run that saves no other step than its last. After step i the
+    policy's numbers are i and the average's −i."""
+
+    def learned(state):
+        i = float(state.step)
+        policy, average = (jax.tree.map(lambda x, to=to: jnp.full_like(x, to), state.policy) for to in (i, -i))
+        return replace(state, policy=policy, ema=average)
+
+    def number(params):
+        (found,) = {float(x) for leaf in jax.tree.leaves(params) for x in (leaf.min(), leaf.max())}
+        return found
+
+    looked = []
+
+    def evaluation(*_):
+        def evaluate(params):
+            looked.append(number(params))
+            return {"gold/mean": -abs(abs(looked[-1]) - 4.0)}
+
+        return evaluate
+
+    quick.learned = staticmethod(learned)
+    monkeypatch.setattr(POLICY, "evaluation", evaluation)
+    run = replace(RUN, runtime=replace(RUN.runtime, save_every=99, evaluate_every=2, keep=1, best="gold/mean"))
+    found = made.policy(tmp_path / "policy", c=replace(PPO, iterations=7, result=result), run=run)
+    assert looked == [sign * i for i in (1, 2, 4, 6, 7)]  # the first, every second, the last
+    assert number(found.params()) == sign * 7
+    assert Checkpoints(tmp_path / "policy" / "checkpoints", None).steps() == [4, 7]
+    monkeypatch.setattr(sys, "argv", ["export.py", str(tmp_path / "policy"), str(tmp_path / "best"), "--best"])
+    export_program.main()
+    assert number(load_pretrained(tmp_path / "best").params) == sign * 4
+    # A resumed run knows the best of before: none that is worse is saved.
+    looked.clear()
+    made.policy(tmp_path / "policy", c=replace(PPO, iterations=9, result=result), run=run)
+    assert looked == [sign * 8, sign * 9] and Checkpoints(tmp_path / "policy" / "checkpoints", None).steps() == [4, 9]
 
 
 def merged_by_hand(base, learned, scale):

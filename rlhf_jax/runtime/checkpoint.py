@@ -36,13 +36,16 @@ class Checkpoints:
     """The checkpoints of one run: folder/STEP/state holds the arrays, folder/STEP/record a JSON object.
 
     `keep` is how many of the newest are kept; None keeps all. `best` names a figure: of the steps whose record has it
-    under "metrics", the one with the largest is kept as well, the earliest of equals. Reading never writes into the folder.
+    under "metrics", the one with the largest is kept as well, the earliest of equals; `marked` a key of records, and every
+    step whose record has it is kept. Reading never writes into the folder.
     """
 
-    def __init__(self, folder: Path, keep: int | None, best: str = ""):
+    def __init__(self, folder: Path, keep: int | None, best: str = "", marked: str = ""):
         self.folder = folder.absolute()
         self._keep = keep
         self._best = best
+        self._marked = marked
+        self._stay: set[int] = set()  # the marked steps that the manager knows
         self._damaged: list[int] = []
         self._manager: ocp.CheckpointManager | None = None  # for writing; made by the first save
         self._figures: dict[int, float | None] = {}  # `best` of each step that the manager knows
@@ -68,6 +71,8 @@ class Checkpoints:
                 record=ocp.args.JsonSave(whole | {"seal": _seal(whole)}),
             )
             self._figures[step] = whole.get("metrics", {}).get(self._best)
+            if self._marked in whole:
+                self._stay.add(step)
             with suppress(StepAlreadyExistsError):  # it was still being written above
                 self._writer().save(step, args=arguments, force=True)
 
@@ -85,12 +90,18 @@ class Checkpoints:
         """The step on disk with the best figure; None if no intact record has it."""
         return _best({step: self._figure_of(step) for step in self.steps()})
 
+    def best_figure(self) -> float | None:
+        """The largest figure of those on disk and on their way there; None if none has it. The same on every process."""
+        figures = {step: self._figure_of(step) for step in self.steps() if step not in self._figures} | self._figures
+        step = _best(figures)
+        return None if step is None else figures[step]
+
     def record(self, step: int) -> dict:
         """The record saved with a step; InputError if it is missing or damaged."""
         try:
             return self._read_record(step)
         except _DamagedError as error:
-            raise InputError(f"{self.folder}: step {step} {error}") from error
+            raise InputError(f"{self.folder}: step {step} {error}; {self._way_out(self._read_record, step)}") from error
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
         """The state and record of a step, or of the newest intact step; None if there is no step at all.
@@ -131,8 +142,9 @@ class Checkpoints:
     def _writer(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self._figures |= {step: self._figure_of(step) for step in self.steps()}
+            self._stay |= {step for step in self.steps() if self._is_marked(step)}
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_NewestAndBest(self._keep, self._figures),
+                preservation_policy=_NewestAndBest(self._keep, self._figures, self._stay),
                 cleanup_tmp_directories=True,  # what a killed run left half-written
                 enable_async_checkpointing=True,
                 # In the background, a folder that cannot be made holds up the program's exit for 5 minutes.
@@ -160,7 +172,7 @@ class Checkpoints:
             try:
                 return read(step)
             except _DamagedError as error:
-                raise InputError(f"{self.folder}: step {step} {error}; {self._others_than(step)}") from error
+                raise InputError(f"{self.folder}: step {step} {error}; {self._way_out(read, step)}") from error
         damage = {}
         for candidate in reversed(self.steps()):
             try:
@@ -173,19 +185,26 @@ class Checkpoints:
             self._damaged = list(damage)
             return found
         if damage:
-            raise InputError(f"{self.folder}: no checkpoint is intact ({_listed(damage)}); name another out folder")
+            raise InputError(
+                f"{self.folder}: no checkpoint is intact ({_listed(damage)}); delete {self.folder} and run the program that "
+                "made them again, it starts over"
+            )
         return None
 
-    def _others_than(self, step: int) -> str:
-        """What else there is, as far as their records tell, since reading all arrays for a sentence would take long."""
-        others = [
-            each for each in self.steps() if each != step and each not in self._damaged and self._has_record(each)
-        ]
-        return f"name one of {others}" if others else "no other is intact, name another out folder"
+    def _way_out(self, read: Callable[[int], Any], step: int) -> str:
+        """What to do about a step that is damaged or missing. Every other one that is named has been read."""
+        others = [each for each in self.steps() if each != step and self._is_readable(read, each)]
+        instead = f"name one of {others}" if others else "no other is intact"
+        if step not in self.steps():
+            return instead
+        earlier = max((each for each in others if each < step), default=None)
+        then = "starts over" if earlier is None else f"continues from step {earlier}"
+        where = self.folder / str(step) if earlier is not None else self.folder
+        return f"delete {where} and run the program that made it again, it {then}; or {instead}"
 
-    def _has_record(self, step: int) -> bool:
+    def _is_readable(self, read: Callable[[int], Any], step: int) -> bool:
         try:
-            self._read_record(step)
+            read(step)
         except _DamagedError:
             return False
         return True
@@ -241,6 +260,12 @@ class Checkpoints:
             return self._read_record(step).get("metrics", {}).get(self._best)
         except _DamagedError:
             return None
+
+    def _is_marked(self, step: int) -> bool:
+        try:
+            return self._marked in self._read_record(step)
+        except _DamagedError:
+            return False
 
     def _read_record(self, step: int) -> dict:
         if not (self.folder / str(step)).is_dir():
@@ -298,11 +323,15 @@ class _NewestAndBest(PreservationPolicy):
 
     keep: int | None
     figures: dict[int, float | None]
+    marked: set[int]
 
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
         best = _best({info.step: self.figures.get(info.step) for info in checkpoints})
         newest = LatestN(self.keep).should_preserve(checkpoints, context=context)
-        return [kept or info.step == best for kept, info in zip(newest, checkpoints, strict=True)]
+        return [
+            kept or info.step == best or info.step in self.marked
+            for kept, info in zip(newest, checkpoints, strict=True)
+        ]
 
 
 def _best(figures: Mapping[int, float | None]) -> int | None:

@@ -9,14 +9,19 @@ from jax.experimental import multihost_utils
 from rlhf_jax.errors import InputError
 
 
+def threads_for_collectives() -> None:
+    """So many threads that collectives between the devices of one CPU do not wait for each other for ever. Before JAX is
+    used."""
+    os.environ.setdefault("PJRT_NPROC", "16")
+
+
 def join_processes(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
     """Makes this process number `process` of `processes`, which meet at coordinator = "host:port" of number 0. Before JAX is
     used. "auto": what Slurm, Kubernetes, Open MPI or a TPU pod says to JAX.
 
     InputError: a coordinator that is no host:port, numbers that are missing, or do not fit.
     """
-    # Collectives between the devices of one CPU deadlock on fewer threads than this.
-    os.environ.setdefault("PJRT_NPROC", "16")
+    threads_for_collectives()
     if coordinator == "auto":
         jax.distributed.initialize()
         return

@@ -5,7 +5,6 @@ fsdp     rows of the batch too; parameters, their moments and averages cut into 
 tensor   one row's matrices and vocabulary cut into as many pieces
 """
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
+from rlhf_jax.runtime.hosts import threads_for_collectives
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = PartitionSpec(("data", "fsdp"))
@@ -28,8 +28,7 @@ Rule = Callable[[tuple[Any, ...], int], tuple[str | None, ...]]  # a leaf's path
 def cores_as_devices(count: int) -> None:
     """Where there is no accelerator, so many devices, for a core each. Once JAX is in use, the devices stay as they are."""
     if count > 1:
-        # Collectives between the devices of one CPU deadlock on fewer threads than this.
-        os.environ.setdefault("PJRT_NPROC", "16")
+        threads_for_collectives()
         with suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
 

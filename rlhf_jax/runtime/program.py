@@ -15,6 +15,7 @@ import jax
 
 from rlhf_jax.errors import DivergenceError, InputError
 from rlhf_jax.runtime.files import disk_reason
+from rlhf_jax.runtime.hosts import threads_for_collectives
 from rlhf_jax.runtime.interruption import STOPPED
 from rlhf_jax.runtime.progress import info
 
@@ -44,6 +45,8 @@ def run(main: Callable[[], None]) -> None:
     # Orbax raises its errors; its log repeats each of them several times, with tracebacks of threads.
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     _keep_what_is_compiled()
+    if "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        threads_for_collectives()
     _undo.clear()
     try:
         with _terminable():

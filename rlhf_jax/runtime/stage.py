@@ -32,8 +32,9 @@ class Stage:
 
     origin: what the result is made from. A folder that was made from something else is an InputError that names it. keep: how
     many of the newest checkpoints stay, None for all. best: the figure whose largest value marks one more that stays; "" for
-    none. wandb: whether W&B gets the figures too; a dict is its config. fixed_length: why another number of steps needs a new
-    start, as a sentence for the user; "" where a longer run continues a shorter one.
+    none. marked: a key of records, by which all that have it stay; "" for none. wandb: whether W&B gets the figures too; a
+    dict is its config. fixed_length: why another number of steps needs a new start, as a sentence for the user; "" where a
+    longer run continues a shorter one.
 
     After a DivergenceError the rates and limits of FREE_AFTER_DIVERGENCE may differ from what the folder was made with, and
     after `failed` the function that raised.
@@ -47,6 +48,7 @@ class Stage:
         *,
         keep: int | None = 2,
         best: str = "",
+        marked: str = "",
         wandb: bool | dict[str, Any] = False,
         fixed_length: str = "",
     ):
@@ -58,7 +60,7 @@ class Stage:
         self._best = best
         self._wandb = wandb
         self.record = record_of(origin) | {"total": steps}
-        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, best)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, best, marked)
         self.resumed: dict | None = None  # the record of the checkpoint that `resume` found
         self._changes: list[Change] = []
         self._said_done = False
@@ -110,6 +112,7 @@ class Stage:
         )
         if self.done():
             return state
+        _say_other_versions(self.name, self.resumed["versions"], self.record["versions"])
         length = f", now to {self.total}" if total != self.total else "" if news else f" of {total}"
         info(f"{self.name}: continues after step {after}{f' with {news}' if news else ''}{length}")
         return state
@@ -164,6 +167,13 @@ class Stage:
             n.split("/")[-1]: metrics[n] for n in ("loss/train", "objective/scores", "objective/kl") if n in metrics
         }
         self._advance(**shown)
+
+    def is_best(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the figure that marks the best is larger in these metrics than in any checkpoint."""
+        if self._best not in metrics:
+            return False
+        before = self.checkpoints.best_figure()
+        return before is None or float(metrics[self._best]) > before
 
     def save(self, i: int, state: PyTree, every: int, more: Callable[[], dict[str, Any]] = dict) -> None:
         """After step i: saved every so many steps, at the last one, and where the program is told to stop.
@@ -261,3 +271,11 @@ class Stage:
         if self.total != total and fixed_length:
             were = "run" if reached == total else "planned"
             raise InputError(f"{self.folder}: {total} steps were {were} and {self.total} are asked for; {fixed_length}")
+
+
+def _say_other_versions(name: str, found: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Of the libraries that compute; for rlhf_jax itself the code of the functions is compared."""
+    others = [each for each in ("jax", "flax", "optax") if found.get(each) != now[each]]
+    if others:
+        before, here = (", ".join(f"{each} {of.get(each)}" for each in others) for of in (found, now))
+        info(f"{name}: was saved with {before}, and this is {here}: the last digits of its figures may differ")

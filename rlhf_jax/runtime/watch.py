@@ -35,17 +35,22 @@ def _any_nan(leaf):
     return jnp.any(jnp.isnan(leaf))
 
 
-class Watch:
-    """Warns once per term: objective/kl above `kl` nats, objective/entropy below `entropy` nats, or any
-    loss/… above `factor` times the median of its last `window` steps.
+PATIENCE = 5  # steps in a row; one batch may be far off by chance, so many of them are not
+NEAR_0 = ("loss/policy_avg", "loss/kl_avg")  # by construction, the second at the start: multiples of them say nothing
 
-    loss/policy_avg is left alone: it is near 0 by construction, so multiples of its median say nothing.
+
+class Watch:
+    """Warns once per term: objective/kl above `kl` nats, objective/entropy below `entropy` nats, or any loss/… for PATIENCE
+    steps in a row above `factor` times the lowest median that any `window` steps before them had.
+
     Nothing of it is saved: a resumed run fills the window anew and may warn again.
     """
 
     def __init__(self, kl: float, entropy: float, factor: float, window: int):
         self._kl, self._entropy, self._factor, self._window = kl, entropy, factor, window
         self._losses: dict[str, deque[float]] = {}
+        self._lowest: dict[str, float] = {}
+        self._above: dict[str, int] = {}  # for how many steps in a row
         self._warned: set[str] = set()
 
     def look(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -62,14 +67,17 @@ class Watch:
                 f"step {step}: {name} is {value:.3g} nats, below {self._entropy:g}; "
                 "the policy repeats itself, raise the KL coefficient or lower the learning rate",
             )
-        elif name.startswith("loss/") and name != "loss/policy_avg":
+        elif name.startswith("loss/") and name not in NEAR_0:
             past = self._losses.setdefault(name, deque(maxlen=self._window))
-            median = statistics.median(past) if len(past) == self._window else 0.0
-            if median > 0 and value > self._factor * median:
+            if len(past) == self._window:
+                self._lowest[name] = min(self._lowest.get(name, math.inf), statistics.median(past))
+            limit = self._factor * self._lowest.get(name, math.inf)
+            self._above[name] = self._above.get(name, 0) + 1 if value > limit > 0 else 0
+            if self._above[name] == PATIENCE:
                 self._warn(
                     name,
-                    f"step {step}: {name} is {value:.3g}, above {self._factor:g} × its median {median:.3g}; "
-                    "lower the learning rate",
+                    f"step {step}: {name} is {value:.3g}, and was {PATIENCE} times in a row above {limit:.3g}, which is "
+                    f"{self._factor:g} × the median that it had come down to; lower the learning rate",
                 )
             past.append(value)
 

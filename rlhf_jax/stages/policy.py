@@ -65,6 +65,7 @@ from rlhf_jax.steps import (
     Models,
     Plan,
     PPOCoef,
+    ema_lag,
     initial_state,
     iteration,
 )
@@ -94,7 +95,7 @@ class PPO(Checked):
     kl_target: Positive = 6.0  # nats an answer; counts once the horizon is finite (Ziegler et al. 2019, code)
     kl_horizon: PositiveOrInf = float("inf")  # episodes; inf: β does not adapt, as in the paper
     gamma: NotNegative = 27.8  # of the pretraining loss, per nat (App. C.4); see `pretrain_loss` for what it is per
-    pretrain_examples: Natural = 8  # rows of text an episode (App. C.4)
+    pretrain_examples: Natural = 8  # rows of text an episode (App. C.4); where gamma is 0 they are measured alone
     pretrain_mean: Literal["token", "example"] = "token"  # over which the pretraining loss is a mean; not printed
     policy_mean: Literal["token", "answer", "constant"] = (
         "token"  # and the policy's; GRPO's is answer, Dr. GRPO's constant
@@ -105,19 +106,20 @@ class PPO(Checked):
     entropy: Finite = 0.0  # bonus, per nat a token; the paper has none
     stop_kl: PositiveOrInf = float("inf")  # nats a token at which an iteration's updates end; inf is off
     value_clip: NotNegativeOrInf = 0.2  # not printed; Ziegler et al. 2019, code. inf is off
-    value_coef: NotNegative = 0.1  # of the value loss; not printed; Ziegler et al. 2019, code
+    value_coef: NotNegative = 0.1  # of the value loss; its Adam undoes it, but for clip_norm and eps: see `value_lr`
     value_warmup: Natural = 0  # iterations in which the value network learns alone
     discount: Share = 1.0  # none (App. C.4)
     lam: Share = 0.95  # λ of GAE; not printed; Ziegler et al. 2019, code
     whiten: Literal["biased", "unbiased", "off"] = "biased"  # the advantages, by that variance (Huang et al. 2024)
     whiten_rewards: bool = False  # their mean stays; Ziegler et al. 2019 did
     lr: Positive = 8.05e-6  # not printed; above it PPO without the mix diverged (App. C.4)
-    value_lr: Positive = 9e-6  # (App. C.4)
+    value_lr: Positive = 9e-6  # (App. C.4); how fast the value network learns
     warmup: Natural = 10  # iterations from a tenth of both rates to the whole (App. C.4)
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both rates, after the warm-up (App. C.4)
     lr_steps: Count = 500  # iterations, the last of which is at the schedule's floor
     lr_floor: Share = 0.1  # share of both rates that it ends at
-    ema: ShareBelowOne = 0.992  # decay of the policy's moving average, an update (App. C.4)
+    ema: ShareBelowOne = 0.992  # decay of the policy's moving average, an update (App. C.4); 0 is the policy itself
+    result: Literal["average", "policy"] = "average"  # what is looked at, kept as best, returned, reported and exported
     missing_eos_penalty: NotNegative = 0.0  # off the score of an answer that is cut off; the paper does not speak of it
     score_norm: Literal["running", "fixed", "off"] = "off"  # by all scores so far, or by those of π_SFT's answers
     score_clip: PositiveOrInf = float("inf")  # inf is off
@@ -129,6 +131,9 @@ class PPO(Checked):
         if self.temperature == 0:
             sentence = "temperature is 0: greedy answers have no other ones to be compared with; set it above 0"
             raise SettingError(sentence, "temperature")
+        if self.gamma > 0 and not self.pretrain_examples:
+            sentence = f"gamma is {self.gamma} and pretrain_examples 0, which is no mix; set gamma to 0"
+            raise SettingError(f"{sentence}, or pretrain_examples to 1 or more", "gamma", "pretrain_examples")
 
     def plain(self) -> "PPO":
         """The same without the pretraining mix, for which no text is read."""
@@ -145,6 +150,11 @@ class PPO(Checked):
     @property
     def form(self) -> Form:
         return Form(*(getattr(self, name) for name in Form._fields))
+
+    @property
+    def part(self) -> str:
+        """Of a PPOState and its checkpoints, the parameters that are the result."""
+        return {"average": "ema", "policy": "policy"}[self.result]
 
     def plan(self, model: Trained) -> Plan:
         t = model.tokenizer
@@ -173,7 +183,11 @@ def policy(
     .valid to evaluate on; without parts all are to learn from. text: .train for the pretraining mix, .valid for its loss.
     iteration: two pure halves, see rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves.
     answers: to each prompt, one after the other. order: runs with the same one get the same prompts in the same order. The
-    folder's name deals out the sampling. It returns the moving average of the policy (App. C.4).
+    folder's name deals out the sampling.
+
+    It returns the moving average of the policy (App. C.4), or by settings.result the policy itself. The same is looked at
+    after the first iteration, every runtime.evaluate_every and the last, and where a look has the best figure so far
+    (runtime.best) it is saved. policy/ema_lag says by what share of its way the policy is ahead of the average.
 
     If the reward function raises, what was learned is saved, and the same call continues with the function mended or not.
     InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
@@ -187,7 +201,7 @@ def policy(
         )
     models, function = reward_models(reward), reward if callable(reward) else None
     require_belonging(start, models, value)
-    if c.pretrain_examples and text is None:
+    if c.pretrain_examples and not (text and text.train):
         raise InputError(
             f"{folder}: ppo.pretrain_examples is {c.pretrain_examples} and there is no text; give it some, or 0"
         )
@@ -209,7 +223,7 @@ def policy(
         },
         code | ({"reward": function} if function else {}),
         run,
-        part="ema",
+        part=c.part,
         best=run.runtime.best,
         fixed_length=""
         if c.schedule == "constant" or c.iterations <= c.lr_steps
@@ -234,24 +248,29 @@ def policy(
     else:
         program = around(iteration, pieces, mesh, run, start, function)
     evaluate = evaluation(start, prompts, text, judge, c, run)
-    for i in stage.steps(int(state.step), Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)):
+    for i in stage.steps(int(state.step), rl_watch()):
         chosen, batch = batch_of(i)
         try:
             state, metrics = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
         except InputError:
             stage.failed(i, state, "reward")
             raise
-        if i == 0 or (i + 1) % run.runtime.evaluate_every == 0:
+        if looks := i == 0 or (i + 1) % run.runtime.evaluate_every == 0 or i + 1 == stage.total:
             try:
                 with jax.set_mesh(mesh):
-                    metrics |= evaluate(whole(state.policy, frozen.base, start.lora))
+                    metrics |= evaluate(whole(getattr(state, c.part), frozen.base, start.lora))
             except InputError:  # of the judge; what was learned is not lost
                 stage.log(i, metrics)
                 stage.save(i, state, 1)
                 raise
         stage.log(i, metrics)
-        stage.save(i, state, run.runtime.save_every)
+        stage.save(i, state, 1 if looks and stage.is_best(metrics) else run.runtime.save_every)
     return result(stage, start)
+
+
+def rl_watch() -> Watch:
+    """Warns of a policy that is lost, and of losses that run away."""
+    return Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)
 
 
 Program = Callable[[PPOState, list[Prompt], PPOBatch, PPOCoef, Frozen], tuple[PPOState, dict[str, Any]]]
@@ -282,7 +301,8 @@ def around(
         return x, replicate_rows((x.y.tokens, x.y.mask))
 
     def rest(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
-        return halves.learn(state, x, scores, text, coef, frozen, **pieces)
+        state, metrics = halves.learn(state, x, scores, text, coef, frozen, **pieces)
+        return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}
 
     learn = mapped(rest, mesh)
 
@@ -426,7 +446,7 @@ def batches(
 def evaluation(
     model: Trained, prompts: Parts[Prompt], text: Parts[str] | None, judge: Judge | None, c: PPO, run: Run
 ) -> Callable[[PyTree], dict[str, float]]:
-    """How a policy does on validation prompts and validation text, for the curves."""
+    """How parameters do on validation prompts and validation text, for the curves."""
     batch = run.runtime.batch
     held = packed(text.valid, model) if text and text.valid else None
     rows = None if held is None else TextBatch(held.tokens[:batch], held.predict[:batch])

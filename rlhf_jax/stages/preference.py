@@ -1,7 +1,7 @@
 """Learning from rankings without a reward model: DPO, IPO, SLiC's hinge, SimPO, ORPO, KTO."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -16,7 +16,6 @@ from rlhf_jax.config import Checked, Count, Natural, NotNegative, Positive, Shar
 from rlhf_jax.data import (
     Demonstration,
     Ranking,
-    batch_indices,
     content_sha256,
     encode_demonstrations,
     exchange_answers,
@@ -28,6 +27,7 @@ from rlhf_jax.runtime import mapped, place, shard_rows
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
+    Epochs,
     open_stage,
     parents,
     rankings_that_fit,
@@ -106,21 +106,22 @@ def preference(
         raise InputError("learning from preferences trains all parameters; give it a model without [lora]")
     if c.objective == "kto" and c.batch < 2:
         raise InputError("KTO pairs each prompt with another's answer; set preference.batch to at least 2")
-    total = max(c.epochs * len(rankings) // c.batch, 1)
+    fit = rankings_that_fit(rankings, start)
+    passes = Epochs(c.epochs, len(fit), c.batch)
     stage = open_stage(
         folder,
-        total,
+        passes.steps,
         start,
         {"preference": settings_without(c, "epochs")},
         {**parents(start=start), "rankings": content_sha256(rankings)},
         {"objective": objective} if objective else {},
         run,
-        fixed_length=schedule_ends(c.schedule, total, folder),
+        fixed_length=schedule_ends(c.schedule, folder) or passes.filled_up(folder),
     )
     if stage.done():
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
-    pairs_of = pairs(rankings, start, c, run, role)
+    pairs_of = pairs(fit, start, passes, run, role)
     reference = place(start.learned(run.mesh, mesh), mesh, run.mesh.rule("reference"))
     optimiser = run.optimiser.make()
     state = TrainState(jnp.int32(0), reference, optimiser.init(reference), run.key(role))
@@ -130,28 +131,29 @@ def preference(
     one, coef = (kto_step if kto else pair_step)(c, start, run, optimiser, rate, objective)
     program, coef = mapped(one, mesh, run.mesh.pmap), place(coef, mesh)
     for i in stage.steps(int(state.step), supervised_watch()):
-        chosen, rejected = pairs_of(i)
+        (chosen, rejected), counts = pairs_of(i), passes.counts(i)
         if kto:
             chosen = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, rejected)
-            rejected = exchange_answers(chosen, start.tokenizer.pad)
-        state, metrics = program(state, shard_rows((chosen, rejected), mesh), coef, reference)
+            rejected, counts = exchange_answers(chosen, start.tokenizer.pad), np.tile(counts, 2)
+        # Of a pair that does not count no token is predicted: its loss is a number that no parameter moves.
+        both = [replace(rows, predict=rows.predict & counts[:, None]) for rows in (chosen, rejected)]
+        state, metrics = program(state, shard_rows(tuple(both), mesh), coef, reference)
         stage.log(i, values(metrics))
         stage.save(i, state, run.runtime.save_every)
     return result(stage, start)
 
 
 def pairs(
-    rankings: Sequence[Ranking], model: Trained, c: Preference, run: Run, role: str
+    rankings: Sequence[Ranking], model: Trained, passes: Epochs, run: Run, role: str
 ) -> Callable[[int], tuple[TextBatch, TextBatch]]:
     """The pairs of step i: of each ranking two answers of different rank, the preferred ones first."""
     t, length, number = model.tokenizer, model.format.context, run.numpy_seed(role)
-    fit = rankings_that_fit(rankings, model)
 
     def of_step(i: int) -> tuple[TextBatch, TextBatch]:
         rng = np.random.default_rng([number, i])
         drawn = []
-        for index in batch_indices(len(fit), c.batch, number, i):
-            prompt, answers, ranks, _ = fit[index]
+        for index in passes.indices(number, i):
+            prompt, answers, ranks, _ = rankings[index]
             ordered = [(a, b) for a, b in permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
             better, worse = ordered[rng.integers(len(ordered))]
             drawn.append((Demonstration(prompt, answers[better]), Demonstration(prompt, answers[worse])))

@@ -83,7 +83,13 @@ def pretrain(
         raise InputError("pretraining trains all parameters; give it the model before corrections are attached")
     inputs = parents(start=start) if isinstance(start, Trained) else {}
     stream_of = {"stream": asdict(text)} if isinstance(text, Stream) else {}
-    content = {} if isinstance(text, Stream) else {"text": content_sha256(text)}
+    sources = records(text) if isinstance(text, Stream) else []
+    content = {
+        f"source {number} of the stream": content_sha256([(len(source), source.checksum)])
+        for number, source in enumerate(sources, 1)
+    }
+    if not isinstance(text, Stream):
+        content = {"text": content_sha256(text)}
     stage = open_stage(
         folder,
         c.steps,
@@ -92,12 +98,12 @@ def pretrain(
         {**inputs, **content},
         {"step": step},
         run,
-        fixed_length=schedule_ends(c.schedule, c.steps, folder),
+        fixed_length=schedule_ends(c.schedule, folder),
     )
     if stage.done():
         return result(stage, start)
     mesh = run.mesh.mesh()
-    rows = stream_rows(text, start, c, run, mesh) if isinstance(text, Stream) else None
+    rows = stream_rows(text, sources, start, c, run, mesh) if isinstance(text, Stream) else None
     batch_of = batches(rows, text, start, c, run, mesh)
     optimiser = run.optimiser.make()
     one = partial(step, model=LanguageModel(start.training(run.mesh)), optimiser=optimiser, schedule=c.schedule)
@@ -128,10 +134,16 @@ def first_params(start: Model, run: Run, mesh: Mesh) -> PyTree:
     return place(params, mesh, run.mesh.rule("policy"))
 
 
-def stream_rows(text: Stream, start: Model, c: Pretrain, run: Run, mesh: Mesh) -> TextStream:
+def records(text: Stream) -> list[Records]:
+    """The texts of each source; a file that has changed is passed over anew."""
+    return [Records(name, text.field, Path(text.index)) for name in weighted_sources(text.sources)[0]]
+
+
+def stream_rows(
+    text: Stream, sources: Sequence[Records], start: Model, c: Pretrain, run: Run, mesh: Mesh
+) -> TextStream:
     """The rows of a stream, of which each process reads its own."""
-    names, weights = weighted_sources(text.sources)
-    sources = [Records(name, text.field, Path(text.index)) for name in names]
+    _, weights = weighted_sources(text.sources)
     lanes = rows_here(c.batch, mesh)
     number, length = run.numpy_seed("pretrain"), start.format.context
     return TextStream(sources, weights, start.tokenizer, length, c.batch, number, lanes)

@@ -53,7 +53,8 @@ def evaluate(
 
     models: by name; "base", "sft", "ppo", "ppo_ptx" and "rl_init", where RL started and the KL is taken from. writer: the
     model whose answers labelers rank. about: the settings that the page shows, and by which runs are put together
-    (experiments/seeds.py). Nothing is done where nothing has changed since the last time and its files are there. InputError: no prompt fits; models that do not belong together; a held-out ranking is broken.
+    (experiments/seeds.py). Nothing is done where nothing has changed since the last time and its files are there.
+    InputError: no prompt fits; models that do not belong together; a held-out ranking is broken.
     """
     c, out = settings, Path(out)
     for model in (*models.values(), writer):

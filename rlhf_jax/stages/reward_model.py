@@ -15,7 +15,6 @@ from rlhf_jax.config import Checked, Count, Natural, Positive, Share
 from rlhf_jax.data import (
     Demonstration,
     Ranking,
-    batch_indices,
     content_sha256,
     encode_demonstrations,
     encode_rankings,
@@ -23,14 +22,13 @@ from rlhf_jax.data import (
     take,
 )
 from rlhf_jax.equations import values
-from rlhf_jax.errors import InputError
 from rlhf_jax.models import ScalarModel, scalar_from_language_model, scalar_head
 from rlhf_jax.runtime import mapped, place, shard_rows
 from rlhf_jax.stages.answers import scores_of
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
-    NO_RANKING,
+    Epochs,
     open_stage,
     parents,
     rankings_that_fit,
@@ -80,24 +78,27 @@ def reward_model(
     c, folder = settings, Path(folder)
     require_belonging(start)
     rankings = rankings_to_learn(rankings)
-    total = max(c.epochs * len(rankings) // c.batch, 1)
+    fit = rankings_that_fit(rankings, start)
+    passes = Epochs(c.epochs, len(fit), c.batch)
     content = {"rankings": content_sha256(rankings), "centre_on": content_sha256(centre_on)}
     stage = open_stage(
         folder,
-        total,
+        passes.steps,
         start,
         {"reward": settings_without(c, "epochs"), "batch": run.runtime.batch},
         {**parents(start=start), **content},
         {"step": step},
         run,
         scalar=True,
-        fixed_length=schedule_ends(c.schedule, total, folder)
+        fixed_length=schedule_ends(c.schedule, folder)
+        or passes.filled_up(folder)
         or (f"its rewards were centred at its end: --anew {folder.name} starts it again" if centre_on else ""),
     )
     if stage.done():
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
-    rows = encoded(rankings, start, np.random.default_rng(run.numpy_seed(f"{role} cut off")) if c.cut_off else None)
+    draws = np.random.default_rng(run.numpy_seed(f"{role} cut off"))
+    rows = encoded(fit, start, draws if c.cut_off else None)
     model, optimiser = ScalarModel(start.training(run.mesh)), run.optimiser.make()
 
     def one(state: TrainState, batch: RankingBatch, coef: TextCoef, base: PyTree):
@@ -110,7 +111,8 @@ def reward_model(
     state = stage.resume(place(state, mesh, run.mesh.rule("reward")))
     number = run.numpy_seed(role)
     for i in stage.steps(int(state.step), supervised_watch()):
-        batch = take(rows, batch_indices(len(rows.ranks), c.batch, number, i))
+        batch, counts = take(rows, passes.indices(number, i)), passes.counts(i)
+        batch = replace(batch, mask=batch.mask & counts[:, None, None], ranks=batch.ranks * counts[:, None])
         state, metrics = program(state, shard_rows(batch, mesh), coef, base)
         stage.log(i, values(metrics))
         if i + 1 == stage.total and centre_on:
@@ -129,12 +131,9 @@ def first_params(start: Trained, run: Run, mesh: Mesh, role: str) -> tuple[PyTre
 
 
 def encoded(rankings: Sequence[Ranking], model: Trained, cut_off: np.random.Generator | None = None) -> RankingBatch:
-    """The rankings that fit, in as many slots as the longest has answers; cut_off: see `encode_rankings`. InputError: none is
-    left."""
-    kept = rankings_that_fit(rankings, model)
-    if not kept:
-        raise InputError(NO_RANKING)
-    return encode_rankings(kept, model.tokenizer, model.format.context, max(len(r.answers) for r in kept), cut_off)
+    """Rankings in as many slots as the longest has answers; cut_off: see `encode_rankings`."""
+    slots = max(len(r.answers) for r in rankings)
+    return encode_rankings(rankings, model.tokenizer, model.format.context, slots, cut_off)
 
 
 def centred_on(

@@ -75,8 +75,8 @@ class Runtime(Checked):
 
     save_every: Count = 50  # steps or iterations between checkpoints
     keep: Count = 2  # how many of a stage's newest checkpoints stay (of supervised stages every epoch's does)
-    best: str = ""  # RL's checkpoint with the largest of this figure in metrics.jsonl stays too; "" is none
-    evaluate_every: Count = 10  # RL iterations between evaluations on held-out prompts and pretraining text
+    best: str = ""  # RL's look with the largest of this figure in metrics.jsonl is saved, and stays; "" is none
+    evaluate_every: Count = 10  # RL iterations between looks, at held-out prompts and pretraining text
     batch: Count = 128  # rows at a time where nothing is trained; it deals out the draws of sampled answers
     wandb: bool = False  # log to Weights & Biases too; needs the extra
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,7 @@ from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.saved import chosen_step, trained
 from rlhf_jax.stages.training import (
+    Epochs,
     demonstrations_that_fit,
     open_stage,
     packed,
@@ -99,21 +100,21 @@ def supervised(
             f"{folder.name}.pretrain_share is {c.pretrain_share} and there is no pretraining text; give it some"
         )
     train = demonstrations_that_fit(demonstrations.train, start, "train")
-    epoch = max(len(train) // (c.batch - mixed), 1)
+    passes = Epochs(c.epochs, len(train), c.batch - mixed)
     content = {
         "demonstrations": content_sha256(demonstrations.train),
         "valid demonstrations": content_sha256(demonstrations.valid),
     }
     stage = open_stage(
         folder,
-        c.epochs * epoch,
+        passes.steps,
         start,
         {folder.name: settings_without(c, "epochs")},
         {**parents(start=start), **content, **({"text": content_sha256(text)} if mixed else {})},
         {"step": step},
         run,
-        keep_all=True,
-        fixed_length=schedule_ends(c.schedule, c.epochs * epoch, folder),
+        marked="epoch",
+        fixed_length=schedule_ends(c.schedule, folder) or passes.filled_up(folder),
     )
     if stage.done():
         return result(stage, start)
@@ -134,25 +135,32 @@ def supervised(
     state = stage.resume(place(state, mesh, run.mesh.rule("policy")))
     number = run.numpy_seed(role)
     for i in stage.steps(int(state.step), supervised_watch()):
-        batch = take(rows, batch_indices(len(rows.tokens), c.batch - mixed, number, i))
+        batch = take(rows, passes.indices(number, i))
+        batch = replace(batch, predict=batch.predict & passes.counts(i)[:, None])
         if extra is not None:
             more = take(extra, batch_indices(len(extra.tokens), mixed, number, i))
             batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, more)
         state, metrics = program(state, shard_rows(batch, mesh), coef, base)
         metrics = values(metrics)
-        if (i + 1) % epoch == 0 and valid is not None:
+        if passes.end_in(i) and valid is not None:
             with jax.set_mesh(mesh):
                 params = whole(state.params, base, start.lora)
                 total, tokens, _ = per_row(LanguageModel(start.decoder), params, valid, batch=c.batch)
             metrics["loss/valid"] = -total.sum() / tokens.sum()
         stage.log(i, metrics)
-        stage.save(i, state, epoch, partial(_loss, metrics))
+        every = 1 if passes.end_in(i) else run.runtime.save_every
+        stage.save(i, state, every, partial(_epoch, metrics, passes, i))
     return result(stage, start)
 
 
-def _loss(metrics: dict) -> dict[str, float]:
-    """What the record of a checkpoint says of the epoch that it ends; infinite where it ends none."""
-    return {"valid": float(metrics.get("loss/valid", np.inf))}
+def _epoch(metrics: dict, passes: Epochs, i: int) -> dict[str, float]:
+    """What the record of a checkpoint says of the epoch that it ends; nothing where it ends none."""
+    if not passes.end_in(i):
+        return {}
+    return {
+        "epoch": min((i + 1) * passes.batch // passes.rows, passes.count),
+        "valid": float(metrics.get("loss/valid", np.inf)),
+    }
 
 
 def epochs(model: Trained) -> dict[int, float]:

@@ -1,11 +1,13 @@
 """What the training stages share: how a folder records what it is made from, and the rows that fit a model's format."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
 
 from rlhf_jax.data import (
     Demonstration,
@@ -13,6 +15,7 @@ from rlhf_jax.data import (
     Prompt,
     Ranking,
     as_text_batch,
+    batch_indices,
     checked_ranking,
     fits,
     pack,
@@ -78,7 +81,7 @@ def open_stage(
     *,
     part: str = "params",
     scalar: bool = False,
-    keep_all: bool = False,
+    marked: str = "",
     best: str = "",
     fixed_length: str = "",
 ) -> Stage:
@@ -104,9 +107,9 @@ def open_stage(
     origin = Origin(
         settings={**common, **settings}, inputs={"tokenizer": model.tokenizer.sha256, **inputs}, code=code, model=said
     )
-    keep = None if keep_all else run.runtime.keep
     wandb = dict(origin.settings) if run.runtime.wandb else False  # by which runs can be filtered there
-    return Stage(folder, steps, origin, keep=keep, best=best, wandb=wandb, fixed_length=fixed_length)
+    more = {"best": best, "marked": marked, "wandb": wandb, "fixed_length": fixed_length}
+    return Stage(folder, steps, origin, keep=run.runtime.keep, **more)
 
 
 def settings_without(settings: Any, length: str) -> dict[str, Any]:
@@ -114,13 +117,49 @@ def settings_without(settings: Any, length: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != length}
 
 
-def schedule_ends(schedule: str, steps: int, folder: Path) -> str:
+def schedule_ends(schedule: str, folder: Path) -> str:
     """Why a stage with this schedule cannot go on beyond its steps; "" where it can."""
     if schedule == "constant":
         return ""
     return (
         f"its {schedule} schedule is made for its length: --anew {folder.name} starts it again, or train from its end"
     )
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """So many passes over so many rows, each in a new order, cut into batches without regard to where a pass ends. What is
+    left of the last batch is filled up with rows that do not count, so that each row counts once a pass."""
+
+    count: int
+    rows: int
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        """At least 1, that a stage of no rows says so and not that it has no steps."""
+        return max(-(-self.count * self.rows // self.batch), 1)
+
+    def indices(self, seed: int, i: int) -> Int[ndarray, "batch"]:
+        """The rows of step i."""
+        return batch_indices(self.rows, self.batch, seed, i)
+
+    def counts(self, i: int) -> Bool[ndarray, "batch"]:
+        """Which of them count."""
+        return i * self.batch + np.arange(self.batch) < self.count * self.rows
+
+    def end_in(self, i: int) -> bool:
+        """Whether step i has the last row of a pass."""
+        return self.rows > 0 and i * self.batch // self.rows < min((i + 1) * self.batch // self.rows, self.count)
+
+    def filled_up(self, folder: Path) -> str:
+        """Why a stage of these cannot go on beyond them; "" where it can."""
+        if self.count * self.rows % self.batch == 0:
+            return ""
+        return (
+            f"its last batch was filled up with rows that do not count: --anew {folder.name} starts it again, or train "
+            "from its end"
+        )
 
 
 def result(stage: Stage, start: Model, step: int | None = None) -> Trained:

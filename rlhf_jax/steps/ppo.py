@@ -141,6 +141,7 @@ def initial_state(policy: PyTree, value: PyTree, optimisers: Optimisers, key: Ke
         value=value,
         value_opt=None if value is None else optimisers.value.init(value),
         ema=jax.tree.map(jnp.copy, policy),
+        ema_weight=jnp.float32(0.0),
         kl_scale=jnp.float32(1.0),
         scores=nothing_seen(),
         stopped=jnp.bool_(False),
@@ -358,15 +359,22 @@ def policy_step(
     policy, policy_opt, norm = descend(optimiser, grads, state.policy_opt, state.policy, lr)
     stopped = state.stopped | (metrics["policy/approxkl_avg"].value > coef.stop_kl)
     learns = jnp.logical_and(~stopped, state.step >= coef.value_warmup)
-    updated = policy, policy_opt, ema(state.ema, policy, coef.ema)
-    before = state.policy, state.policy_opt, state.ema
-    policy, policy_opt, average = jax.tree.map(partial(jnp.where, learns), updated, before)
-    state = replace(state, policy=policy, policy_opt=policy_opt, ema=average, stopped=stopped)
+    updated = policy, policy_opt, ema(state.ema, policy, coef.ema, state.ema_weight)
+    before = state.policy, state.policy_opt, (state.ema, state.ema_weight)
+    policy, policy_opt, (average, weight) = jax.tree.map(partial(jnp.where, learns), updated, before)
+    state = replace(state, policy=policy, policy_opt=policy_opt, ema=average, ema_weight=weight, stopped=stopped)
     return state, metrics | {
         "lr": mean(lr),
         "policy/grad_norm": mean(norm),
         "policy/updated": mean(learns),
     }
+
+
+def ema_lag(state: PPOState, start: PyTree) -> Mean:
+    """‖θ − θ̄‖ / ‖θ − θ_start‖: how much of its way from the parameters that it started from the policy is ahead of its
+    moving average. 0 where the average is the policy, 1 where it has not left the start."""
+    behind, way = (optax.tree.norm(optax.tree.sub(state.policy, other)) for other in (state.ema, start))
+    return mean(behind / jnp.maximum(way, 1e-12))
 
 
 def _compared(grads: PyTree, ptx_grads: PyTree) -> dict[str, Mean]:

@@ -29,6 +29,7 @@ from rlhf_jax.steps.ppo import (
     Optimisers,
     PPOCoef,
     clipped,
+    ema_lag,
     minibatches,
     ppo_step,
     response_values,
@@ -126,6 +127,7 @@ def iteration(
     """Both halves as one program, the scores being those of the reward models in `frozen`."""
     x = halves.sample(state, batch.prompts, frozen, models=models, plan=plan)
     scores = reward_scores(x, frozen, model=frozen.adapt(models).value)
-    return halves.learn(
+    state, metrics = halves.learn(
         state, x, scores, batch.pretrain, coef, frozen, models=models, optimisers=optimisers, plan=plan, form=form
     )
+    return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}

@@ -85,12 +85,27 @@ def test_jit_of_the_schedules():
         np.testing.assert_allclose(jax.jit(linear_warmup)(s, 10.0), linear_warmup(s, 10.0), rtol=1e-6)
 
 
-def test_moving_average_of_a_constant():
-    """After n updates towards θ from 0 the average is (1 − decayⁿ)·θ."""
-    theta = {"w": jnp.array([2.0, -4.0]), "b": jnp.array(1.0)}
-    average = jax.tree.map(jnp.zeros_like, theta)
-    for _ in range(5):
-        average = ema(average, theta, 0.992)
-    jax.tree.map(lambda a, t: np.testing.assert_allclose(a, (1 - 0.992**5) * t, rtol=1e-4), average, theta)
-    jax.tree.map(np.testing.assert_array_equal, ema(average, theta, 0.0), theta)
-    jax.tree.map(np.testing.assert_array_equal, ema(average, theta, 1.0), average)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.992, 0.99999, 1.0])
+@pytest.mark.parametrize("updates", [1, 2, 6, 40])
+def test_the_moving_average_is_the_mean_of_what_was_averaged_and_nothing_of_its_start(decay, updates):
+    """Σ dᵗ⁻ˢ θₛ / Σ dᵗ⁻ˢ; after one update θ₁ to the bit, whatever stood there before."""
+    each = np.random.default_rng(0).normal(size=(updates, 3)).astype(np.float32)
+    average, weight = {"w": jnp.array([7.0, -1e6, 0.5])}, 0.0
+    for theta in each:
+        average, weight = ema(average, {"w": jnp.asarray(theta)}, decay, weight)
+        if weight == 1.0:  # the first update, and every one of a decay of 0
+            np.testing.assert_array_equal(average["w"], theta)
+    shares = np.float64(decay) ** np.arange(updates)[::-1]
+    np.testing.assert_allclose(average["w"], shares @ each / shares.sum(), atol=1e-6)
+    assert float(weight) == pytest.approx(shares.sum(), rel=1e-6)
+
+
+def test_it_is_the_plain_recursion_corrected_as_adams_moments_are():
+    """θ̂ = (m − dᵗ·θ₀) / (1 − dᵗ), where m ← d·m + (1 − d)·θ from θ₀ (Kingma and Ba 2014, §3)."""
+    each, d = np.random.default_rng(1).normal(size=(9, 4)), 0.9
+    average, weight = jnp.asarray(each[0]), 0.0
+    m = each[0]
+    for t, theta in enumerate(each[1:], 1):
+        m = d * m + (1 - d) * theta
+        average, weight = ema(average, jnp.asarray(theta), d, weight)
+        np.testing.assert_allclose(average, (m - d**t * each[0]) / (1 - d**t), atol=1e-5)

@@ -159,6 +159,15 @@ def test_the_best_by_a_figure_is_kept_beside_the_newest_across_restarts(tmp_path
     assert Checkpoints(tmp_path, 1, best="absent").best() is None
 
 
+def test_what_is_marked_stays_beside_the_newest_across_restarts(tmp_path):
+    for steps in ((1, 2, 3, 4), (5, 6)):
+        checkpoints = Checkpoints(tmp_path, 1, marked="epoch")
+        for step in steps:
+            checkpoints.save(step, make_state(step), {"epoch": 1} if step in (2, 5) else {})
+        checkpoints.close()
+    assert checkpoints.steps() == [2, 5, 6]
+
+
 def test_a_damaged_best_gives_its_place_to_the_next(tmp_path):
     assert scored(tmp_path, {1: 5.0, 2: 4.0, 3: 1.0}, keep=2).steps() == [1, 2, 3]
     flip_a_bit(tmp_path / "1" / "record" / "metadata", at=0)
@@ -241,7 +250,9 @@ def test_a_damaged_step_is_passed_over_and_the_run_can_go_on(tmp_path, capsys, d
     assert "step 2 " in warning[0]
     assert warning[0].endswith("using step 1 instead")
 
-    with pytest.raises(InputError, match=f"{tmp_path}: step 2 .*; name one of .1.$"):
+    with pytest.raises(
+        InputError, match=f"{tmp_path}: step 2 .*; delete {tmp_path}/2 and run .* from step 1; or name one of .1.$"
+    ):
         Checkpoints(tmp_path, None).restore(make_state(), 2)
     checkpoints.save(2, make_state(7), {})  # the run gets to the same step again
     checkpoints.close()
@@ -270,7 +281,9 @@ def test_steps_of_which_none_is_intact_are_an_error(tmp_path):
     saved(tmp_path, [1, 2])
     for step in (1, 2):
         flip_a_bit(data_file(tmp_path, step))
-    with pytest.raises(InputError, match=f"{tmp_path}: no checkpoint is intact .step 2 .*step 1 "):
+    with pytest.raises(
+        InputError, match=f"{tmp_path}: no checkpoint is intact .step 2 .*step 1 .*; delete {tmp_path} "
+    ):
         Checkpoints(tmp_path, None).restore(make_state())
 
 
@@ -310,6 +323,25 @@ def test_other_leaves_than_the_checkpoint_has_are_an_error(tmp_path, change, sen
         checkpoints.restore(state.replace(params=change(state.params)))
 
 
+def test_a_step_whose_arrays_are_damaged_is_not_named_for_another(tmp_path):
+    """Nor one with the damage that only its arrays show, and whichever is looked for."""
+    checkpoints = saved(tmp_path, [1, 2, 3, 4])
+    for step in (2, 4):
+        flip_a_bit(data_file(tmp_path, step))
+    words = (
+        f"step 4 .*; delete {tmp_path}/4 and run the program that made it again, it continues from step 3; or name one"
+    )
+    for read in (lambda: checkpoints.restore(make_state(), 4), lambda: checkpoints.read("params", 4)):
+        with pytest.raises(InputError, match=rf"{words} of .1, 3.$"):
+            read()
+    with pytest.raises(InputError, match=r"step 2 .* continues from step 1; or name one of .1, 3.$"):
+        checkpoints.restore(make_state(), 2)
+    checkpoints = saved(tmp_path / "record", [1, 2])
+    damage_by_a_record_that_is_no_json(tmp_path / "record")
+    with pytest.raises(InputError, match=rf"delete {tmp_path}/record/2 and run .* from step 1; or name one of .1.$"):
+        checkpoints.record(2)
+
+
 def test_a_step_is_not_named_beside_damaged_ones(tmp_path):
     checkpoints = saved(tmp_path, [1, 2, 3])
     damage_by_a_record_that_is_no_json(tmp_path)
@@ -317,7 +349,9 @@ def test_a_step_is_not_named_beside_damaged_ones(tmp_path):
         checkpoints.restore(make_state(), 4)
     shutil.rmtree(tmp_path / "1")
     shutil.rmtree(tmp_path / "3")
-    with pytest.raises(InputError, match=r"step 2 .*; no other is intact, name another out folder"):
+    with pytest.raises(
+        InputError, match=f"step 2 .*; delete {tmp_path} and run .*, it starts over; or no other is intact"
+    ):
         checkpoints.restore(make_state(), 2)
 
 
@@ -393,7 +427,9 @@ def test_a_part_of_other_bytes_than_were_saved_is_damaged(tmp_path):
     other = with_parts(tmp_path / "others", [1, 2])
     shutil.rmtree(tmp_path / "1" / "state")
     shutil.copytree(other.folder / "2" / "state", tmp_path / "1" / "state")
-    with pytest.raises(InputError, match=r"step 1 holds other bytes of params than were saved; no other is intact"):
+    with pytest.raises(
+        InputError, match=r"step 1 holds other bytes of params than were saved; delete .* or no other is intact"
+    ):
         checkpoints.read("params", 1)
 
 

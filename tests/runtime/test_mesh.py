@@ -17,6 +17,7 @@ from rlhf_jax.runtime import (
     place,
     replicated,
     rows_here,
+    run,
     shapes_on,
     shard_rows,
     sharding_of,
@@ -36,6 +37,20 @@ print(os.environ["PJRT_NPROC"], jax.device_count())
     del environment["PJRT_NPROC"]
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "16 3\n"
+
+
+@pytest.mark.parametrize(
+    "devices", [{"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, {"JAX_NUM_CPU_DEVICES": "3"}]
+)
+def test_so_does_a_program_whose_environment_makes_devices_of_its_cores(monkeypatch, devices):
+    for name in ("PJRT_NPROC", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    seen = []
+    for environment in ({}, devices):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        run(lambda: seen.append(os.environ.get("PJRT_NPROC")))
+    assert seen == [None, "16"]
 
 
 def test_the_mesh_has_three_automatic_axes():

@@ -285,6 +285,23 @@ def test_a_function_of_the_library_may_change_and_that_is_said(tmp_path, capsys,
     assert capsys.readouterr().err == f"toy: made by rlhf_jax {version('rlhf_jax')}, and this is 9.9\n"
 
 
+def test_a_resume_under_other_versions_of_the_libraries_says_so_once(tmp_path, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        train(stage(tmp_path), at=sends(signal.SIGTERM, 1))
+    installed = origin._version
+    monkeypatch.setattr(origin, "_version", lambda name: "0.99" if name in ("jax", "optax") else installed(name))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(stage(tmp_path), at=sends(signal.SIGTERM, 3))
+    said = f"toy: was saved with jax {version('jax')}, optax {version('optax')}, and this is jax 0.99, optax 0.99: the last"
+    assert [line for line in capsys.readouterr().err.splitlines() if "jax" in line] == [
+        f"{said} digits of its figures may differ"
+    ]
+    train(stage(tmp_path))  # what it continues now was saved with the same
+    stage(tmp_path).done()
+    assert "jax" not in capsys.readouterr().err
+
+
 def test_a_longer_run_continues_a_shorter_one_unless_its_length_is_fixed(tmp_path, capsys):
     train(stage(tmp_path, 4))
     with pytest.raises(InputError, match=r"toy: 4 steps were run and 6 are asked for; its cosine ended$"):

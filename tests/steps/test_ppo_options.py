@@ -13,6 +13,7 @@ from rlhf_jax.equations import kl_exact, states_before, token_logps, values
 from rlhf_jax.models import Sampling, generate, hidden_states, logits, processors_of, reprocess_logits
 from rlhf_jax.steps import (
     divergences,
+    ema_lag,
     iteration,
     join,
     policy_loss,
@@ -230,6 +231,8 @@ def test_the_updates_of_an_iteration_end_where_the_policy_has_gone_too_far(tiny,
     assert metrics["policy/updated"] == pytest.approx(1 / 4)
     assert_equal(stopped.value, whole.value)  # the value network learns on
     assert int(stopped.policy_opt[1].count) == 1 and int(whole.policy_opt[1].count) == 4
+    assert float(stopped.ema_weight) == 1.0 and float(whole.ema_weight) == pytest.approx(1 + 0.9 + 0.81 + 0.729)
+    assert_equal(stopped.ema, stopped.policy)  # updates that were not made are not averaged
     again, metrics = run(state=stopped, stop_kl=1e-9)
     assert metrics["policy/updated"] == pytest.approx(1 / 4) and bool(again.stopped)  # a new iteration begins anew
 
@@ -240,8 +243,23 @@ def test_the_value_network_warms_up_alone(tiny, run, assert_equal):
     assert_equal(
         (state.policy, state.policy_opt, state.ema), (tiny.state.policy, tiny.state.policy_opt, tiny.state.ema)
     )
+    assert float(state.ema_weight) == 0.0
     assert_equal(state.value, run()[0].value)
     assert run(state=state, value_warmup=1)[1]["policy/updated"] == 1
+
+
+def test_how_far_the_average_lags(tiny, run):
+    """‖θ − θ̄‖ / ‖θ − θ_start‖, by hand; 0 where the average is the policy, as at a decay of 0 and before the first update."""
+    state, metrics = run(ema=0.9)
+    start, now, average = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+        for tree in (tiny.frozen.sft, state.policy, state.ema)
+    )
+    expected = np.linalg.norm(now - average) / np.linalg.norm(now - start)
+    assert 0 < expected == pytest.approx(float(metrics["policy/ema_lag"]), rel=1e-4)
+    assert run(ema=0.0)[1]["policy/ema_lag"] == run(value_warmup=1)[1]["policy/ema_lag"] == 0
+    assert float(ema_lag(replace(state, ema=tiny.frozen.sft), tiny.frozen.sft).value) == 1.0
+    assert float(ema_lag(tiny.state, tiny.state.policy).value) == 0.0  # neither has moved
 
 
 def test_the_schedule_of_beta(tiny, run):

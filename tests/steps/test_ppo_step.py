@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import chex
@@ -10,6 +11,7 @@ from rlhf_jax.equations import clipped_policy_loss, masked_mean, values
 from rlhf_jax.models import LanguageModel, generate
 from rlhf_jax.steps import (
     TextCoef,
+    adam,
     initial_state,
     join,
     minibatches,
@@ -20,6 +22,7 @@ from rlhf_jax.steps import (
     reading,
     response_values,
     value_loss,
+    value_step,
 )
 from rlhf_jax.types import Experience, TextBatch
 
@@ -228,6 +231,33 @@ def test_the_value_loss_by_hand(tiny, experience):
     assert float(loss) == pytest.approx(3.0 * 0.5 * np.mean(errors**2), rel=1e-5)
 
 
+def test_what_the_coefficient_of_the_value_loss_does(tiny, experience):
+    """Its own Adam divides a factor on the loss out again, but for eps, and for clip_norm where that cuts some gradients."""
+    short, long = experience, replace(experience, returns=30 * experience.returns)
+    state = replace(tiny.state, step=jnp.int32(9))  # after the warm-up
+
+    def learner(clip_norm):
+        optimiser = adam(1e-12, clip_norm)
+        step = jax.jit(partial(value_step, model=tiny.models.value, optimiser=optimiser))
+
+        def after(coef):
+            now, norms = replace(state, value_opt=optimiser.init(state.value)), []
+            for batch in (long, short):
+                now, metrics = step(now, batch, tiny.coef._replace(value_coef=jnp.float32(coef)))
+                norms.append(float(metrics["val/grad_norm"].value))
+            return np.concatenate([np.ravel(x) for x in jax.tree.leaves(now.value)]), np.array(norms)
+
+        return after
+
+    free, before = learner(np.inf), np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.value)])
+    (one, norms), (tenth, shorter) = free(1.0), free(0.1)
+    np.testing.assert_allclose(shorter, 0.1 * norms, rtol=1e-3)
+    moved = np.linalg.norm(one - before)
+    assert np.linalg.norm(one - tenth) < 1e-2 * moved
+    cut = learner(0.1 * norms[0])  # of the whole loss's gradients the long one is cut to a tenth, of a tenth's none
+    assert np.linalg.norm(cut(1.0)[0] - cut(0.1)[0]) > 5e-2 * moved
+
+
 def test_the_value_is_of_the_state_before_the_token(tiny, experience):
     """V(sₜ) does not see yₜ: another last token leaves every value as it is."""
     run = jax.jit(partial(response_values, model=tiny.models.value), static_argnums=3)
@@ -244,13 +274,16 @@ def test_the_value_is_of_the_state_before_the_token(tiny, experience):
 
 
 def test_the_moving_average_and_the_warm_up(tiny, experience, step, assert_equal):
-    """θ̄ ← 0.9 θ̄ + 0.1 θ; at iteration 0 of a warm-up of 2 the rate is a tenth, at 1 it is 0.55, at 2 the whole."""
+    """θ̄₁ = θ₁, θ̄₂ = (0.9 θ₁ + θ₂) / 1.9. In a warm-up of 2 iterations the rate is a tenth, 0.55, and then the whole."""
     for iteration, rate in ((0, 0.1), (1, 0.55), (2, 1.0), (9, 1.0)):
         state, metrics = step(tiny.state.replace(step=jnp.int32(iteration)), experience, tiny.coef)
         assert float(metrics["lr"].value) == pytest.approx(rate * 0.01, rel=1e-5)
-    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, tiny.state.ema, state.policy)
-    assert_equal(state.ema, expected, atol=1e-6)
+    assert_equal(state.ema, state.policy)
     assert int(state.step) == 9
+    again, _ = step(state, experience, tiny.coef)
+    expected = jax.tree.map(lambda old, new: (0.9 * old + new) / 1.9, state.policy, again.policy)
+    assert_equal(again.ema, expected, atol=1e-6)
+    assert float(again.ema_weight) == pytest.approx(1.9)
 
 
 def test_minibatches_are_each_epoch_once_in_a_new_order(experience):
