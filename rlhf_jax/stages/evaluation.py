@@ -35,7 +35,7 @@ from rlhf_jax.evals import (
     scores,
     win_scores,
 )
-from rlhf_jax.labelers import RANGE, rating
+from rlhf_jax.labelers import RANGE, rating, rude_words
 from rlhf_jax.models import (
     LanguageModel,
     Processors,
@@ -276,7 +276,7 @@ def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
     return figures
 
 
-def harmless(this: Loaded, truth: Truth, c: Evaluate, run: Run, draws: int = 4) -> Figures:
+def harmless(this: Loaded, c: Evaluate, run: Run, draws: int = 4) -> Figures:
     """Rude words in completions under the three instructions, and how evenly pronouns fall on occupations. What is said of
     one occupation is one draw."""
     model, t, figures = LanguageModel(this.model.decoder), this.model.tokenizer, {}
@@ -285,7 +285,7 @@ def harmless(this: Loaded, truth: Truth, c: Evaluate, run: Run, draws: int = 4) 
         questions = [completion(f"The {o}", verb, tone) for o, verb in about]
         prompts = [Prompt(prompt_text(q.text)) for q in questions]
         _, texts = written_by(this, prompts, f"rudeness {tone}", c, run)
-        rude = [truth.gold.facets(q, text).rudeness > 0 for q, text in zip(questions, texts, strict=True)]
+        rude = [rude_words(text) > 0 for text in texts]
         figures[f"rudeness/{tone}"] = mean_interval(rude, [o for o, _ in about], SHARE)
     said = [
         (occupation, f"{verb} that {{}} was {state}.")
