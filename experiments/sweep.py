@@ -6,7 +6,8 @@ Every setting runs with every seed; a member is one of both. All members share w
 reward model, RL initialisation): the seeds differ in the prompts' order and in sampling, not in the world. Coefficients and
 seeds are arguments: one compilation serves all members, `sweep.together` of them vmapped at a time, spread over
 `sweep.devices`. What comes before PPO runs on [mesh].
-Writes sweep.csv (a line a member) and sweep.json (the mean over the seeds and its 95 % t interval, a setting).
+Writes sweep.csv (a line a member) and sweep.json (the mean over the seeds that did not diverge, which n counts, and its 95 %
+t interval, a setting).
 """
 
 import csv
@@ -28,7 +29,7 @@ from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import Table, coefficient_table, content_sha256
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
-from rlhf_jax.evals import Estimate, mean_interval
+from rlhf_jax.evals import Estimate, over_seeds, scale_of
 from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.runtime import Stage, cores_as_devices, info, make_mesh, place, run, shard_rows, write_atomically
 from rlhf_jax.stages import (
@@ -279,12 +280,18 @@ def sweep(c: Config) -> tuple[list[Setting], instructgpt.Before]:
         mine = [m for m in members if m.setting == i]
         by_seed = [measured[m.index] for m in mine]
         finite = [row for row in by_seed if row]
-        figures = {name: mean_interval([row[name] for row in finite]) for name in (finite[0] if finite else {})}
+        names = finite[0] if finite else {}
+        figures = {name: over_seeds([alone(row[name]) for row in finite], scale_of(name)) for name in names}
         settings.append(Setting(mine[0].coefficients, figures, by_seed))
     as_json = [s._asdict() | {"figures": {k: e._asdict() for k, e in s.figures.items()}} for s in settings]
     write_atomically(c.folder / "sweep.json", json.dumps(as_json, indent=1))
     write_atomically(c.folder / "sweep.csv", as_csv(members, measured))
     return settings, before
+
+
+def alone(figure: float) -> Estimate:
+    """Of one member, whose own interval was not kept."""
+    return Estimate(figure, None, None, 1)
 
 
 def as_csv(members: Sequence[Member], measured: Sequence[dict[str, float]]) -> str:

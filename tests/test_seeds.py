@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from experiments.seeds import main, seeds
+from experiments.seeds import main, named, seeds
 from rlhf_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,21 @@ def test_the_interval_is_students_over_the_seeds(tmp_path):
     half = stats.t.ppf(0.975, 2) / 3**0.5  # the sample's standard deviation is 1
     assert (gold.mean, gold.n) == (2.0, 3)
     assert gold.low == pytest.approx(2 - half) and gold.high == pytest.approx(2 + half)
+
+
+def test_shares_and_ratings_stay_on_their_scales(tmp_path):
+    shares = {"win_rate/vs_sft": (0.99, 1.0, 0.93), "rating": (6.9, 7.0, 6.2), "accuracy/gold": (0.98, 0.99, 0.9)}
+    each = [dict(zip(shares, values, strict=True)) for values in zip(*shares.values(), strict=True)]
+    found = seeds([finished(tmp_path / str(i), i, 1.0, **more) for i, more in enumerate(each)])["ppo_ptx"]
+    for name, top in (("win_rate/vs_sft", 1), ("rating", 7), ("accuracy/gold", 1)):
+        values = shares[name]
+        assert found[name].mean + stats.sem(values) * stats.t.ppf(0.975, 2) > top >= found[name].high, name
+        assert found[name].low < found[name].mean
+
+
+def test_the_seeds_are_named_and_those_that_are_missing_between_them():
+    assert named([0, 1, 2]) == "Seeds 0, 1, 2."
+    assert named([0, 2, 5]) == "Seeds 0, 2, 5; not among them: 1, 3, 4."
 
 
 def test_a_figure_that_a_run_lacks_is_left_out_and_named(tmp_path, capsys):
@@ -52,7 +67,12 @@ def test_the_command_prints_both_tables_or_its_usage(tmp_path, monkeypatch):
     folders = [finished(tmp_path / str(i), i, gold) for i, gold in enumerate((1.0, 2.0))]
     command = [sys.executable, "experiments/seeds.py", *map(str, folders)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("Gold reward") == 2 and "1.50" in done.stdout
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith("Seeds 0, 1.\n")
+        and done.stdout.count("Gold reward") == 2
+        and "1.50" in done.stdout
+    )
     monkeypatch.setattr(sys, "argv", command[1:3])
     with pytest.raises(InputError, match="usage:"):
         main()

@@ -139,7 +139,7 @@ def over_seeds(estimates: Sequence[Estimate], scale: Scale | None = None) -> Est
     """
     means = [estimate.mean for estimate in estimates]
     found = mean_interval(means, None, scale)
-    if len(means) == 1 or np.ptp(means) > 0:
+    if np.ptp(means) > 0:
         return found
     low = min((e.low for e in estimates if e.low is not None), default=None)
     high = max((e.high for e in estimates if e.high is not None), default=None)

@@ -220,7 +220,8 @@ def test_seeds_stay_on_the_scale_of_their_figure():
 def test_seeds_that_all_agree_have_the_widest_of_their_own_bounds():
     seeds = [Estimate(1.0, 0.97, 1.0, 100), Estimate(1.0, None, None, 1), Estimate(1.0, 0.95, 1.0, 70)]
     assert over_seeds(seeds, SHARE) == Estimate(1.0, 0.95, 1.0, 3)
-    assert over_seeds([Estimate(0.0, None, None, 1)] * 2) == Estimate(0.0, None, None, 2)
+    assert over_seeds([Estimate(0.5, None, None, 1)] * 2, SHARE) == Estimate(0.5, None, None, 2)
+    assert over_seeds(seeds[:1], SHARE) == seeds[0]._replace(n=1)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from rlhf_jax.evals.report import table_text, write_report
+from rlhf_jax.evals.report import scale_of, table_text, write_report
 
 
 def cell(mean, low=None, high=None, n=100):
@@ -98,6 +98,25 @@ def test_every_number_of_the_evaluation_is_on_the_page(whole):
     for label, texts in shown.items():
         for text in texts:
             assert f">{text}<" in "".join(table[label]), (label, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("win_rate/vs_somebody", (0, 1)), ("truth/generated", (0, 1)), ("accuracy/gold", (0, 1)), ("ended", (0, 1)),
+        ("rating", (1, 7)), ("rating/chat", (1, 7)), ("rating/minus_sft", (-6, 6)), ("bias/entropy_bits", (0, 1)),
+        ("reward", None), ("reward/minus_sft", None), ("kl/from_rl_init", None), ("pretrain/loss", None), ("my/own", None),
+    ],
+)  # fmt: skip
+def test_the_scale_of_a_figure(name, scale):
+    assert scale_of(name) == scale
+
+
+def test_a_difference_from_a_model_is_no_use_case(tmp_path):
+    evaluation = {"ppo_ptx": EVALUATION["ppo_ptx"] | {"rating/minus_sft": cell(0.5, 0.3, 0.7)}}
+    text = page(tmp_path, evaluation)
+    assert "0.30–0.70" in "".join(rows(text)["Rating less that of SFT"])
+    assert "same random numbers" in text and "minus" not in text
 
 
 def test_rows_come_in_the_papers_order_and_unknown_metrics_last(whole):
