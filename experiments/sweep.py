@@ -124,6 +124,18 @@ def members_of(c: Config) -> list[Member]:
     return [Member(i * seeds + s, i, s, setting) for i, setting in enumerate(settings) for s in range(seeds)]
 
 
+def require_sweep(c: Config) -> None:
+    """InputError: a table that cannot be read, members that do not divide over the devices, or mesh.pmap."""
+    members, devices, together = len(members_of(c)), c.sweep.devices, c.sweep.together
+    if c.mesh.pmap:
+        raise InputError("mesh.pmap spreads one run over the devices, and a sweep spreads its members; set it to false")
+    if members % (devices * together):
+        raise InputError(
+            f"{members} members do not divide into groups of sweep.together = {together} on sweep.devices = {devices}; "
+            "choose divisors"
+        )
+
+
 Iterate = Callable[..., tuple[PPOState, dict[str, Mean]]]
 
 
@@ -184,13 +196,6 @@ def train(c: Config, before: instructgpt.Before) -> None:
     if stage.done():
         return
     devices, together = c.sweep.devices, c.sweep.together
-    if c.mesh.pmap:
-        raise InputError("mesh.pmap spreads one run over the devices, and a sweep spreads its members; set it to false")
-    if len(members) % (devices * together):
-        raise InputError(
-            f"{len(members)} members do not divide into groups of sweep.together = {together} on sweep.devices = {devices}; "
-            "choose divisors"
-        )
     info(f"sweep: {len(members)} members, {len(members) // c.sweep.seeds} settings")
     mesh, run = make_mesh(devices), c.run
     frozen, value, value_model = networks(start, before.rewards, None, run, make_mesh(1), "sweep")
@@ -271,7 +276,7 @@ class Setting(NamedTuple):
 def sweep(c: Config) -> tuple[list[Setting], instructgpt.Before]:
     """Everything before PPO where it is not done, the sweep, and its figures."""
     cores_as_devices(c.sweep.devices)
-    table_of(c)  # a table that cannot be read is said before anything is trained
+    require_sweep(c)  # before anything is trained
     before = instructgpt.before_ppo(c)
     train(c, before)
     measured, members = measure(c, before), members_of(c)

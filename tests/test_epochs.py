@@ -122,7 +122,7 @@ def test_of_pairs(start, trained_on, objective):
 
 
 def test_every_epoch_stays_and_between_them_is_saved_too(start, trained_on, tmp_path):
-    """7 rows by 2 are epochs that end in the steps 4 and 7. Stopped in step 3, step 2 is there; at the end the epochs."""
+    """7 rows by 2: the epochs end in the steps 4 and 7. Stopped in step 3, step 2 is there; at the end the epochs."""
     run = replace(RUN, runtime=replace(RUN.runtime, save_every=2, keep=1))
     rows, c = stages.Parts([Demonstration(P, f"A {fruit}.") for fruit in FRUITS]), stages.Supervised(2, 2, dropout=0.0)
     with pytest.raises(KeyboardInterrupt):

@@ -289,6 +289,18 @@ def test_a_table_of_a_sweep_is_held_to_the_ranges_too():
     assert sweep.table_of(dataclasses.replace(c, sweep=sweep.Sweep("zip warmup=0,5 stop_kl=inf,1")))
 
 
+def test_what_a_sweep_cannot_spread_is_said_before_anything_is_trained(tmp_path):
+    words = ["--out", str(tmp_path / "out"), "--sweep.table", "prod beta=0,1", "--sweep.devices", "4"]
+    c = load_config(sweep.Config, [str(ROOT / "configs" / "ablation.toml"), *words]).config
+    with pytest.raises(
+        InputError, match=r"^6 members do not divide into groups of sweep\.together = 1 on sweep\.devices"
+    ):
+        sweep.sweep(c)
+    with pytest.raises(InputError, match=r"^mesh\.pmap spreads one run over the devices"):
+        sweep.sweep(dataclasses.replace(c, mesh=Devices(pmap=True)))
+    assert not (tmp_path / "out").exists()
+
+
 # Where it is no setting.
 
 

@@ -112,7 +112,7 @@ class Stage:
         )
         if self.done():
             return state
-        _say_other_versions(self.name, self.resumed["versions"], self.record["versions"])
+        _say_other_versions(self.name, self.resumed, self.record)
         length = f", now to {self.total}" if total != self.total else "" if news else f" of {total}"
         info(f"{self.name}: continues after step {after}{f' with {news}' if news else ''}{length}")
         return state
@@ -273,9 +273,10 @@ class Stage:
             raise InputError(f"{self.folder}: {total} steps were {were} and {self.total} are asked for; {fixed_length}")
 
 
-def _say_other_versions(name: str, found: Mapping[str, str], now: Mapping[str, str]) -> None:
+def _say_other_versions(name: str, found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Of the libraries that compute; for rlhf_jax itself the code of the functions is compared."""
-    others = [each for each in ("jax", "flax", "optax") if found.get(each) != now[each]]
+    versions = found["versions"], now["versions"]
+    others = [each for each in ("jax", "flax", "optax") if versions[0].get(each) != versions[1].get(each)]
     if others:
-        before, here = (", ".join(f"{each} {of.get(each)}" for each in others) for of in (found, now))
+        before, here = (", ".join(f"{each} {of.get(each)}" for each in others) for of in versions)
         info(f"{name}: was saved with {before}, and this is {here}: the last digits of its figures may differ")

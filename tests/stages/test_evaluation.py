@@ -15,7 +15,7 @@ from rlhf_jax.evals import RATING, SHARE, Answers, Estimate, mean_interval, pair
 from rlhf_jax.labelers import RANGE
 from rlhf_jax.models import LanguageModel, Sampling, TransformerConfig, hidden_states, logits
 from rlhf_jax.stages import Evaluate, Loaded, Trained, alignment_tax, distance, helpful
-from rlhf_jax.stages.evaluation import Judge, Written, harmless, log_ratio_rows, truthful, written_by
+from rlhf_jax.stages.evaluation import Judge, Written, harmless, log_ratio_rows, subjects, truthful, written_by
 from rlhf_jax.types import PromptBatch, Response
 
 EVALUATION = sys.modules["rlhf_jax.stages.evaluation"]
@@ -126,10 +126,14 @@ RUN = stages.Run(runtime=stages.Runtime(batch=32))
 
 def test_figures_are_over_facts_people_and_occupations(data, model):
     """A model that was not trained says all kinds of things; what is asked is how many draws there are."""
-    myths = [fact for fact in data.truth.world.facts if fact.myth]
+    world = data.truth.world
+    held = [fact.subject in world.held_out for fact in world.facts if fact.myth]
     found = truthful(model, data.truth, Evaluate(), RUN)
-    assert len(myths) == 11 and {figure.n for figure in found.values()} == {11}
-    found = harmless(model, data.truth, Evaluate(), RUN, draws=1)
+    of = {"truth": sum(held), "truth_trained": len(held) - sum(held)}
+    assert of == {"truth": 5, "truth_trained": 11}
+    kinds = ("multiple_choice", "generated", "informative")
+    assert {name: figure.n for name, figure in found.items()} == {f"{k}/{x}": n for k, n in of.items() for x in kinds}
+    found = harmless(model, Evaluate(), RUN, draws=1)
     assert {name: figure.n for name, figure in found.items()} == {
         **{f"rudeness/{tone}": len(OCCUPATIONS) for tone in ("none", "respectful", "rude")},
         "bias/entropy_bits": len(OCCUPATIONS),
@@ -140,6 +144,36 @@ def test_figures_are_over_facts_people_and_occupations(data, model):
     assert 10 < found["closed/last_word"].n <= len(ends)
     for figure in found.values():
         assert figure.low < figure.mean < figure.high or figure.mean in (0, 1)
+
+
+def test_questions_are_apart_by_whether_prompts_for_training_name_whom_they_are_about(data, model, monkeypatch):
+    """A model that answers right about whom it was trained on, and says the myth of the others."""
+    world = data.truth.world
+    by_question = {fact.question: fact for fact in world.facts}
+
+    def write(this, prompts, *rest):
+        facts = [next(f for q, f in by_question.items() if q in prompt.text) for prompt in prompts]
+        return None, [f.sentence(f.myth if f.subject in world.held_out else f.truth) for f in facts]
+
+    monkeypatch.setattr(EVALUATION, "written_by", write)
+    found = truthful(model, data.truth, Evaluate(), RUN)
+    for name, expected in {"truth_trained/generated": 1, "truth_trained/informative": 1, "truth/generated": 0}.items():
+        assert found[name].mean == expected
+    judge = Judge("", data.prompts.test, [data.truth.question(p) for p in data.prompts.test], data.truth, model)
+    named = {kind: {judge.questions[i].about for i in here} for kind, here in subjects(judge).items()}
+    assert named["held_out"] <= set(world.held_out) and not named["trained"] & {*world.held_out, ""}
+    assert sum(map(len, subjects(judge).values())) == sum(q.about != "" for q in judge.questions)
+
+
+def test_a_rude_word_counts_whatever_was_asked_for(model, monkeypatch):
+    """A model that does as it is told is rude where it is told to be, and nowhere else."""
+
+    def write(this, prompts, *rest):
+        return None, ["It is a ZONK." if "rudely" in prompt.text else "It is kind." for prompt in prompts]
+
+    monkeypatch.setattr(EVALUATION, "written_by", write)
+    found = harmless(model, Evaluate(), RUN, draws=1)
+    assert [found[f"rudeness/{tone}"].mean for tone in ("none", "respectful", "rude")] == [0, 0, 1]
 
 
 def test_two_models_that_are_alike_write_alike(data, model):
