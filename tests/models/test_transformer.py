@@ -5,7 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import LanguageModel, empty_cache, positions_of
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import (
+    LanguageModel,
+    Sampling,
+    ScalarModel,
+    empty_cache,
+    generate,
+    hidden_states,
+    positions_of,
+    scalars,
+)
+from rlhf_jax.types import PromptBatch
+from tests.models.conftest import GPT2, LLAMA, wild
 
 LENGTHS = (5, 3, 1)
 
@@ -86,3 +98,28 @@ def test_decoding_with_a_cache_is_the_full_forward(language_model, config):
 def test_grouped_queries_share_keys(llama):
     """With 2 heads for each key/value head, the cache holds half as many heads."""
     assert empty_cache(llama[0].config, 3, 7).keys[0].shape == (3, 2, 7, 4)
+
+
+def test_rows_beyond_learned_positions_are_refused():
+    """Read, scored or sampled: a gather beyond its table gives NaN, and a distribution of NaN the token 0."""
+    language, scalar = LanguageModel(GPT2), ScalarModel(GPT2)
+    tokens = jnp.ones((1, GPT2.context + 1), jnp.int32)
+    prompts = PromptBatch(tokens[:, :10], tokens[:, :10] > 0)
+    sentence = rf"positions for {GPT2.context} tokens and a row here has room for {GPT2.context + 1}"
+
+    def write(T):
+        return generate(language, wild(language), prompts, jax.random.key(0), T, Sampling(1.0, 0, 1.0), 1, 0)
+
+    for read in (
+        lambda: hidden_states(language, wild(language), tokens, tokens > 0),
+        lambda: scalars(scalar, wild(scalar), tokens, tokens > 0),
+        lambda: write(GPT2.context + 1 - 10),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read()
+    hidden, _ = hidden_states(language, wild(language), tokens[:, 1:], tokens[:, 1:] > 0)
+    assert np.isfinite(hidden).all()
+    y = write(GPT2.context - 10)
+    assert np.isfinite(y.logp).all() and y.tokens.shape == (1, 6)
+    turned = LanguageModel(LLAMA)
+    assert np.isfinite(hidden_states(turned, wild(turned), tokens, tokens > 0)[0]).all()
