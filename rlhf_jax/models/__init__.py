@@ -27,7 +27,7 @@ from rlhf_jax.models.lora import init_lora, merge_lora
 from rlhf_jax.models.placement import mesh_axes, replicate_rows
 from rlhf_jax.models.pretrained import Pretrained, load_pretrained, read_decoder, save_pretrained
 from rlhf_jax.models.rope import ROPE_SCALINGS, Rope
-from rlhf_jax.models.rows import all_gather_rows, averaged_over, by_rows, local_rows
+from rlhf_jax.models.rows import all_gather_rows, averaged_over, by_rows, in_parts, local_rows
 from rlhf_jax.models.sampling import draw, generate
 from rlhf_jax.models.transformer import (
     Cache,
@@ -60,6 +60,7 @@ __all__ = [
     "empty_cache",
     "generate",
     "hidden_states",
+    "in_parts",
     "init_lora",
     "last_token_score",
     "load_pretrained",

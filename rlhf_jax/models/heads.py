@@ -32,20 +32,23 @@ class LanguageModel(nn.Module):
         start: int | Int[Array, ""] = 0,
         causal: bool = True,
         deterministic: bool = True,
+        row_b: Int[AnyArray, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """Hidden states and the cache. Read `logits` off the states that need them: [B, T, V] is the largest array."""
-        hidden = self.transformer(tokens, mask, cache, start, causal, deterministic)
+        hidden = self.transformer(tokens, mask, cache, start, causal, deterministic, row_b)
         if self.is_initializing():
             self.logits(hidden[0])
         return hidden
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """In float32 from the sums on: rounded to half precision a logit of 8 to 16 would be off by up to 1/32, and so would
+        every log-probability, KL and ratio that is read off it."""
         c = self.config
         if c.tied:
             unembedding = self.transformer.variables["params"]["embedding"]["embedding"].T
         else:
             unembedding = self.unembedding
-        logits = matmul(hidden, unembedding.astype(c.compute)).astype(jnp.float32)
+        logits = matmul(hidden, unembedding.astype(c.compute), jnp.float32)
         return logits if c.logit_cap is None else c.logit_cap * jnp.tanh(logits / c.logit_cap)
 
 
@@ -107,10 +110,12 @@ def hidden_states(
     *,
     causal: bool = True,
     dropout_key: Key[Array, ""] | None = None,
+    rows: Int[AnyArray, " B"] | None = None,
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
-    """What the decoder makes of tokens, and its cache. Without a key there is no dropout."""
+    """What the decoder makes of tokens, and its cache. Without a key there is no dropout; rows are the numbers that these
+    have in their batch, by which it is drawn, and None is 0, 1, …"""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return _apply(model, params, tokens, mask, cache, start, causal, dropout_key is None, rngs=rngs)
+    return _apply(model, params, tokens, mask, cache, start, causal, dropout_key is None, rows, rngs=rngs)
 
 
 def logits(model: AnyLanguageModel, params: PyTree, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

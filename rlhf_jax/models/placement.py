@@ -92,6 +92,15 @@ def replicate_columns(table_vd: Float[Array, "V D"]) -> Float[Array, "V D"]:
     return jax.lax.with_sharding_constraint(table_vd, PartitionSpec(words, None))
 
 
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": that of the mesh that the program is compiled for, which need not be this machine's; without
+    one JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return jax.default_backend()
+    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
+
+
 def _mesh() -> AbstractMesh | None:
     """The mesh of several devices that the program is compiled for, if its axes are ours and not those of a shard_map."""
     mesh = jax.sharding.get_abstract_mesh()

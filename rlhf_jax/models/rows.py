@@ -6,6 +6,7 @@ there were one device and memory without end.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.models.heads import AnyLanguageModel, AnyScalarModel
+from rlhf_jax.models.heads import Adapted, AnyLanguageModel, AnyScalarModel
 from rlhf_jax.models.placement import row_shards
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=AnyLanguageModel | AnyScalarModel)
 
 
 def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *rows: PyTree) -> T:
@@ -44,6 +46,15 @@ def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *row
     found = jax.lax.map(part, jax.tree.map(cut, rows))
     found = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, *x.shape[2:]), found)
     return all_gather_rows(found, axis_name)
+
+
+def in_parts(model: Model, count: int) -> Model:
+    """The model for a batch of `count` batches: it goes through in count times as many parts, which are as large as those of
+    one of these batches. In half precision a product's roundings depend on its shape, and rows that are to get the same
+    numbers need parts of the same size."""
+    if isinstance(model, Adapted):
+        return model._replace(model=in_parts(model.model, count))
+    return model.clone(config=replace(model.config, micro_batches=count * model.config.micro_batches))
 
 
 def local_rows(tree: T, axis_name: str | None) -> T:

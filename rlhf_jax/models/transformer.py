@@ -12,10 +12,12 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rlhf_jax.errors import InputError
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import Linear
 from rlhf_jax.models.placement import constrain_rows, replicate_columns
 from rlhf_jax.models.rope import Rope, rotate
+from rlhf_jax.types import AnyArray
 
 PLAIN = Rope()
 
@@ -109,6 +111,7 @@ class Tokens(NamedTuple):
     mask_bs: Bool[Array, "B S"]
     start: int | Int[Array, ""]  # column of the first token
     allowed_bts: Bool[Array, "B T S"]  # which columns a token may look at, were it not for a window
+    row_b: Int[Array, " B"]  # of the batch, by which dropout is drawn
 
     def within(self, window: int) -> Bool[Array, "B T S"]:
         """Which columns a token of a sliding layer may look at."""
@@ -257,6 +260,25 @@ def embed(count: int, deviation: float, config: TransformerConfig, name: str) ->
     return nn.Embed(count, config.width, embedding_init=init, dtype=dtype, promote_dtype=promoted, name=name)
 
 
+class Dropout(nn.Module):
+    """x/(1 − p) with probability 1 − p, else 0, for each number. Each row's draws come from a key of its own, which is told
+    by the row's number in its batch: they are the same wherever the row is and whatever goes through beside it."""
+
+    rate: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_btd: Float[Array, "B T D"], row_b: Int[Array, " B"]) -> Float[Array, "B T D"]:
+        if self.deterministic or self.rate == 0:
+            return x_btd
+        key = self.make_rng("dropout")
+
+        def kept(row: Int[Array, ""]) -> Bool[Array, "T D"]:
+            return jax.random.bernoulli(jax.random.fold_in(key, row), 1 - self.rate, x_btd.shape[1:])
+
+        return jnp.where(jax.vmap(kept)(row_b), x_btd / (1 - self.rate), 0).astype(x_btd.dtype)
+
+
 class Block(nn.Module):
     """x + Attention(x) + MLP(x + Attention(x)), each behind a norm, or before one; NeoX's parallel form reads x twice."""
 
@@ -268,7 +290,9 @@ class Block(nn.Module):
     def __call__(self, x_btd, layer, at: Tokens):
         c = self.config
         layer_cache, slides = (layer, self.slides) if not c.scan else layer
-        dropout = nn.Dropout(c.dropout, deterministic=self.deterministic)
+
+        def dropout(x):
+            return Dropout(c.dropout, self.deterministic)(x, at.row_b)
 
         def before(x, name):
             return x if c.norms == "after" else norm(c, f"{name}_norm")(x)
@@ -285,7 +309,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens → hidden states. With a cache, the tokens stand at columns start, start + 1, … of the mask."""
+    """Tokens → hidden states. With a cache, the tokens stand at columns start, start + 1, … of the mask.
+
+    row_b: which rows of their batch these are, by which dropout is drawn; None is all of them. InputError: learned positions
+    for fewer tokens than a row has columns.
+    """
 
     config: TransformerConfig
 
@@ -298,15 +326,22 @@ class Transformer(nn.Module):
         start: int | Int[Array, ""] = 0,
         causal: bool = True,
         deterministic: bool = True,
+        row_b: Int[AnyArray, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         c = self.config
         T, S = tokens_bt.shape[1], mask_bs.shape[1]
+        if c.position == "learned" and c.context < S:
+            raise InputError(
+                f"the model has learned positions for {c.context} tokens and a row here has room for {S}; shorten prompts "
+                "and answers, or train with a longer context"
+            )
         positions_bt = jax.lax.dynamic_slice_in_dim(positions_of(mask_bs), start, T, axis=1)
         columns_t = start + jnp.arange(T)
         allowed_bts = jnp.broadcast_to(mask_bs[:, None, :], (mask_bs.shape[0], T, S))
         if causal:
             allowed_bts = allowed_bts & (jnp.arange(S)[None, None, :] <= columns_t[None, :, None])
-        at = Tokens(positions_bt, mask_bs, start, allowed_bts)
+        row_b = jnp.arange(len(tokens_bt)) if row_b is None else jnp.asarray(row_b)
+        at = Tokens(positions_bt, mask_bs, start, allowed_bts, row_b)
 
         embedding = embed(c.vocab_size, 0.02, c, "embedding")
         # PAD may be one past the vocabulary; nobody looks at it
@@ -315,7 +350,7 @@ class Transformer(nn.Module):
             x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
         if c.position == "learned":
             x_btd = x_btd + embed(c.context, 0.01, c, "position")(positions_bt)
-        x_btd = constrain_rows(nn.Dropout(c.dropout, deterministic=deterministic)(x_btd))
+        x_btd = constrain_rows(Dropout(c.dropout, deterministic)(x_btd, row_b))
 
         block: Any = nn.remat(Block) if c.remat else Block
         if c.scan:

@@ -23,16 +23,10 @@ def text_logps(
 
     def logps(tokens: Int[Array, "B T"], row: Int[Array, " B"]) -> Float[Array, "B _"]:
         everything = jnp.ones(tokens.shape, bool)  # rows are padded on the right: causality hides the padding
-        key = _of_part(dropout_key, row, len(batch.tokens))
-        hidden, _ = hidden_states(model, params, tokens, everything, dropout_key=key)
+        hidden, _ = hidden_states(model, params, tokens, everything, dropout_key=dropout_key, rows=row)
         return over_logits(token_logps, model, [(params, states_before(hidden, tokens.shape[1] - 1))], tokens[:, 1:])
 
     return by_rows(logps, model, jnp.asarray(batch.tokens), jnp.arange(len(batch.tokens)))
-
-
-def _of_part(key: Key[Array, ""] | None, row: Int[Array, " B"], rows: int) -> Key[Array, ""] | None:
-    """A key for these rows of a batch: parts of it must not drop out alike."""
-    return key if key is None or len(row) == rows else jax.random.fold_in(key, row[0])
 
 
 def next_token_loss(
@@ -61,8 +55,8 @@ def masked_token_loss(
     """−mean over the hidden tokens of log p(yₜ | the rest), attention both ways (Devlin et al. 2018, §3.1)."""
 
     def logps(inputs: Int[Array, "B T"], tokens: Int[Array, "B T"], row: Int[Array, " B"]) -> Float[Array, "B T"]:
-        everything, key = jnp.ones(inputs.shape, bool), _of_part(dropout_key, row, len(batch.tokens))
-        hidden, _ = hidden_states(model, params, inputs, everything, causal=False, dropout_key=key)
+        everything = jnp.ones(inputs.shape, bool)
+        hidden, _ = hidden_states(model, params, inputs, everything, causal=False, dropout_key=dropout_key, rows=row)
         return over_logits(token_logps, model, [(params, hidden)], tokens)
 
     inputs, tokens = jnp.asarray(batch.inputs), jnp.asarray(batch.tokens)

@@ -94,7 +94,12 @@ def _by_path(says: Callable[[str], bool], params: PyTree) -> PyTree:
 
 
 def gradient(loss: Callable[..., tuple[Float[Array, ""], dict[str, Mean]]], model: AnyLanguageModel | AnyScalarModel):
-    """(params, batch, coef) → (gradient, metrics) of a loss that reads the model by rows."""
+    """(params, batch, coef) → (gradient, metrics) of a loss that reads the model by rows. InputError: the model computes in
+    float16, whose numbers end at 6e-8, below most of a gradient: nothing here scales losses up for it."""
+    if model.config.compute == "float16":
+        raise InputError(
+            "compute is float16, in which gradients vanish; train in bfloat16 or float32 (float16 samples and evaluates)"
+        )
 
     def of(params: PyTree, batch: PyTree, coef: Any) -> tuple[PyTree, dict[str, Mean]]:
         grads, metrics = jax.grad(loss, has_aux=True)(params, batch, coef)

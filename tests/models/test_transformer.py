@@ -1,11 +1,26 @@
 """What may depend on what: causality by gradients, and padding that moves nothing."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import LanguageModel, empty_cache, positions_of
+from rlhf_jax.errors import InputError
+from rlhf_jax.models import (
+    LanguageModel,
+    Sampling,
+    ScalarModel,
+    empty_cache,
+    generate,
+    hidden_states,
+    positions_of,
+    scalars,
+)
+from rlhf_jax.types import PromptBatch
+from tests.models.conftest import GPT2, LLAMA, wild
 
 LENGTHS = (5, 3, 1)
 
@@ -86,3 +101,31 @@ def test_decoding_with_a_cache_is_the_full_forward(language_model, config):
 def test_grouped_queries_share_keys(llama):
     """With 2 heads for each key/value head, the cache holds half as many heads."""
     assert empty_cache(llama[0].config, 3, 7).keys[0].shape == (3, 2, 7, 4)
+
+
+def test_rows_beyond_learned_positions_are_refused():
+    """Read, scored or sampled: a gather beyond its table gives NaN, and a distribution of NaN the token 0."""
+    config = replace(GPT2, layers=1)
+    language, scalar = LanguageModel(config), ScalarModel(config)
+    tokens = jnp.ones((1, config.context + 1), jnp.int32)
+    prompts = PromptBatch(tokens[:, :10], tokens[:, :10] > 0)
+
+    @partial(jax.jit, static_argnums=1)
+    def write(params, T):
+        return generate(language, params, prompts, jax.random.key(0), T, Sampling(1.0, 0, 1.0), 1, 0)
+
+    @partial(jax.jit, static_argnums=0)
+    def read(model, params, tokens):
+        return hidden_states(model, params, tokens, tokens > 0)[0]
+
+    for beyond in (
+        lambda: read(language, wild(language), tokens),
+        lambda: scalars(scalar, wild(scalar), tokens, tokens > 0),
+        lambda: write(wild(language), config.context + 1 - 10),
+    ):
+        with pytest.raises(InputError, match=r"positions for 16 tokens and a row here has room for 17"):
+            beyond()
+    assert np.isfinite(read(language, wild(language), tokens[:, 1:])).all()
+    assert np.isfinite(write(wild(language), config.context - 10).logp).all()
+    turned = LanguageModel(replace(LLAMA, layers=1))
+    assert np.isfinite(read(turned, wild(turned), tokens)).all()
