@@ -19,7 +19,8 @@ from rlhf_jax.data import (
     read_prompts,
     read_rankings,
     read_rows,
-    split_by_user,
+    split_documents,
+    split_of,
     text_documents,
 )
 from rlhf_jax.data import world as built_in
@@ -28,6 +29,7 @@ from rlhf_jax.labelers import Gold, Labeler, make_labelers
 from rlhf_jax.runtime import info
 
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
+SPLIT_TEXT = (0.95, 0.05)  # training, validation
 Row = TypeVar("Row")
 Text = TypeVar("Text", Prompt, Demonstration, Ranking)
 
@@ -125,7 +127,8 @@ def from_world(settings: World, seed: int) -> DataSets:
     """The built-in world that a seed makes."""
     made = built_in.make_world(seed)
     asked = {prompt_text(q.text): q for q in built_in.questions(made, settings.prompts)}
-    prompts = Parts(*split_by_user([Prompt(text, q.category, q.user) for text, q in asked.items()], SPLIT, seed))
+    written = [Prompt(text, q.category, q.user) for text, q in asked.items()]
+    prompts = Parts(*split_of(SPLIT, seed, written).rows(written))
     rng = Random(f"demonstrations {seed}")
 
     def demonstrate(prompts: Sequence[Prompt]) -> list[Demonstration]:
@@ -149,26 +152,37 @@ def from_world(settings: World, seed: int) -> DataSets:
 
 
 def from_files(files: Files, seed: int) -> DataSets:
-    """Rows whose prompt is among the validation or the test prompts stay out of training, whichever file they are in."""
-    prompts = Parts(*split_by_user(list(dict.fromkeys(read_prompts(files.prompts))), SPLIT, seed))
-    held = dict.fromkeys((p.text for p in prompts.valid), "valid") | dict.fromkeys(
-        (p.text for p in prompts.test), "test"
-    )
+    """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split. No opening of a held-out conversation
+    is in training, whichever file it is in. Pieces of the text go by their own hash. What is left out is said.
 
-    def parted(rows: Iterable[Row], prompt_of: Callable[[Row], str]) -> Parts[Row]:
-        parts: dict[str, list[Row]] = {"train": [], "valid": [], "test": []}
-        for row in rows:
-            parts[held.get(prompt_of(row), "train")].append(row)
-        return Parts(**parts)
+    InputError: a file that cannot be read.
+    """
+    prompts = list(dict.fromkeys(read_prompts(files.prompts)))
+    demonstrations = read_demonstrations(files.demonstrations, empty=files.empty_answers)
+    rankings = read_rankings(files.rankings, empty=files.empty_answers)
+    split = split_of(SPLIT, seed, prompts, demonstrations, rankings)
 
-    texts = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
-    held_out = max(len(texts) // 20, 1)
+    def parted(rows: Sequence[Text], what: str) -> Parts[Text]:
+        parts = Parts(*split.rows(rows))
+        left_out(len(rows) - sum(map(len, parts.each().values())), len(rows), what, "hold what is held out elsewhere")
+        return parts
+
+    pieces = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
+    train, valid = split_documents(pieces, SPLIT_TEXT, seed)
+    clean = split.without_held_out(train)
+    left_out(len(train) - len(clean), len(train), "pieces of training text", "hold a prompt that is held out")
     return DataSets(
-        text=Parts(texts[:-held_out], texts[-held_out:]),
-        demonstrations=parted(read_demonstrations(files.demonstrations, empty=files.empty_answers), lambda d: d.prompt),
-        prompts=prompts,
-        rankings=parted(read_rankings(files.rankings, empty=files.empty_answers), lambda r: r.prompt),
+        text=Parts(clean, valid),
+        demonstrations=parted(demonstrations, "demonstrations"),
+        prompts=parted(prompts, "prompts"),
+        rankings=parted(rankings, "rankings"),
     )
+
+
+def left_out(count: int, of: int, what: str, why: str) -> None:
+    """Says so, where any are."""
+    if count:
+        info(f"{count} of {of} {what} {why} and are left out")
 
 
 def kept_by_length(
