@@ -288,7 +288,7 @@ def computed(monkeypatch):
     monkeypatch.setattr(REPORT, "page", page)
     monkeypatch.setattr(REPORT, "loaded", lambda model: model)
     monkeypatch.setattr(REPORT, "write", lambda model, *rest: model)
-    monkeypatch.setattr(REPORT, "packed_loss", lambda *rest: Estimate(1.0, None, None, 1))
+    monkeypatch.setattr(REPORT, "packed_loss", lambda *rest: {"pretrain/loss": Estimate(1.0, None, None, 1)})
     for name in ("distance", "alignment_tax", "truthful", "harmless", "agreement_on"):
         monkeypatch.setattr(REPORT, name, lambda *rest: {})
     return seen

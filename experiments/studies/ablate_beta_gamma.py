@@ -168,6 +168,8 @@ def main(config: Config) -> None:
     (settings, before), beta, out = sweep(config), config.ppo.beta, config.folder
     whole = [s for s in settings if s.figures]
     start = {k: e.mean for k, e in alignment_tax(loaded(before.rl_init), before.data, config.run).items()}
+    if LOSS not in start:
+        raise InputError("no pretraining text is held out, so that there is no regression to speak of; give more text")
     curves = curves_of(config, beta)
     claims, (_, best) = claims_of(whole, start[LOSS], curves, beta, config.ppo.gamma), best_setting(whole)
     write_ablation(

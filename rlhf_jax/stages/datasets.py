@@ -29,6 +29,7 @@ from rlhf_jax.labelers import Gold, Labeler, make_labelers
 from rlhf_jax.runtime import info
 
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
+HELD_OUT = ("valid", "test")  # the parts that may be empty
 SPLIT_TEXT = (0.95, 0.05)  # training, validation
 Row = TypeVar("Row")
 Text = TypeVar("Text", Prompt, Demonstration, Ranking)
@@ -188,9 +189,11 @@ def left_out(count: int, of: int, what: str, why: str) -> None:
 def kept_by_length(
     given: Sequence[Text], fits: Callable[[Text], bool], too_long: Literal["error", "drop"], what: str, limit: str
 ) -> list[Text]:
-    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: none is left of
-    those to train on."""
+    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: there is none,
+    or none is left, of those to train on."""
     kept = [row for row in given if fits(row)]
+    if not given and not what.startswith(HELD_OUT):
+        raise InputError(f"there are no {what}; give more rows, of which some are not held out")
     if len(kept) == len(given):
         return kept
     sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than {limit}"
@@ -198,7 +201,7 @@ def kept_by_length(
     if too_long == "error":
         first = repr(next(row for row in given if not fits(row))[0][:60])
         raise InputError(f'{sentence}, the first being {first}; {more}, or set format.too_long = "drop"')
-    if not kept and not what.startswith(("valid", "test")):
+    if not kept and not what.startswith(HELD_OUT):
         raise InputError(f"{sentence}, and none is left; {more}")
     info(f"{sentence} and left out")
     return kept

@@ -32,7 +32,7 @@ from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import Run
-from rlhf_jax.stages.training import packed, prompts_that_fit
+from rlhf_jax.stages.training import has_row, packed, prompts_that_fit
 from rlhf_jax.steps import reading
 from rlhf_jax.types import AnyArray, Response
 
@@ -162,7 +162,7 @@ def logp_rows(decoder: TransformerConfig, T: int) -> Callable[[PyTree, AnyArray,
 def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
     """Loss on held-out pretraining text, and closed tasks in the form that text has."""
     model, t, batch = LanguageModel(this.model.decoder), this.model.tokenizer, run.runtime.batch
-    length, figures = this.model.format.context, {"pretrain/loss": packed_loss(this, data, run)}
+    length, figures = this.model.format.context, packed_loss(this, data, run)
 
     ends = []
     for document in data.text.valid:
@@ -170,8 +170,9 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
         whole, context = t.encode(" ".join(words)), t.encode(" ".join(words[:-1]))
         if len(words) > 3 and whole[: len(context)] == context and len(ends) < 500:
             ends.append(Continuation([t.eos, *context], whole[len(context) :]))
-    last = likelihood(model, this.params, ends, batch=batch, length=length)
-    figures["closed/last_word"] = proportion_interval(last.greedy)
+    if ends:
+        last = likelihood(model, this.params, ends, batch=batch, length=length)
+        figures["closed/last_word"] = proportion_interval(last.greedy)
 
     if data.truth is not None:
         facts = [fact for fact in data.truth.world.facts if not fact.myth]
@@ -186,11 +187,13 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
     return figures
 
 
-def packed_loss(this: Loaded, data: DataSets, run: Run) -> Estimate:
-    """Nats a token on held-out pretraining text."""
+def packed_loss(this: Loaded, data: DataSets, run: Run) -> Figures:
+    """Nats a token on held-out pretraining text; no figure where that is shorter than a row."""
+    if not has_row(data.text.valid, this.model):
+        return {}
     rows = packed(data.text.valid, this.model)
     total, tokens, _ = per_row(LanguageModel(this.model.decoder), this.params, rows, batch=run.runtime.batch)
-    return ratio_interval(-total, tokens)
+    return {"pretrain/loss": ratio_interval(-total, tokens)}
 
 
 def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:

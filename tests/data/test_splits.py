@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.data import Demonstration, Prompt, Ranking, Split, split_documents, split_of
+from rlhf_jax.data import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Split,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    split_documents,
+    split_of,
+)
 from rlhf_jax.data.dialogue import parse_transcript
 from rlhf_jax.data.splits import human_turns, normalised
 from rlhf_jax.errors import InputError
@@ -196,3 +206,18 @@ def test_documents_that_hold_a_held_out_prompt_are_told():
         "Human: Where?\n\nAssistant: There.\n\nHuman: hey  you!",
     ]
     assert split.without_held_out([*fine, *held]) == fine
+
+
+def test_real_conversations(real_data):
+    """HH's harmless-base: what is held out begins as nothing does that is trained on, and no row is lost."""
+    hh = str(real_data / "hh-rlhf/harmless-base.jsonl.gz")
+    files = (read_prompts(hh), read_demonstrations(hh, "drop"), read_rankings(hh, "drop"))
+    train, valid, test = parts_of(split_of((0.8, 0.08, 0.12), 0, *files), files)
+    trained_on = {turn for row in train for turn in turns(row)}
+    assert {turns(row)[0] for row in (*valid, *test)}.isdisjoint(trained_on)
+    count = sum(map(len, files))
+    assert sum(map(len, (train, valid, test))) == count > 5000
+    assert all(
+        abs(len(part) / count - share) < 0.03
+        for part, share in zip((train, valid, test), (0.8, 0.08, 0.12), strict=True)
+    )
