@@ -10,7 +10,7 @@ episode where the paper has 8; 3. labelers and, in the built-in world, their gol
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlhf_jax.config import Count
@@ -41,10 +41,10 @@ from rlhf_jax.stages import (
     best_epoch,
     choose_epoch,
     data_sets,
+    data_that_fit,
     evaluate,
     policy,
     pretrain,
-    prompts_that_fit_all,
     require_figure,
     reward_model,
     sample_answers,
@@ -91,14 +91,14 @@ class Before(NamedTuple):
 def before_ppo(c: Config) -> Before:
     """Step 1 and step 2 of the figure, and the model that step 3 starts from."""
     out, run, data = c.folder, c.run, data_sets(c.files or c.world, c.seed)
-    require_figure(run.runtime.best, data)  # of what is missing, say so now
     start = starting_model(out, c.model, c.imported, c.tokenizer, c.format, c.memory, data)
-    data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))  # what is too long is said now
+    data = data_that_fit(data, start)  # what is missing or too long is said now
+    require_figure(run.runtime.best, data)
 
     base = with_lora(pretrain(out / "pretrain", start, c.stream or data.text.train, c.pretrain, run), c.lora)
     # 1. Demonstrations: people write answers, and the model learns from them
     epochs = supervised(out / "sft", base, data.demonstrations, c.sft, run, text=data.text.train)
-    writer = best_epoch(epochs)
+    writer = best_epoch(epochs) if data.demonstrations.valid else epochs
     # 2. Comparisons: the model answers, people rank, and a reward model learns from that
     if data.truth:
         answers = sample_answers(out / "comparisons", writer, data.prompts.train, c.answers, run)
@@ -109,7 +109,9 @@ def before_ppo(c: Config) -> Before:
     rewards = [
         reward_model(out / name, writer, rankings, c.reward, run, centre_on=data.demonstrations.train) for name in names
     ]
-    sft = choose_epoch(epochs, rewards[0], data.prompts.valid, run)
+    sft = writer
+    if data.prompts.valid and data.demonstrations.valid:
+        sft = choose_epoch(epochs, rewards[0], data.prompts.valid, run)
     rl_init = supervised(out / "rl_init", base, data.demonstrations, c.rl_init, run, text=data.text.train)
     return Before(data, base, writer, rankings, rewards, sft, rl_init)
 

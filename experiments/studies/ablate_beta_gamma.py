@@ -218,6 +218,8 @@ def main(config: Config) -> None:
     require_grid(config)
     (settings, before), beta, out = sweep(config), config.ppo.beta, config.folder
     start = {k: e.mean for k, e in alignment_tax(loaded(before.rl_init), before.data, config.run).items()}
+    if LOSS not in start:
+        raise InputError("no pretraining text is held out, so that there is no regression to speak of; give more text")
     curves = curves_of(config, beta)
     claims, best = claims_of(settings, start[LOSS], curves, beta, config.ppo.gamma), best_setting(settings)
     ended = {gamma: [curve for curve in each if np.isfinite(curve).all()] for gamma, each in sorted(curves.items())}

@@ -38,11 +38,11 @@ from rlhf_jax.data.prompts import (
     limit_per_user,
     prompt_fits,
     read_prompts,
-    split_by_user,
 )
 from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.splits import Split, split_documents, split_of
 from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
@@ -58,6 +58,7 @@ __all__ = [
     "Ranking",
     "Records",
     "Row",
+    "Split",
     "Table",
     "TextStream",
     "Tokenizer",
@@ -93,8 +94,9 @@ __all__ = [
     "read_texts",
     "render",
     "render_chat",
-    "split_by_user",
+    "split_documents",
     "split_last_answer",
+    "split_of",
     "take",
     "text_documents",
     "tokenizer_files",

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.data.demonstrations import EmptyAnswerError, encode_turn, keep_answered, turn_length
 from rlhf_jax.data.dialogue import answer_text, is_conversation, prompt_text, split_shared_prompt, transcript
-from rlhf_jax.data.sources import Row
+from rlhf_jax.data.sources import Row, name_of
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import RankingBatch
@@ -21,6 +21,7 @@ class Ranking(NamedTuple):
     answers: tuple[str, ...]  # stripped
     ranks: tuple[int, ...]  # 1 is best, equal ranks are ties
     labeler: str = ""
+    user: str = ""  # who typed the prompt
 
 
 class NoPairError(InputError):
@@ -32,7 +33,7 @@ def read_rankings(source: str, empty: Literal["error", "drop"] = "error") -> lis
 
     {prompt, completions: [{text, rank}, ...]}; {prompt, chosen, rejected} with two answers; two
     conversations {chosen, rejected}, messages or HH transcripts, which hold their own prompt whether or not
-    one is given besides (`split_shared_prompt`). Any may have a {labeler}.
+    one is given besides (`split_shared_prompt`). Any may have a {labeler}, and a {user}, who typed the prompt.
 
     InputError, with the line: another shape, broken dialogue, fewer than two answers, a rank that is missing
     or no whole number from 1 on, nothing but ties, one text under two ranks (so a pair of the same), an empty
@@ -43,15 +44,15 @@ def read_rankings(source: str, empty: Literal["error", "drop"] = "error") -> lis
 
 
 def write_rankings(path: Path | str, rankings: Sequence[Ranking]) -> None:
-    """Writes rows {prompt, completions: [{text, rank}, ...], labeler} to a .jsonl file, in one move."""
+    """Writes rows {prompt, completions: [{text, rank}, ...], labeler, user} to a .jsonl file, in one move."""
     path = Path(path)
     if path.suffix != ".jsonl":
         raise InputError(f"{path}: rankings are written as JSON lines: let the name end in .jsonl")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w") as file:
-        for prompt, answers, ranks, labeler in rankings:
+        for prompt, answers, ranks, labeler, user in rankings:
             completions = [{"text": text, "rank": rank} for text, rank in zip(answers, ranks, strict=True)]
-            row = {"prompt": prompt, "completions": completions, "labeler": labeler}
+            row = {"prompt": prompt, "completions": completions, "labeler": labeler, "user": user}
             file.write(json.dumps(row) + "\n")
     partial.replace(path)
 
@@ -141,14 +142,15 @@ def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
 def _ranking(row: Row) -> Ranking:
     fields = {key: value for key, value in row.fields.items() if value is not None}
     labeler = Row({"labeler": fields.get("labeler", "")}, row.where).text("labeler")
+    user = name_of(row, "user")
     if "completions" in fields:
         if "prompt" not in fields:
             raise InputError("there are 'completions' but no 'prompt': add it")
         answers, ranks = _completions(fields["completions"])
-        ranking = Ranking(prompt_text(fields["prompt"]), answers, ranks, labeler)
+        ranking = Ranking(prompt_text(fields["prompt"]), answers, ranks, labeler, user)
     elif "chosen" in fields and "rejected" in fields:
         prompt, chosen, rejected = _pair(fields)
-        ranking = Ranking(prompt, (chosen, rejected), (1, 2), labeler)
+        ranking = Ranking(prompt, (chosen, rejected), (1, 2), labeler, user)
     else:
         found = ", ".join(fields) or "nothing"
         raise InputError(f"no ranking (found: {found}): give chosen and rejected, or prompt and completions")

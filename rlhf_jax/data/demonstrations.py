@@ -13,7 +13,7 @@ from rlhf_jax.data.dialogue import (
     split_last_answer,
     transcript,
 )
-from rlhf_jax.data.sources import Row, located, read_rows
+from rlhf_jax.data.sources import Row, located, name_of, read_rows
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
@@ -26,6 +26,7 @@ T = TypeVar("T")
 class Demonstration(NamedTuple):
     prompt: str  # a transcript that ends in "\n\nAssistant:"
     answer: str  # stripped
+    user: str = ""  # who typed the prompt
 
 
 class EmptyAnswerError(InputError):
@@ -37,7 +38,7 @@ def read_demonstrations(source: str, empty: Literal["error", "drop"] = "error") 
 
     {prompt, completion | answer | response}; {messages}, whose last turn is the answer; {chosen} or
     {prompt, chosen}, where chosen is an answer, messages or an HH transcript, and its last turn the answer.
-    A trailing "<|endoftext|>" is no part of an answer.
+    A trailing "<|endoftext|>" is no part of an answer. Any may have a {user}, who typed the prompt.
 
     InputError, with the line: another shape, broken dialogue, an empty answer. With empty="drop", rows with
     an empty answer are left out, and a warning is logged that counts them.
@@ -53,7 +54,7 @@ def encode_demonstrations(demonstrations: Sequence[Demonstration], tokenizer: To
     tokens = np.full((len(demonstrations), length), tokenizer.pad, np.int32)
     predict = np.zeros(tokens.shape, bool)
     for row, demonstration in enumerate(demonstrations):
-        prompt, answer = encode_turn(*demonstration, tokenizer)
+        prompt, answer = encode_turn(demonstration.prompt, demonstration.answer, tokenizer)
         end = turn_length(prompt, answer, length, f"demonstration {row + 1}")
         tokens[row, :end] = prompt + answer
         predict[row, len(prompt) : end] = True
@@ -74,7 +75,7 @@ def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
 
 def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> bool:
     """True where prompt, answer and EOS take at most `length` tokens. Who filters says how many went."""
-    return sum(map(len, encode_turn(*demonstration, tokenizer))) <= length
+    return sum(map(len, encode_turn(demonstration.prompt, demonstration.answer, tokenizer))) <= length
 
 
 def encode_turn(prompt: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -135,4 +136,4 @@ def _demonstration(row: Row) -> Demonstration:
     answer = answer.removesuffix(END_OF_TEXT).rstrip()
     if not answer:
         raise EmptyAnswerError("the answer is empty: write one, remove the row, or read with empty='drop'")
-    return Demonstration(prompt, answer)
+    return Demonstration(prompt, answer, name_of(row, "user"))

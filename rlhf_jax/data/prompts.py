@@ -1,20 +1,20 @@
 """Prompts without answers, and how InstructGPT curates them: what PPO starts from."""
 
-import hashlib
-import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.demonstrations import ANSWERS
 from rlhf_jax.data.dialogue import (
+    is_conversation,
     prompt_text,
     split_last_answer,
     split_shared_prompt,
     transcript,
 )
-from rlhf_jax.data.sources import Row, located, read_rows
+from rlhf_jax.data.sources import Row, located, name_of, read_rows
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import PromptBatch
@@ -30,7 +30,9 @@ def read_prompts(source: str) -> list[Prompt]:
     """The prompts of `source` (see `read_rows`).
 
     Rows are {prompt}, or {messages}, {chosen} or {chosen, rejected}, of which the prompt is what precedes the
-    answer. Any may have a {category} and a {user}, which is a string or a whole number.
+    answer. Whole conversations hold their own prompt whether or not one is given besides, as they do for
+    `read_demonstrations` and `read_rankings`, so that all three know a row by one text. Any may have a
+    {category} and a {user}, which is a string or a whole number.
 
     InputError, with the line: another shape, broken dialogue, an empty prompt.
     """
@@ -62,24 +64,6 @@ def prompt_fits(prompt: Prompt, tokenizer: Tokenizer, length: int) -> bool:
     return len(tokenizer.encode(prompt.text)) <= length
 
 
-def split_by_user(prompts: Sequence[Prompt], fractions: Sequence[float], seed: int) -> tuple[list[Prompt], ...]:
-    """Parts (train, valid, test, ...) of about the given fractions, no user in two (InstructGPT §3.2).
-
-    A user's part depends on seed and user alone, so that more data move nobody. A prompt without a user is
-    its own user.
-    InputError: fractions that are negative or do not add up to 1.
-    """
-    if min(fractions, default=-1.0) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"the fractions {tuple(fractions)} of the split do not add up to 1: let them")
-    bounds = np.array(list(itertools.accumulate(fractions)))[:-1]
-    parts: tuple[list[Prompt], ...] = tuple([] for _ in fractions)
-    for prompt in prompts:
-        owner = f"{seed} user {prompt.user}" if prompt.user else f"{seed} text {prompt.text}"
-        number = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8])  # uniform below 2⁶⁴
-        parts[int(np.searchsorted(bounds, number / 2**64, side="right"))].append(prompt)
-    return parts
-
-
 def limit_per_user(prompts: Sequence[Prompt], most: int = 200) -> list[Prompt]:
     """The first `most` prompts of every user (InstructGPT §3.2: 200). Prompts without a user all stay."""
     seen: Counter[str] = Counter()
@@ -105,9 +89,8 @@ def drop_shared_prefixes(prompts: Sequence[Prompt], longest: int) -> list[Prompt
 
 def _prompt(row: Row) -> Prompt:
     fields = {key: value for key, value in row.fields.items() if value is not None}
-    user = fields.get("user", "")
-    tags = Row({"category": fields.get("category", ""), "user": _name(user)}, row.where)
-    if "prompt" in fields:
+    category = Row({"category": fields.get("category", "")}, row.where).text("category")
+    if "prompt" in fields and not _has_conversation(fields):
         text = prompt_text(fields["prompt"])
     elif "messages" in fields:
         text = _before_answer(transcript(fields["messages"]))
@@ -118,7 +101,15 @@ def _prompt(row: Row) -> Prompt:
     else:
         found = ", ".join(fields) or "nothing"
         raise InputError(f"no prompt (found: {found}): give prompt, messages, or chosen")
-    return Prompt(text, tags.text("category"), tags.text("user"))
+    return Prompt(text, category, name_of(row, "user"))
+
+
+def _has_conversation(fields: dict[str, Any]) -> bool:
+    """True where the row's answers are whole conversations."""
+    if any(key in fields for key in (*ANSWERS, "completions")):
+        return False
+    pair = [fields[key] for key in ("chosen", "rejected") if key in fields]
+    return all(map(is_conversation, pair)) if "chosen" in fields else "messages" in fields
 
 
 def _before_answer(text: str) -> str:
@@ -126,7 +117,3 @@ def _before_answer(text: str) -> str:
         return prompt_text(text)
     except InputError:
         return split_last_answer(text)[0]
-
-
-def _name(user: object) -> object:
-    return str(user) if type(user) is int else user

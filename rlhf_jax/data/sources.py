@@ -36,6 +36,12 @@ class Row(NamedTuple):
         return value
 
 
+def name_of(row: Row, key: str) -> str:
+    """The name under `key`, a string or a whole number; "" where there is none. InputError: it is something else."""
+    value = row.fields.get(key)
+    return "" if value is None else str(value) if type(value) is int else row.text(key)
+
+
 @contextmanager
 def located(where: str) -> Iterator[None]:
     """Puts `where` in front of the message of an InputError that was raised without knowing its row."""

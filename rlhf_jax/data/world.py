@@ -10,10 +10,11 @@ places, whom the text speaks of and no prompt of the other users names.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from itertools import product
 from random import Random
 from typing import NamedTuple
+
+from rlhf_jax.data.splits import part_of_document
 
 PEOPLE = {  # name → pronoun
     "Ada": "she", "Bruno": "he", "Clara": "she", "Dario": "he", "Elsa": "she",
@@ -132,8 +133,8 @@ def documents(world: World, count: int, part: str = "train") -> Iterator[str]:
     seen: set[str] = set()
     while count:
         text = rng.choices(writers, weights=(20, 12, 5, 7, 10, 8, 8, 10, 20))[0](world, rng)
-        number = int.from_bytes(sha256(f"{world.seed} {text}".encode()).digest()[:8])  # uniform below 2⁶⁴
-        if (number < HELD_OUT_DOCUMENTS * 2**64) == (part == "valid") and text not in seen:
+        home = part_of_document(text, (1 - HELD_OUT_DOCUMENTS, HELD_OUT_DOCUMENTS), world.seed)
+        if home == (part == "valid") and text not in seen:
             if part == "valid":
                 seen.add(text)
             count -= 1

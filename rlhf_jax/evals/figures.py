@@ -202,8 +202,7 @@ def pretraining_effect(evaluation: Evaluation, curves: Curves, colours: Mapping[
     title = "What PPO does to the pretraining loss"
     held_out = "pretrain/loss"
     panels, missing = [], []
-    if any(held_out in metrics for metrics in evaluation.values()):
-        measured = [m for m, metrics in evaluation.items() if held_out in metrics]
+    if measured := [m for m, figures in evaluation.items() if number(figures.get(held_out, {}), "mean") is not None]:
         label = "Held-out, after training, nats per token"
         panels.append(_points(evaluation, measured, held_out, label, 1.0, None, colours))
     else:

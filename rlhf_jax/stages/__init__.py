@@ -61,6 +61,7 @@ from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, st
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
 from rlhf_jax.stages.training import (
     data_of,
+    data_that_fit,
     open_stage,
     packed,
     parents,
@@ -118,6 +119,7 @@ __all__ = [
     "compare",
     "data_of",
     "data_sets",
+    "data_that_fit",
     "decoded",
     "described",
     "distance",

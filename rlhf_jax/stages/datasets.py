@@ -19,7 +19,8 @@ from rlhf_jax.data import (
     read_prompts,
     read_rankings,
     read_rows,
-    split_by_user,
+    split_documents,
+    split_of,
     text_documents,
 )
 from rlhf_jax.data import world as built_in
@@ -28,6 +29,8 @@ from rlhf_jax.labelers import Gold, Labeler, make_labelers
 from rlhf_jax.runtime import info
 
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
+HELD_OUT = ("valid", "test")  # the parts that may be empty
+SPLIT_TEXT = (0.95, 0.05)  # training, validation
 Row = TypeVar("Row")
 Text = TypeVar("Text", Prompt, Demonstration, Ranking)
 
@@ -125,7 +128,8 @@ def from_world(settings: World, seed: int) -> DataSets:
     """The built-in world that a seed makes."""
     made = built_in.make_world(seed)
     asked = {prompt_text(q.text): q for q in built_in.questions(made, settings.prompts)}
-    train, valid, test = split_by_user([Prompt(text, q.category, q.user) for text, q in asked.items()], SPLIT, seed)
+    written = [Prompt(text, q.category, q.user) for text, q in asked.items()]
+    train, valid, test = split_of(SPLIT, seed, written).rows(written)
     # Nothing is learned or chosen by prompts about the people and places that are held out.
     train, valid = ([p for p in part if asked[p.text].about not in made.held_out] for part in (train, valid))
     prompts = Parts(train, valid, test)
@@ -152,34 +156,47 @@ def from_world(settings: World, seed: int) -> DataSets:
 
 
 def from_files(files: Files, seed: int) -> DataSets:
-    """Rows whose prompt is among the validation or the test prompts stay out of training, whichever file they are in."""
-    prompts = Parts(*split_by_user(list(dict.fromkeys(read_prompts(files.prompts))), SPLIT, seed))
-    held = dict.fromkeys((p.text for p in prompts.valid), "valid") | dict.fromkeys(
-        (p.text for p in prompts.test), "test"
-    )
+    """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split. No opening of a held-out conversation
+    is in training, whichever file it is in. Pieces of the text go by their own hash. What is left out is said.
 
-    def parted(rows: Iterable[Row], prompt_of: Callable[[Row], str]) -> Parts[Row]:
-        parts: dict[str, list[Row]] = {"train": [], "valid": [], "test": []}
-        for row in rows:
-            parts[held.get(prompt_of(row), "train")].append(row)
-        return Parts(**parts)
+    InputError: a file that cannot be read.
+    """
+    prompts = list(dict.fromkeys(read_prompts(files.prompts)))
+    demonstrations = read_demonstrations(files.demonstrations, empty=files.empty_answers)
+    rankings = read_rankings(files.rankings, empty=files.empty_answers)
+    split = split_of(SPLIT, seed, prompts, demonstrations, rankings)
 
-    texts = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
-    held_out = max(len(texts) // 20, 1)
+    def parted(rows: Sequence[Text], what: str) -> Parts[Text]:
+        parts = Parts(*split.rows(rows))
+        left_out(len(rows) - sum(map(len, parts.each().values())), len(rows), what, "hold what is held out elsewhere")
+        return parts
+
+    pieces = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
+    train, valid = split_documents(pieces, SPLIT_TEXT, seed)
+    clean = split.without_held_out(train)
+    left_out(len(train) - len(clean), len(train), "pieces of training text", "hold a prompt that is held out")
     return DataSets(
-        text=Parts(texts[:-held_out], texts[-held_out:]),
-        demonstrations=parted(read_demonstrations(files.demonstrations, empty=files.empty_answers), lambda d: d.prompt),
-        prompts=prompts,
-        rankings=parted(read_rankings(files.rankings, empty=files.empty_answers), lambda r: r.prompt),
+        text=Parts(clean, valid),
+        demonstrations=parted(demonstrations, "demonstrations"),
+        prompts=parted(prompts, "prompts"),
+        rankings=parted(rankings, "rankings"),
     )
+
+
+def left_out(count: int, of: int, what: str, why: str) -> None:
+    """Says so, where any are."""
+    if count:
+        info(f"{count} of {of} {what} {why} and are left out")
 
 
 def kept_by_length(
     given: Sequence[Text], fits: Callable[[Text], bool], too_long: Literal["error", "drop"], what: str, limit: str
 ) -> list[Text]:
-    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: none is left of
-    those to train on."""
+    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: there is none,
+    or none is left, of those to train on."""
     kept = [row for row in given if fits(row)]
+    if not given and not what.startswith(HELD_OUT):
+        raise InputError(f"there are no {what}; give more rows, of which some are not held out")
     if len(kept) == len(given):
         return kept
     sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than {limit}"
@@ -187,7 +204,7 @@ def kept_by_length(
     if too_long == "error":
         first = repr(next(row for row in given if not fits(row))[0][:60])
         raise InputError(f'{sentence}, the first being {first}; {more}, or set format.too_long = "drop"')
-    if not kept and not what.startswith(("valid", "test")):
+    if not kept and not what.startswith(HELD_OUT):
         raise InputError(f"{sentence}, and none is left; {more}")
     info(f"{sentence} and left out")
     return kept

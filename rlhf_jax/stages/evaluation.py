@@ -50,7 +50,7 @@ from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import Run
-from rlhf_jax.stages.training import packed, prompts_that_fit
+from rlhf_jax.stages.training import has_row, packed, prompts_that_fit
 from rlhf_jax.types import AnyArray
 
 Figures = dict[str, Estimate]
@@ -216,7 +216,7 @@ def log_ratio_rows(
 def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
     """Loss on held-out pretraining text, and closed tasks in the form that text has."""
     model, t, batch = LanguageModel(this.model.decoder), this.model.tokenizer, run.runtime.batch
-    length, figures = this.model.format.context, {"pretrain/loss": packed_loss(this, data, run)}
+    length, figures = this.model.format.context, packed_loss(this, data, run)
 
     ends: dict[str, Continuation] = {}  # by their words, as documents that begin alike are one
     for document in data.text.valid:
@@ -224,8 +224,9 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
         whole, context = t.encode(" ".join(words)), t.encode(" ".join(words[:-1]))
         if len(words) > 3 and whole[: len(context)] == context and len(ends) < 500:
             ends[" ".join(words)] = Continuation([t.eos, *context], whole[len(context) :])
-    last = likelihood(model, this.params, list(ends.values()), batch=batch, length=length)
-    figures["closed/last_word"] = mean_interval(last.greedy, scale=SHARE)
+    if ends:
+        last = likelihood(model, this.params, list(ends.values()), batch=batch, length=length)
+        figures["closed/last_word"] = mean_interval(last.greedy, scale=SHARE)
 
     if data.truth is not None:
         facts = [fact for fact in data.truth.world.facts if not fact.myth]
@@ -239,11 +240,13 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
     return figures
 
 
-def packed_loss(this: Loaded, data: DataSets, run: Run) -> Estimate:
-    """Nats a token on held-out pretraining text."""
+def packed_loss(this: Loaded, data: DataSets, run: Run) -> Figures:
+    """Nats a token on held-out pretraining text; no figure where that is shorter than a row."""
+    if not has_row(data.text.valid, this.model):
+        return {}
     rows = packed(data.text.valid, this.model)
     total, tokens, _ = per_row(LanguageModel(this.model.decoder), this.params, rows, batch=run.runtime.batch)
-    return ratio_interval(-total, tokens)
+    return {"pretrain/loss": ratio_interval(-total, tokens)}
 
 
 def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:

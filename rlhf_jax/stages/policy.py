@@ -48,6 +48,7 @@ from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
+    has_row,
     open_stage,
     packed,
     parents,
@@ -448,7 +449,7 @@ def evaluation(
 ) -> Callable[[PyTree], dict[str, float]]:
     """How parameters do on validation prompts and validation text, for the curves."""
     batch = run.runtime.batch
-    held = packed(text.valid, model) if text and text.valid else None
+    held = packed(text.valid, model) if text and has_row(text.valid, model) else None
     rows = None if held is None else TextBatch(held.tokens[:batch], held.predict[:batch])
     chosen = prompts_that_fit(prompts.valid, model, "valid")[:batch] if judge else []
     encoded = encode_prompts(chosen, model.tokenizer, model.format.prompt_tokens) if chosen else None

@@ -153,7 +153,7 @@ def pairs(
         rng = np.random.default_rng([number, i])
         drawn = []
         for index in passes.indices(number, i):
-            prompt, answers, ranks, _ = rankings[index]
+            prompt, answers, ranks = rankings[index][:3]
             ordered = [(a, b) for a, b in permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
             better, worse = ordered[rng.integers(len(ordered))]
             drawn.append((Demonstration(prompt, answers[better]), Demonstration(prompt, answers[worse])))

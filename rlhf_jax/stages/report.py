@@ -34,6 +34,8 @@ from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
 
 MARK = "evaluated.json"  # what an evaluation was made from
+ON_TEXT = ("pretrain/loss", "closed/last_word")  # figures that have a row even where there are no data for them
+ON_RANKINGS = ("accuracy/valid", "accuracy/test")
 STAGES = ("pretrain", "sft", "rl_init", "reward_model", "ppo", "ppo_ptx")  # whose curves the page has
 
 
@@ -200,7 +202,7 @@ def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run)
 def page(out: Path, judge: Judge, evaluation: dict, samples: list[dict], run: Run, about: Mapping[str, Any]) -> None:
     """report.html, and its tables on the terminal."""
     curves = {name: read_metrics(out / name) for name in STAGES}
-    models = {name: figures for name, figures in evaluation.items() if name != "reward_model"}
+    models = {name: shown(figures, ON_TEXT) for name, figures in evaluation.items() if name != "reward_model"}
     notes = {
         "judge": judge.name,
         "seed": str(run.seed),
@@ -209,7 +211,12 @@ def page(out: Path, judge: Judge, evaluation: dict, samples: list[dict], run: Ru
     }
     write_report(out / "report.html", f"rlhf_jax: {out.name}", models, curves, samples, notes)
     print(table_text(models))
-    print(table_text({"reward_model": evaluation["reward_model"]}))
+    print(table_text({"reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS)}))
+
+
+def shown(figures: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+    """The figures, and an empty cell for each wanted one that there is not."""
+    return {name: {} for name in wanted} | dict(figures)
 
 
 def findings(judge: Judge, evaluation: dict) -> list[str]:
@@ -219,15 +226,19 @@ def findings(judge: Judge, evaluation: dict) -> list[str]:
         e = evaluation[model][metric]
         return f"{100 * e['mean']:.0f} % ({100 * e['low']:.0f} to {100 * e['high']:.0f})"
 
-    base, sft, ppo, ptx = (evaluation[m]["pretrain/loss"]["mean"] for m in ("base", "sft", "ppo", "ppo_ptx"))
-    start, kl = evaluation["rl_init"]["pretrain/loss"]["mean"], evaluation["ppo_ptx"].get("kl/from_rl_init")
+    kl = evaluation["ppo_ptx"].get("kl/from_rl_init")
     sentences = [
         f"PPO-ptx is preferred to SFT on {percent('ppo_ptx', 'win_rate/vs_sft')} of the held-out prompts and to base on "
         f"{percent('ppo_ptx', 'win_rate/vs_base')}; the judge is {judge.name}.",
         *([f"It is {kl['mean']:.1f} nats per answer away from the model that RL started from."] if kl else []),
-        f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}; RL starts at {start:.3f}, PPO ends at "
-        f"{ppo:.3f} and PPO-ptx at {ptx:.3f}.",
     ]
+    if "pretrain/loss" in evaluation["rl_init"]:
+        five = ("base", "sft", "rl_init", "ppo", "ppo_ptx")
+        base, sft, start, ppo, ptx = (evaluation[model]["pretrain/loss"]["mean"] for model in five)
+        sentences.append(
+            f"Pretraining loss in nats a token: base {base:.3f}, SFT {sft:.3f}; RL starts at {start:.3f}, PPO ends at "
+            f"{ppo:.3f} and PPO-ptx at {ptx:.3f}."
+        )
     accuracy, agreement = (f"{what}/heldout_labelers" for what in ("accuracy", "agreement"))
     found = evaluation["reward_model"]
     if accuracy in found:

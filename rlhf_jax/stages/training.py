@@ -178,12 +178,19 @@ def data_of(model: Trained, settings: World | Files, seed: int) -> DataSets:
 
 
 def require_figure(best: str, data: DataSets) -> None:
-    """InputError: the figure that is to mark the best checkpoint is the built-in world's judge's, and the data are files."""
+    """InputError: the figure that is to mark the best checkpoint is the built-in world's judge's, and the data are files; or
+    it is taken on validation rows, and there are none."""
     if best.startswith("gold/") and data.truth is None:
         raise InputError(
             f"runtime.best is {best!r}, a figure of the built-in world, and the data are files; "
             'set it to "", or to one that RL logs, such as objective/scores'
         )
+    for name, rows in (("gold/", data.prompts.valid), ("pretrain/", data.text.valid)):
+        if best.startswith(name) and not rows:
+            raise InputError(
+                f"runtime.best is {best!r}, a figure on validation rows, of which there are none; "
+                "give more data, or set it to one that RL logs, such as objective/scores"
+            )
 
 
 def parents(**models: Trained) -> dict[str, str]:
@@ -194,6 +201,16 @@ def parents(**models: Trained) -> dict[str, str]:
 def packed(documents: Sequence[str], model: Model) -> TextBatch:
     """Pretraining text as rows of a whole context."""
     return as_text_batch(pack(documents, model.tokenizer, model.format.context)[0])
+
+
+def has_row(documents: Sequence[str], model: Model) -> bool:
+    """True where the text fills a row of `packed`."""
+    tokens = 0
+    for document in documents:
+        tokens += len(model.tokenizer.encode(document)) + 1  # EOS
+        if tokens >= model.format.context:
+            return True
+    return False
 
 
 def prompts_that_fit(prompts: Sequence[Prompt], model: Model, what: str) -> list[Prompt]:
@@ -209,8 +226,47 @@ def prompts_that_fit(prompts: Sequence[Prompt], model: Model, what: str) -> list
 
 
 def prompts_that_fit_all(prompts: Parts[Prompt], model: Model) -> Parts[Prompt]:
-    """The same of each part."""
-    return Parts(*(prompts_that_fit(part, model, name) for name, part in prompts.each().items()))
+    """The same of each part. InputError: none to train on, or none to report on."""
+    kept = Parts(*(prompts_that_fit(part, model, name) for name, part in prompts.each().items()))
+    if not kept.test:
+        raise InputError(
+            f"none of the prompts to report on is left, beside {len(kept.train)} to train on; give more prompts, or another "
+            "seed, by which others are held out"
+        )
+    return kept
+
+
+def data_that_fit(data: DataSets, model: Model) -> DataSets:
+    """The rows of all parts that fit the model's format. Of held-out parts that are empty it is said which figures there will
+    not be. InputError: nothing to train on, or no prompt to report on."""
+    data = replace(
+        data,
+        prompts=prompts_that_fit_all(data.prompts, model),
+        demonstrations=Parts(*(demonstrations_that_fit(x, model, n) for n, x in data.demonstrations.each().items())),
+    )
+    if data.truth is None:
+        rankings = Parts(*(rankings_that_fit(x, model, f"{n} rankings") for n, x in data.rankings.each().items()))
+        data = replace(data, rankings=rankings)
+    if not has_row(data.text.train, model):
+        raise InputError(f"the training text is shorter than a row of {model.format.context} tokens; add text")
+    if not has_row(data.text.valid, model):
+        data = replace(data, text=Parts(data.text.train))
+    needed = [
+        (
+            "validation prompts",
+            data.prompts.valid,
+            "the judge has no figures in the curves, and SFT's epoch has the least loss",
+        ),
+        ("validation demonstrations", data.demonstrations.valid, "SFT's epoch is the last"),
+        ("validation text", data.text.valid, "there are no pretrain/loss and no closed/last_word"),
+    ]
+    if data.truth is None:
+        needed.append(("validation rankings", data.rankings.valid, "there is no accuracy/valid"))
+        needed.append(("test rankings", data.rankings.test, "there is no accuracy/test"))
+    for what, rows, so in needed:
+        if not rows:
+            info(f"{what}: none, so that {so}")
+    return data
 
 
 def context_of(format: Format) -> str:
@@ -250,9 +306,7 @@ def rankings_to_learn(rows: Sequence[Ranking]) -> list[Ranking]:
     return kept
 
 
-def rankings_that_fit(rows: Sequence[Ranking], model: Model) -> list[Ranking]:
+def rankings_that_fit(rows: Sequence[Ranking], model: Model, what: str = "rankings") -> list[Ranking]:
     """The rankings of whose answers each has at most format.context tokens; see `kept_by_length` for the others."""
     t, format = model.tokenizer, model.format
-    return kept_by_length(
-        rows, lambda r: ranking_fits(r, t, format.context), format.too_long, "rankings", context_of(format)
-    )
+    return kept_by_length(rows, lambda r: ranking_fits(r, t, format.context), format.too_long, what, context_of(format))

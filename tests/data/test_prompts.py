@@ -1,8 +1,6 @@
 """Prompts of every shape, padded on the left, and InstructGPT's curation."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlhf_jax.data import (
     Prompt,
@@ -10,8 +8,9 @@ from rlhf_jax.data import (
     encode_prompts,
     limit_per_user,
     prompt_fits,
+    read_demonstrations,
     read_prompts,
-    split_by_user,
+    read_rankings,
 )
 from rlhf_jax.errors import InputError
 
@@ -36,9 +35,32 @@ def test_every_shape_of_row(jsonl, row):
     assert read_prompts(jsonl(row)) == [Prompt(PROMPT)]
 
 
+LATER = PROMPT + " A pear.\n\nHuman: Another.\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"chosen": LATER + " A plum.", "rejected": LATER + " A dog."}, LATER),
+        ({"chosen": LATER + " A plum."}, LATER),
+        ({"messages": [QUESTION, ANSWER]}, PROMPT),
+        ({"chosen": "A pear.", "rejected": "A dog."}, "\n\nHuman: a title\n\nAssistant:"),
+        ({"messages": [QUESTION, ANSWER], "completion": "A pear."}, "\n\nHuman: a title\n\nAssistant:"),
+    ],
+)
+def test_whole_conversations_hold_their_own_prompt_in_all_readers(jsonl, row, prompt):
+    """Beside a `prompt` column that says something else; else one file would have two texts for a row."""
+    path = jsonl({"prompt": "a title", **row})
+    assert [p.text for p in read_prompts(path)] == [d.prompt for d in read_demonstrations(path)] == [prompt]
+    if "rejected" in row:
+        assert [r.prompt for r in read_rankings(path)] == [prompt]
+
+
 def test_category_and_user(jsonl):
     row = {"prompt": "Name a fruit.", "category": "brainstorming", "user": 7}
     assert read_prompts(jsonl(row)) == [Prompt(PROMPT, "brainstorming", "7")]
+    row = {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A dog.", "user": 7}
+    assert [read_demonstrations(jsonl(row))[0].user, read_rankings(jsonl(row))[0].user] == ["7", "7"]
 
 
 @pytest.mark.parametrize(
@@ -73,29 +95,6 @@ def test_a_prompt_that_is_too_long_is_named(tokenizer):
     sentence = f"prompt 2 is {n} tokens long and the context leaves {n - 1}: shorten it, raise the context"
     with pytest.raises(InputError, match=sentence):
         encode_prompts([Prompt("a"), Prompt(PROMPT)], tokenizer, n - 1)
-
-
-users = st.lists(st.builds(Prompt, st.text(max_size=3), st.just(""), st.sampled_from(["", "u", "v", "w"])))
-
-
-@given(users, st.integers(0, 5))
-def test_no_user_is_in_two_parts_and_no_prompt_is_lost(prompts, seed):
-    parts = split_by_user(prompts, (0.5, 0.25, 0.25), seed)
-    assert sorted(prompt for part in parts for prompt in part) == sorted(prompts)
-    owners = [{prompt.user or prompt for prompt in part} for part in parts]
-    assert sum(map(len, owners)) == len(set.union(*owners))
-
-
-def test_parts_have_their_fractions_and_depend_on_the_seed():
-    prompts = [Prompt(str(i), user=str(i)) for i in range(4000)]
-    parts = split_by_user(prompts, (0.8, 0.15, 0.05), 0)
-    for part, fraction in zip(parts, (0.8, 0.15, 0.05), strict=True):
-        assert abs(len(part) / 4000 - fraction) < 5 * (fraction * (1 - fraction) / 4000) ** 0.5
-    assert split_by_user(prompts[:100], (0.8, 0.15, 0.05), 0)[0] == [p for p in parts[0] if int(p.text) < 100]
-    assert split_by_user(prompts, (0.8, 0.15, 0.05), 1) != parts
-    assert split_by_user(prompts, (0.0, 1.0, 0.0), 0) == ([], prompts, [])
-    with pytest.raises(InputError, match=r"the fractions \(0.5, 0.6\) of the split do not add up to 1"):
-        split_by_user(prompts, (0.5, 0.6), 0)
 
 
 def test_a_user_gives_no_more_than_the_limit():

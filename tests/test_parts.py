@@ -1,0 +1,264 @@
+"""The parts of the user's own data: what is held out of every file, and what is said of parts that are empty."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from rlhf_jax import stages
+from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, split_of, train_tokenizer
+from rlhf_jax.data.splits import normalised
+from rlhf_jax.stages.datasets import SPLIT, SPLIT_TEXT, kept_by_length
+from rlhf_jax.stages.training import data_that_fit, has_row
+from tests.refusals import refusal
+
+EVALUATION, REPORT = (sys.modules[f"rlhf_jax.stages.{name}"] for name in ("evaluation", "report"))
+QUESTIONS = [f"What is number {i} in the book?" for i in range(400)]
+
+
+def part_of(text: str, fractions=SPLIT) -> int:
+    return split_of(fractions, 0, []).part_of("", normalised(text))
+
+
+IN = [[q for q in QUESTIONS if part_of(q) == part] for part in range(3)]  # training, validation, test
+LINES = [f"The number {i} stands beside the number {i + 1} in the book of numbers." for i in range(100)]
+KEPT, HELD = ([x for x in LINES if part_of(x, SPLIT_TEXT) == part] for part in range(2))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Data sets of files with these rows."""
+
+    def read(prompts, demonstrations, rankings, text):
+        named = {"prompts": prompts, "demonstrations": demonstrations, "rankings": rankings, "pretrain": text}
+        for name, rows in named.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return stages.from_files(stages.Files(**{name: str(tmp_path / f"{name}.jsonl") for name in named}), 0)
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    tokenizer = train_tokenizer([*QUESTIONS, *LINES], 300, tmp_path_factory.mktemp("tokenizer") / "small.model")
+    shape = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
+    return stages.described(shape, tokenizer, stages.Format(40, 20))
+
+
+def data(prompts=(1, 1, 1), demonstrations=(1, 1, 1), rankings=(1, 1, 1), text=(3, 3)) -> stages.DataSets:
+    """So many rows in each part."""
+
+    def parts(row, counts) -> stages.Parts:
+        return stages.Parts(*([row(prompt_text(q)) for q in each[:n]] for each, n in zip(IN, counts, strict=True)))
+
+    return stages.DataSets(
+        stages.Parts(KEPT[: text[0]], HELD[: text[1]]),
+        parts(lambda p: Demonstration(p, "Three."), demonstrations),
+        parts(Prompt, prompts),
+        parts(lambda p: Ranking(p, ("Three.", "Four."), (1, 2)), rankings),
+    )
+
+
+def lists_in(made: stages.DataSets) -> list[list]:
+    sets = (made.text, made.demonstrations, made.prompts, made.rankings)
+    return [list(part) for rows in sets for part in rows.each().values()]
+
+
+def test_files_that_share_no_prompt_have_held_out_parts_each(files):
+    made = files(
+        [{"prompt": q} for q in QUESTIONS[:100]],
+        [{"prompt": q, "completion": "Three."} for q in QUESTIONS[100:200]],
+        [{"prompt": q, "chosen": "Three.", "rejected": "Four."} for q in QUESTIONS[200:300]],
+        [{"text": x} for x in LINES],
+    )
+    for rows, of in ((made.demonstrations, QUESTIONS[100:200]), (made.rankings, QUESTIONS[200:300])):
+        expected = [[prompt_text(q) for q in of if part_of(q) == part] for part in range(3)]
+        assert [[row.prompt for row in part] for part in rows.each().values()] == expected and all(expected)
+    assert made.text == stages.Parts(KEPT, HELD) and HELD
+
+
+def test_nothing_of_a_held_out_prompt_is_in_training_and_that_is_said(files, capsys):
+    held, train = IN[2][0], IN[0][0]
+    talk = f"\n\nHuman: {held.upper()} \n\nAssistant: Three.\n\nHuman: And then?\n\nAssistant:"
+    later = f"\n\nHuman: {train}\n\nAssistant: Three.\n\nHuman: {held}\n\nAssistant:"
+    made = files(
+        [{"prompt": "a title", "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}, {"prompt": train}],
+        [
+            {"prompt": held, "completion": "Three."},
+            {"prompt": later, "completion": "Three."},
+            {"prompt": train, "answer": "4."},
+        ],
+        [{"prompt": "a title", "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}],
+        [{"text": x} for x in (KEPT[0], f"They ask: {held.lower()}", KEPT[1], f" {KEPT[1].upper()}")],
+    )
+    assert made.prompts == stages.Parts([Prompt(prompt_text(train))], [], [Prompt(talk)])
+    assert made.demonstrations == stages.Parts(
+        [Demonstration(prompt_text(train), "4.")], [], [Demonstration(prompt_text(held), "Three.")]
+    )
+    assert made.rankings == stages.Parts([], [], [Ranking(talk, ("Four.", "Five."), (1, 2))])
+    assert made.text.train == [KEPT[0], KEPT[1], f" {KEPT[1].upper()}"]
+    said = capsys.readouterr().err
+    assert "1 of 3 demonstrations hold what is held out elsewhere and are left out" in said
+    assert "1 of 4 pieces of training text hold a prompt that is held out and are left out" in said
+
+
+def test_what_users_of_two_parts_typed_is_said_to_be_left_out(files, capsys):
+    alone = split_of(SPLIT, 0, [])
+    train, test = (next(u for u in map(str, range(99)) if alone.part_of(u, "") == part) for part in (0, 2))
+    asked = [{"prompt": q, "user": user} for q, user in (("Why?", train), ("So?", train), (" why? ", test))]
+    made = files(
+        asked, [{"prompt": "a", "answer": "b"}], [{"prompt": "a", "chosen": "b", "rejected": "c"}], [{"text": "d"}]
+    )
+    assert [[p.user for p in part] for part in made.prompts.each().values()] == [[train], [], [test]]
+    assert "1 of 3 prompts hold what is held out elsewhere and are left out" in capsys.readouterr().err
+
+
+def test_the_built_in_world_is_split_by_the_same_rule():
+    made = stages.from_world(stages.World(10, prompts=200, demonstrations=20, labelers=1, heldout_labelers=1), 0)
+    alone = split_of(SPLIT, 0, [])
+    for number, part in enumerate(made.prompts.each().values()):
+        assert part and {alone.part_of(p.user, "") for p in part} == {number}
+    assert made.demonstrations.train and {d.prompt for d in made.demonstrations.train} <= {
+        p.text for p in made.prompts.train
+    }
+    assert {d.prompt for d in made.demonstrations.valid} == {p.text for p in made.prompts.valid}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentences"),
+    [
+        ({}, []),
+        ({"prompts": (1, 0, 1)}, ["validation prompts: none, so that the judge has no figures in the curves"]),
+        ({"demonstrations": (1, 0, 0)}, ["validation demonstrations: none, so that SFT's epoch is the last"]),
+        ({"rankings": (1, 0, 1)}, ["validation rankings: none, so that there is no accuracy/valid"]),
+        ({"rankings": (1, 1, 0)}, ["test rankings: none, so that there is no accuracy/test"]),
+        ({"text": (3, 0)}, ["validation text: none, so that there are no pretrain/loss and no closed/last_word"]),
+    ],
+)
+def test_of_a_held_out_part_that_is_empty_it_is_said_what_there_will_not_be(given, sentences, model, capsys):
+    kept = data_that_fit(data(**given), model)
+    assert lists_in(kept) == lists_in(data(**given))
+    assert [
+        line.partition(" and SFT's epoch has")[0].strip(" ,") for line in capsys.readouterr().err.splitlines()
+    ] == sentences
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompts": (0, 1, 1)}, "there are no train prompts; give more rows"),
+        ({"prompts": (2, 1, 0)}, "none of the prompts to report on is left, beside 2 to train on"),
+        ({"demonstrations": (0, 1, 1)}, "there are no train demonstrations; give more rows"),
+        ({"rankings": (0, 1, 1)}, "there are no train rankings; give more rows"),
+        ({"text": (0, 3)}, "the training text is shorter than a row of 60 tokens"),
+    ],
+)
+def test_nothing_begins_without_a_part_that_a_stage_needs(given, words, model):
+    refusal(partial(data_that_fit, data(**given), model), words)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_handful_of_rows_is_enough_or_refused_in_a_sentence(count, files, model):
+    some = [IN[2][0], *IN[0][:4]][:count]
+    asked = [{"prompt": q, "chosen": "Three.", "rejected": "Four."} for q in some]
+    made = files(asked, asked, asked, [{"text": x} for x in KEPT[:5]])
+    assert [len(part) for part in made.rankings.each().values()] == [count - 1, 0, 1]
+    if count > 1:
+        assert lists_in(data_that_fit(made, model)) == lists_in(made)
+    else:
+        refusal(partial(data_that_fit, made, model), "there are no train prompts; give more rows")
+
+
+def test_what_is_too_long_is_left_out_of_every_part_before_anything_begins(model, capsys):
+    long, some = prompt_text("many words " * 40), data()
+    given = replace(
+        some,
+        prompts=replace(some.prompts, valid=[Prompt(long)]),
+        demonstrations=replace(some.demonstrations, valid=[*some.demonstrations.valid, Demonstration(long, "Three.")]),
+        rankings=replace(some.rankings, test=[Ranking(long, ("Three.", "Four."), (1, 2))]),
+        text=replace(some.text, valid=["Short."]),
+    )
+    kept = data_that_fit(given, model)
+    assert kept.prompts.valid == kept.rankings.test == [] and kept.text.valid == ()
+    assert kept.demonstrations == some.demonstrations and kept.rankings.valid == some.rankings.valid
+    said = capsys.readouterr().err
+    for words in (
+        "1 of 1 valid prompts are longer than format.prompt_tokens = 40 and left out",
+        "1 of 2 valid demonstrations are longer than the context of 60 tokens and left out",
+        "1 of 1 test rankings are longer than the context of 60 tokens and left out",
+        "validation prompts: none",
+        "test rankings: none",
+        "validation text: none",
+    ):
+        assert words in said
+    strict = replace(model, format=replace(model.format, too_long="error"))
+    refusal(
+        partial(data_that_fit, given, strict),
+        "1 of 1 valid prompts are longer than format.prompt_tokens = 40, the first",
+    )
+
+
+def test_rows_that_fit_are_kept_and_of_training_rows_one_must_be_left(capsys):
+    rows = [Prompt("a"), Prompt("bbb"), Prompt("cc")]
+    short = partial(kept_by_length, fits=lambda p: len(p.text) < 3, too_long="drop", limit="2")
+    assert short(rows, what="train prompts") == [rows[0], rows[2]]
+    assert "1 of 3 train prompts are longer than 2 and left out" in capsys.readouterr().err
+    refusal(
+        lambda: short(rows[1:2], what="train prompts"),
+        "1 of 1 train prompts are longer than 2, and none is left; raise",
+    )
+    refusal(lambda: short([], what="rankings"), "there are no rankings; give more rows")
+    assert short(rows[1:2], what="test prompts") == short([], what="valid prompts") == []
+    refusal(
+        lambda: short(rows, what="test prompts", too_long="error"),
+        "1 of 3 test prompts",
+        "the first being 'bbb'",
+        '"drop"',
+    )
+
+
+def test_the_figure_that_marks_the_best_checkpoint_must_be_taken_somewhere():
+    world = stages.from_world(stages.World(10, prompts=60, demonstrations=4, labelers=1, heldout_labelers=1), 0)
+    refusal(
+        lambda: stages.require_figure("gold/mean", data()), "a figure of the built-in world, and the data are files"
+    )
+    none = replace(world, prompts=replace(world.prompts, valid=[]))
+    refusal(lambda: stages.require_figure("gold/mean", none), "a figure on validation rows, of which there are none")
+    refusal(lambda: stages.require_figure("pretrain/loss", data(text=(3, 0))), "a figure on validation rows")
+    for best, given in (
+        ("gold/mean", world),
+        ("pretrain/loss", data()),
+        ("objective/scores", data((1, 0, 1))),
+        ("", data()),
+    ):
+        stages.require_figure(best, given)
+
+
+def test_a_row_of_text_is_as_long_as_the_context(model):
+    n = len(model.tokenizer.encode(LINES[0])) + 1
+    long = replace(model, format=stages.Format(n, n))
+    assert [has_row(LINES[:1] * count, long) for count in (0, 1, 2)] == [False, False, True]
+
+
+def test_figures_for_which_there_is_no_text_have_an_empty_cell(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(EVALUATION, "likelihood", None)  # is not called
+    without = data(text=(3, 0))
+    loaded = stages.Loaded(model, None)
+    assert (
+        stages.alignment_tax(loaded, without, stages.Run()) == stages.packed_loss(loaded, without, stages.Run()) == {}
+    )
+    percent = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    figures = dict.fromkeys(("win_rate/vs_sft", "win_rate/vs_base", "kl/from_sft"), percent)
+    found = {name: dict(figures) for name in ("base", "sft", "ppo", "ppo_ptx")} | {"rl_init": {}, "reward_model": {}}
+    judge = stages.Judge("nobody", [], None, None, loaded)
+    monkeypatch.setattr(REPORT, "table_text", lambda models: tables.append(models) or "")
+    tables: list[dict] = []
+    REPORT.page(tmp_path, judge, found, [], stages.Run(), {})
+    assert all(models["pretrain/loss"] == models["closed/last_word"] == {} for models in tables[0].values())
+    assert tables[1] == {"reward_model": {"accuracy/valid": {}, "accuracy/test": {}}}
+    page = (tmp_path / "report.html").read_text()
+    row = page[page.index("Pretraining loss<") :].partition("</tr>")[0]
+    assert row.count("<span>–</span>") == 4
+    assert "No held-out pretraining loss" in page and "Pretraining loss in nats" not in page
