@@ -80,7 +80,7 @@ def copied(into: Path) -> None:
 
 
 def outcome(scratch: Path, tests: str, log: Path) -> int:
-    """pytest's exit code in a copy of this process: 0 all passed, 1 some failed, −9 it took too long, else it could not run."""
+    """pytest's exit code in a copy of this process: 0 all passed, 1 some failed, −9 it took too long, else it did not run."""
     child = os.fork()
     if not child:
         os.setpgrp()
