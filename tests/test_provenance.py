@@ -127,7 +127,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture
 def rl(models, tokenizer, tmp_path, monkeypatch):
-    """A run of RL whose iterations add 1 to the policy and 10 to its average; what they, the judge and the looks are given."""
+    """A run of RL whose iterations add 1 to the policy and 10 to its average; what it, the judge and the looks get."""
     policy, seen = module("policy"), SimpleNamespace(asked=[], judged=[], looked=[], text=[])
     scores = [1.0, 5.0, 3.0]
 
