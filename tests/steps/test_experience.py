@@ -34,6 +34,7 @@ ENDED = np.array(
 BEFORE = (10.0, 0.5, 20.0)  # of earlier scores: their count, their mean and the sum of squares about it
 STEP, KL_SCALE = 3, 1.3
 PPO = {"the library's": library, "the experiment's": experiment}
+SHIFTS = {"k1": 0.5, "k2": 0.9, "k3": 0.2, "exact": 0.7}  # of the estimators' means, nats a token
 GROUPS = ("reinforce", "rloo", "grpo", "grpo_batch", "dr_grpo", "best")
 
 
@@ -51,9 +52,18 @@ def state(tiny):
 
 
 @pytest.fixture(scope="module")
-def coef(tiny):
+def coef(tiny, x):
+    """The controller's target is a little below the KL that there is, where its step is not yet cut off."""
+    nats = float(np.asarray(x.kl["k1"]).sum(1).mean())
+    assert nats > 0
     changes = {"discount": 0.9, "lam": 0.8, "beta": 0.3, "beta_loss": 0.2, "beta_end": 0.5, "beta_steps": 8.0}
-    changes |= {"kl_target": 2.0, "kl_horizon": 40.0, "score_clip": 1.5, "missing_eos_penalty": 0.7, "uncertainty": 0.4}
+    changes |= {
+        "kl_target": nats / 1.1,
+        "kl_horizon": 40.0,
+        "score_clip": 1.5,
+        "missing_eos_penalty": 0.7,
+        "uncertainty": 0.4,
+    }
     return tiny.coef._replace(**{name: jnp.float32(value) for name, value in changes.items()})
 
 
@@ -70,7 +80,7 @@ def x(tiny):
     prompts = tiny.batch.prompts
     tokens, mask = np.concatenate([prompts.tokens, y], axis=1), np.concatenate([prompts.mask, MASK], axis=1)
     response = Response(y, MASK, numbers(), np.full(B, 0.7, np.float32), None)
-    kl = {name: numbers() for name in ("k1", "k2", "k3", "exact")}
+    kl = {name: np.where(MASK, numbers() + np.float32(shift), np.float32(0)) for name, shift in SHIFTS.items()}
     made = Rollout(tokens, mask, response, ENDED, kl, numbers())
     return jax.tree.map(jnp.asarray, made)
 
@@ -262,7 +272,7 @@ def require_coefficients(calls, tiny, state, coef, fixed):
 def require_next_state(after, state, x, scores, coef, form, moments=None):
     assert int(after.step) == STEP + 1
     nats = np.asarray(x.kl["k1"]).sum(1).mean()
-    expected = KL_SCALE * (1 + np.clip(nats / 2.0 - 1, -0.2, 0.2) * B / 40.0)
+    expected = KL_SCALE * (1 + np.clip(nats / float(coef.kl_target) - 1, -0.2, 0.2) * B / 40.0)
     assert float(after.kl_scale) == pytest.approx(expected, rel=1e-5)
     found = [float(m) for m in (after.scores.count, after.scores.mean, after.scores.squares)]
     assert found == pytest.approx(moments or score_by_hand(scores, coef, form)[1], rel=1e-4)
