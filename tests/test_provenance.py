@@ -373,11 +373,11 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
 
     def step(state, batch, coef, *, model, optimiser, schedule):
         rows.append(batch)
-        return replace(state, step=state.step + 1), {"loss/train": Mean(1.0, 1.0)}
+        return replace(state, step=state.step + 1, params=moved(state.params, 1)), {"loss/train": Mean(1.0, 1.0)}
 
     def scores_of(model, tokens, mask, *, batch, params):
         centred.append((texts_of_rows(tokenizer, tokens), np.asarray(mask), np.asarray(tokens)))
-        return np.array([1.0, 3.0], np.float32)
+        return np.array([0.0, 2.0], np.float32) + params["bias"]
 
     def first_params(start, run, mesh, role):
         return {"bias": jnp.float32(0.5)}, None
@@ -395,7 +395,7 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
         assert parts_in(texts.ravel()) == {"train"}
         better = np.array([["Good" in text for text in pair] for pair in texts])
         assert (better == (batch.ranks == 1)).all() and (~better == (batch.ranks == 2)).all()
-    assert float(made.params()["bias"]) == 0.5 - 2.0
+    assert float(made.params()["bias"]) == -1  # where the mean of the two, 1 above it, is 0
     (texts, mask, tokens), *more = centred
     assert not more and parts_in(texts) == {"valid"} and all("I say" in text for text in texts)
     assert (mask == (tokens != tokenizer.pad)).all() and (tokens == tokenizer.eos).sum() == len(texts)

@@ -203,8 +203,11 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("learn", PPO)
-@pytest.mark.parametrize("change", FORMS, ids=str)
+CASES = [pytest.param("the library's", form) for form in FORMS] + [pytest.param("the experiment's", FORMS[0])]
+CASES += [pytest.param("the experiment's", form, marks=pytest.mark.long) for form in FORMS[1:]]
+
+
+@pytest.mark.parametrize(("learn", "change"), CASES, ids=str)
 def test_the_losses_get_the_advantages_and_returns_of_the_formulas(
     tiny, state, coef, x, scores, values_of, updates, learn, change
 ):
@@ -312,7 +315,7 @@ def group_advantages_by_hand(r, how, K):
 
 
 @pytest.mark.parametrize("how", GROUPS)
-@pytest.mark.parametrize("K", [2, 4])
+@pytest.mark.parametrize("K", [4, pytest.param(2, marks=pytest.mark.long)])
 def test_groups_are_of_one_prompt_and_their_baseline_is_their_own(tiny, state, coef, x, scores, updates, how, K):
     kl = ("k1", "k2", "k3", "exact")[(GROUPS.index(how) + K) % 4]
     form, bare = tiny.form._replace(kl_reward=kl), replace(state, value=None, value_opt=None)
@@ -463,6 +466,7 @@ def drawn(tiny, state):
     return jax.jit(partial(sample, models=tiny.models, plan=tiny.plan))(state, tiny.batch.prompts, tiny.frozen)
 
 
+@pytest.mark.long
 def test_an_objective_of_one_s_own_gets_both_log_probabilities_the_advantages_and_the_coefficients(
     tiny, state, coef, drawn, scores
 ):
