@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check mutants clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/instructgpt.py configs/tiny.toml
@@ -16,6 +16,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+mutants: .venv/installed
+	$(BIN)/python -m tests.mutants
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlhf_jax needs Python 3.11 or later; name one: make PYTHON=python3.11")'
