@@ -5,7 +5,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from experiments.studies.ablate_beta_gamma import best_setting, claims_of, verdict
+from experiments.studies.ablate_beta_gamma import (
+    best_setting,
+    beta_alone_does_not,
+    claims_of,
+    interior_optimum,
+    verdict,
+)
 from experiments.sweep import Setting
 from rlhf_jax.evals import Cell, Claim, Estimate, Line, write_ablation
 
@@ -65,6 +71,30 @@ def test_in_pure_noise_no_claim_is_found_in_more_than_one_grid_of_twenty():
         share = np.mean(np.array(found) == said, axis=0)
         assert (share <= 0.05).all(), (said, share)
     assert np.mean(np.array(found) == "undecided") < 1  # they can be found
+
+
+@pytest.mark.parametrize(("t", "found"), [(5, False), (7, True)])
+def test_what_is_one_of_two_has_to_be_seen_more_clearly(t, found):
+    """Three seeds at m − 1, m and m + 1 have a t of m·√3. Print has 4.303 for 95 %, and 6.205 for 97.5 %."""
+    clear, four = t / 3**0.5 + np.array([-1.0, 0.0, 1.0]), np.full(3, 4.0)
+
+    def rated(*ratings):
+        return [setting(b, 1.0, four, r) for b, r in zip((0.0, 0.1, 0.3, 3.0), ratings, strict=True)]
+
+    # Above the start or with a lower rating: two ways.
+    regressed = [setting(b, 0.0, START + clear, four) for b in BETAS]
+    assert (beta_alone_does_not(regressed, setting(0.1, 1.0, four, four), START).verdict == "holds") == found
+    # Two β inside, and two ends.
+    assert (interior_optimum(rated(four, four + clear, four - 1, four)).verdict == "holds") == found
+    assert (interior_optimum(rated(four, four, four, four + clear)).verdict == "does not hold") == found
+
+
+@pytest.mark.parametrize(("t", "said"), [(7, "undecided"), (8, "does not hold")])
+def test_one_beta_of_three_that_suffices_has_to_be_seen_more_clearly_still(t, said):
+    """At it there is no regression and a better rating; a t of 7.649 is 98.3 %."""
+    clear, four = t / 3**0.5 + np.array([-1.0, 0.0, 1.0]), np.full(3, 4.0)
+    without = [setting(b, 0.0, START - clear * (b == 3), four + clear * (b == 3)) for b in BETAS]
+    assert beta_alone_does_not(without, setting(0.1, 1.0, four, four), START).verdict == said
 
 
 def test_one_beta_that_does_keeps_the_claim_that_none_does_from_holding():
