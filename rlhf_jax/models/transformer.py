@@ -57,7 +57,8 @@ class TransformerConfig:
     attention_cap: float | None = None  # cap·tanh(score/cap)
     logit_cap: float | None = None
     embedding_scale: float = 1.0
-    compute: Literal["float32", "bfloat16", "float16"] = "float32"  # of products; norms, softmax and logits are float32
+    # Of products; norms, softmax and logits are float32. In float16 there is sampling and reading, and no training.
+    compute: Literal["float32", "bfloat16", "float16"] = "float32"
     cache: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers, parameters stacked; see `stack_blocks`

@@ -72,7 +72,7 @@ class Format(Checked):
 class Memory(Checked):
     """How a decoder computes. The paper has half precision with float32 master weights (App. C)."""
 
-    compute: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products
+    compute: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products; float16 does not train
     cache: Literal["float32", "bfloat16", "float16"] = "float32"  # of keys and values
     remat: bool = False  # keep each block's input only, and compute the rest again for the gradient
     scan: bool = False  # one compiled block for all layers

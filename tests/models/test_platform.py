@@ -10,6 +10,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from experiments import sweep
 from rlhf_jax.models import attention
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import matmul
@@ -126,3 +127,11 @@ def test_without_a_mesh_it_is_jax_s(monkeypatch):
         assert platform() == "cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert platform() == "tpu"
+
+
+@pytest.mark.parametrize(("where", "devices", "one_core"), [("cpu", 2, True), ("cpu", 1, False), ("gpu", 2, False)])
+def test_a_sweep_has_a_core_for_each_of_a_cpu_s_devices(monkeypatch, where, devices, one_core):
+    monkeypatch.setattr(jax, "default_backend", lambda: where)
+    monkeypatch.setattr(jax, "jit", lambda fn, **options: options)
+    options = sweep.program(lambda *arguments: arguments, 1, make_mesh(devices))["compiler_options"]
+    assert options == ({"xla_cpu_multi_thread_eigen": False} if one_core else None)

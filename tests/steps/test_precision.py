@@ -168,9 +168,9 @@ def test_answers_are_read_as_the_learner_reads_them(tiny, monkeypatch):
 
     monkeypatch.setattr(ppo, "hidden_states", watched)
     plan = tiny.plan._replace(max_tokens=T, minibatches=4)
-    state = tiny.state.replace(policy=params(1))
+    state, frozen = tiny.state.replace(policy=params(1)), Frozen(params(2))
     write = partial(sample, models=models, plan=plan)
-    jax.eval_shape(lambda s, p: jax.tree.leaves(write(s, p, Frozen(params(2)))), state, batch().prompts)
+    jax.eval_shape(lambda s, p: jax.tree.leaves(write(s, p, frozen)), state, batch().prompts)
     sampled, seen[:] = set(seen), []
     tokens, mask, y = jax.tree.map(lambda leaf: leaf[: B // 4], written("float32"))
     experience = Experience(tokens, mask, y, y.logp, None, y.logp, None, None)
