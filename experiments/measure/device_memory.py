@@ -2,10 +2,10 @@
 
     python experiments/measure/device_memory.py --size 1.3B --topology v5p:2x2x2 --fsdp 8
 
-The whole iteration is compiled for the topology (of TPUs, from the extra [tpu]; "cpu" for as many fake devices): sampling,
-rewards, advantages, and the updates of policy and value, beside the reference, the reward model, Adam's moments and the
-moving average. Sizes are GPT-3's (Brown et al. 2020, arXiv:2005.14165, Table 2.1), which InstructGPT has; beside 175B, value
-and reward model are of 6B, as there (App. C.2).
+The whole iteration is compiled for the topology (of TPUs, from the extra [tpu]; "cpu" for as many fake devices), with the
+code that models have for that platform, which they ask the mesh for: sampling, rewards, advantages, and the updates of
+policy and value, beside the reference, the reward model, Adam's moments and the moving average. Sizes are GPT-3's (Brown et
+al. 2020, arXiv:2005.14165, Table 2.1), which InstructGPT has; beside 175B, value and reward model are of 6B (App. C.2).
 """
 
 import os

@@ -11,11 +11,12 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from experiments import sweep
-from rlhf_jax.models import attention
+from rlhf_jax.models import LanguageModel, attention, hidden_states
 from rlhf_jax.models.attention import attend
 from rlhf_jax.models.linear import matmul
 from rlhf_jax.models.placement import platform
 from rlhf_jax.runtime import make_mesh
+from tests.models.conftest import LLAMA, shapes
 
 XLA = jax.nn.dot_product_attention
 
@@ -115,11 +116,18 @@ def test_products_are_the_same_on_every_platform(monkeypatch, dtype, result):
 @pytest.mark.parametrize(
     ("of", "name"), [("tpu", "tpu"), ("cuda", "gpu"), ("rocm", "gpu"), ("gpu", "gpu"), ("cpu", "cpu")]
 )
-def test_the_platform_is_the_mesh_s(of, name):
+def test_the_platform_is_the_mesh_s(monkeypatch, of, name):
+    """And a model is traced with that platform's code."""
+    asked = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *qkv, **how: asked.append(how) or XLA(*qkv, **how))
     device = AbstractDevice(device_kind="any", num_cores=None, platform=of)
     axes = AbstractMesh((2, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, abstract_device=device)
+    tokens, model = jnp.ones((2, 4), jnp.int32), LanguageModel(LLAMA)
     with jax.sharding.use_abstract_mesh(axes):
         assert platform() == name
+        program = str(jax.make_jaxpr(lambda p: hidden_states(model, p, tokens, tokens > 0)[0])(shapes(model)))
+    assert ("optimization_barrier" in program) == (name == "cpu")  # of our products on a CPU
+    assert (asked == []) == (name == "cpu")
 
 
 def test_without_a_mesh_it_is_jax_s(monkeypatch):
