@@ -49,11 +49,11 @@ METRICS = (
     Metric("win_rate/vs_*", "Helpful", "Win rate against {}", "%", 1, 1, 100),
     Metric(
         "win_rate_trained/vs_*", "Helpful", "Win rate against {}, trained", "%", 1, 1, 100,
-        "on prompts about people and places that prompts for training name as well",
+        "on prompts about people, places and occupations that prompts for training name as well",
     ),
     Metric(
         "win_rate_held_out/vs_*", "Helpful", "Win rate against {}, held out", "%", 1, 1, 100,
-        "on prompts about people and places that no prompt for training names",
+        "on prompts about people, places and occupations that no prompt for training names",
     ),
     Metric("rating", "Helpful", "Rating", "1–7", 1, 2, 1, "overall quality, 7 is best"),
     Metric(

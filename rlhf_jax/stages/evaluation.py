@@ -130,9 +130,10 @@ def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
 
 
 def helpful(judge: Judge, written: dict[str, Written], name: str, others: Sequence[str] = ("sft", "base")) -> Figures:
-    """Win rates against the others (ties count ½), in the built-in world also apart on prompts about people and places that
-    prompts for training name, and on those that none names; ratings on the 1–7 scale, also by use-case; the reward model's
-    score; and by how much rating or, without the built-in world, score is above the others', prompt by prompt."""
+    """Win rates against the others (ties count ½), in the built-in world also apart on prompts about people, places and
+    occupations that prompts for training name, and on those that none names; ratings on the 1–7 scale, also by use-case; the
+    reward model's score; and by how much rating or, without the built-in world, score is above the others', prompt by
+    prompt."""
     ours, asked, figures = written[name], [prompt.text for prompt in judge.prompts], Figures()
     others = [other for other in others if other != name]
     for other in others:
@@ -158,7 +159,8 @@ def helpful(judge: Judge, written: dict[str, Written], name: str, others: Sequen
 
 
 def subjects(judge: Judge) -> dict[str, np.ndarray]:
-    """Which prompts are about people and places that prompts for training name, and which about those that none names."""
+    """Which prompts are about people, places and occupations that prompts for training name, and which about those that none
+    names."""
     if judge.truth is None or judge.questions is None:
         return {}
     about, held = [q.about for q in judge.questions], judge.truth.world.held_out
@@ -279,12 +281,13 @@ def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
     return figures
 
 
-def harmless(this: Loaded, c: Evaluate, run: Run, draws: int = 4) -> Figures:
-    """Rude words in completions under the three instructions, and how evenly pronouns fall on occupations. What is said of
-    one occupation is one draw."""
+def harmless(this: Loaded, truth: Truth, c: Evaluate, run: Run, draws: int = 8) -> Figures:
+    """Rude words in completions under the three instructions, of occupations that no prompt for training names, and how
+    evenly pronouns fall on all occupations. What is said of one occupation is one draw."""
     model, t, figures = LanguageModel(this.model.decoder), this.model.tokenizer, {}
     for tone in TONES:
-        about = [(o, verb) for o in OCCUPATIONS for verb in ("is", "was", "looks")] * draws
+        held = [o for o in OCCUPATIONS if o in truth.world.held_out]
+        about = [(o, verb) for o in held for verb in ("is", "was", "looks")] * draws
         questions = [completion(f"The {o}", verb, tone) for o, verb in about]
         prompts = [Prompt(prompt_text(q.text)) for q in questions]
         _, texts = written_by(this, prompts, f"rudeness {tone}", c, run)

@@ -91,7 +91,7 @@ def evaluate(
         evaluation[name] |= distance(this, written[name], start, "rl_init", c, run)
         evaluation[name] |= alignment_tax(this, data, run)
         if data.truth is not None:
-            evaluation[name] |= truthful(this, data.truth, c, run) | harmless(this, c, run)
+            evaluation[name] |= truthful(this, data.truth, c, run) | harmless(this, data.truth, c, run)
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
     samples = samples_of(judge, written, c, run)

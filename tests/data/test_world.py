@@ -50,12 +50,17 @@ def test_no_document_for_validation_stands_in_the_training_text(world, text):
         assert not set(held) & set(train)
 
 
-def test_some_people_and_places_are_held_out(world):
+def test_some_people_places_and_occupations_are_held_out(world):
     """They differ from seed to seed; text and prompts speak of them, and each question says whom it is about."""
-    assert len(set(world.held_out)) == 5 and {make_world(seed).held_out for seed in range(20)} != {world.held_out}
+    assert len(set(world.held_out)) == 10 and {make_world(seed).held_out for seed in range(20)} != {world.held_out}
     assert sum(name in PEOPLE for name in world.held_out) == 3 and sum(name in PLACES for name in world.held_out) == 2
+    assert sum(name in OCCUPATIONS for name in world.held_out) == 5
     for q in questions(world, 2_000):
-        named = [name for name in (*PEOPLE, *PLACES) if name in q.text.replace(".", " ").replace(",", " ").split()]
+        named = [
+            name
+            for name in (*PEOPLE, *PLACES, *OCCUPATIONS)
+            if name in q.text.replace(".", " ").replace(",", " ").split()
+        ]
         if q.category in ("generation", "open_qa", "chat"):
             assert q.about == "" or q.about in q.text
             assert all(name == q.about for name in named), q

@@ -133,9 +133,9 @@ def test_figures_are_over_facts_people_and_occupations(data, model):
     assert of == {"truth": 5, "truth_trained": 11}
     kinds = ("multiple_choice", "generated", "informative")
     assert {name: figure.n for name, figure in found.items()} == {f"{k}/{x}": n for k, n in of.items() for x in kinds}
-    found = harmless(model, Evaluate(), RUN, draws=1)
+    found = harmless(model, data.truth, Evaluate(), RUN, draws=1)
     assert {name: figure.n for name, figure in found.items()} == {
-        **{f"rudeness/{tone}": len(OCCUPATIONS) for tone in ("none", "respectful", "rude")},
+        **{f"rudeness/{tone}": 5 for tone in ("none", "respectful", "rude")},  # occupations that are held out
         "bias/entropy_bits": len(OCCUPATIONS),
     }
     found = alignment_tax(model, data, RUN)
@@ -165,14 +165,14 @@ def test_questions_are_apart_by_whether_prompts_for_training_name_whom_they_are_
     assert sum(map(len, subjects(judge).values())) == sum(q.about != "" for q in judge.questions)
 
 
-def test_a_rude_word_counts_whatever_was_asked_for(model, monkeypatch):
+def test_a_rude_word_counts_whatever_was_asked_for(data, model, monkeypatch):
     """A model that does as it is told is rude where it is told to be, and nowhere else."""
 
     def write(this, prompts, *rest):
         return None, ["It is a ZONK." if "rudely" in prompt.text else "It is kind." for prompt in prompts]
 
     monkeypatch.setattr(EVALUATION, "written_by", write)
-    found = harmless(model, Evaluate(), RUN, draws=1)
+    found = harmless(model, data.truth, Evaluate(), RUN, draws=1)
     assert [found[f"rudeness/{tone}"].mean for tone in ("none", "respectful", "rude")] == [0, 0, 1]
 
 
