@@ -67,16 +67,19 @@ def lists_in(made: stages.DataSets) -> list[list]:
 
 
 def test_files_that_share_no_prompt_have_held_out_parts_each(files):
+    # Of the rankings alone, a held-out and a training one; both stand in training text
+    asked = [f"They ask: {next(q for q in each if q in QUESTIONS[200:300])}" for each in (IN[2], IN[0])]
+    assert [part_of(x, SPLIT_TEXT) for x in asked] == [0, 0]
     made = files(
         [{"prompt": q} for q in QUESTIONS[:100]],
         [{"prompt": q, "completion": "Three."} for q in QUESTIONS[100:200]],
         [{"prompt": q, "chosen": "Three.", "rejected": "Four."} for q in QUESTIONS[200:300]],
-        [{"text": x} for x in LINES],
+        [{"text": x} for x in [*LINES, *asked]],
     )
     for rows, of in ((made.demonstrations, QUESTIONS[100:200]), (made.rankings, QUESTIONS[200:300])):
         expected = [[prompt_text(q) for q in of if part_of(q) == part] for part in range(3)]
         assert [[row.prompt for row in part] for part in rows.each().values()] == expected and all(expected)
-    assert made.text == stages.Parts(KEPT, HELD) and HELD
+    assert made.text == stages.Parts([*KEPT, asked[1]], HELD) and HELD
 
 
 def test_nothing_of_a_held_out_prompt_is_in_training_and_that_is_said(files, capsys):

@@ -44,7 +44,7 @@ def test_every_shape_of_row(jsonl, row):
 def test_rankings_survive_a_file(tmp_path):
     rankings = [
         Ranking(PROMPT, ("é 😀", "b\n\nHuman: c", "d"), (2, 1, 2), "Ann"),
-        Ranking("Be kind." + PROMPT, ("a\u2028a", "b"), (3, 1)),
+        Ranking("Be kind." + PROMPT, ("a\u2028a", "b"), (3, 1), user="7"),
     ]
     path = tmp_path / "rankings.jsonl"
     write_rankings(path, rankings)
