@@ -258,7 +258,7 @@ def test_figures_for_which_there_is_no_text_have_an_empty_cell(model, monkeypatc
     judge = stages.Judge("nobody", [], None, None, loaded)
     monkeypatch.setattr(REPORT, "table_text", lambda models: tables.append(models) or "")
     tables: list[dict] = []
-    REPORT.page(tmp_path, judge, found, [], stages.Run(), {})
+    REPORT.page(tmp_path, judge, {}, found, [], stages.Run(), {})
     assert all(models["pretrain/loss"] == models["closed/last_word"] == {} for models in tables[0].values())
     assert tables[1] == {"reward_model": {"accuracy/valid": {}, "accuracy/test": {}}}
     page = (tmp_path / "report.html").read_text()

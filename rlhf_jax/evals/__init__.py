@@ -2,6 +2,7 @@
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.intervals import (
     CONFIDENCE,
@@ -27,6 +28,7 @@ from rlhf_jax.evals.report import scale_of, table_text, write_report
 
 __all__ = [
     "CONFIDENCE",
+    "MODELS",
     "RATING",
     "SHARE",
     "SYMBOLS",

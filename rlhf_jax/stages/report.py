@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from rlhf_jax.data import content_sha256
-from rlhf_jax.evals import Estimate, table_text, write_report
+from rlhf_jax.evals import MODELS, Estimate, table_text, write_report
 from rlhf_jax.labelers import rating
 from rlhf_jax.runtime import first_process, info, read_metrics, values_sha256, write_atomically
 from rlhf_jax.stages.agreement import agreement_on
@@ -99,7 +99,7 @@ def evaluate(
         (out / MARK).unlink(missing_ok=True)  # what it says is true of all files or of none
     write_atomically(out / "evaluation.json", json.dumps(as_json, indent=1))
     write_atomically(out / "samples.json", json.dumps(samples, indent=1))
-    page(out, judge, as_json, samples, run, about or {})
+    page(out, judge, models, as_json, samples, run, about or {})
     write_atomically(out / MARK, json.dumps(origin))
     return evaluation
 
@@ -199,24 +199,43 @@ def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run)
     return rows[: c.shown]
 
 
-def page(out: Path, judge: Judge, evaluation: dict, samples: list[dict], run: Run, about: Mapping[str, Any]) -> None:
+def page(
+    out: Path,
+    judge: Judge,
+    models: Mapping[str, Trained],
+    evaluation: dict,
+    samples: list[dict],
+    run: Run,
+    about: Mapping[str, Any],
+) -> None:
     """report.html, and its tables on the terminal."""
     curves = {name: read_metrics(out / name) for name in STAGES}
-    models = {name: shown(figures, ON_TEXT) for name, figures in evaluation.items() if name != "reward_model"}
+    columns = {name: shown(figures, ON_TEXT) for name, figures in evaluation.items() if name != "reward_model"}
     notes = {
         "judge": judge.name,
         "seed": str(run.seed),
         "config": json.dumps(about, indent=1),
-        "findings": findings(judge, evaluation),
+        "findings": [*findings(judge, evaluation), *lags(models, curves)],
     }
-    write_report(out / "report.html", f"rlhf_jax: {out.name}", models, curves, samples, notes)
-    print(table_text(models))
+    write_report(out / "report.html", f"rlhf_jax: {out.name}", columns, curves, samples, notes)
+    print(table_text(columns))
     print(table_text({"reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS)}))
 
 
 def shown(figures: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     """The figures, and an empty cell for each wanted one that there is not."""
     return {name: {} for name in wanted} | dict(figures)
+
+
+def lags(models: Mapping[str, Trained], curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Which models are moving averages, and how far behind their policies these are at the end."""
+    ends = {name: rows[-1]["policy/ema_lag"] for name, rows in curves.items() if rows and "policy/ema_lag" in rows[-1]}
+    return [
+        f"{MODELS.get(name, name)} is the moving average of its policy, which at the end is ahead of it by {100 * lag:.0f} % of "
+        "its way from where RL started."
+        for name, lag in ends.items()
+        if name in models and models[name].part == "ema"
+    ]
 
 
 def findings(judge: Judge, evaluation: dict) -> list[str]:

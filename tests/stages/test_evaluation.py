@@ -16,6 +16,7 @@ from rlhf_jax.labelers import RANGE
 from rlhf_jax.models import LanguageModel, Sampling, TransformerConfig, hidden_states, logits
 from rlhf_jax.stages import Evaluate, Loaded, Trained, alignment_tax, distance, helpful
 from rlhf_jax.stages.evaluation import Judge, Written, harmless, log_ratio_rows, subjects, truthful, written_by
+from rlhf_jax.stages.report import lags
 from rlhf_jax.types import PromptBatch, Response
 
 EVALUATION = sys.modules["rlhf_jax.stages.evaluation"]
@@ -228,3 +229,13 @@ def test_two_models_are_compared_prompt_by_prompt():
     files = helpful(judge._replace(questions=None), written, "ppo", ["sft"])
     assert files.keys() == {"win_rate/vs_sft", "reward/minus_sft", "reward"}
     assert files["reward/minus_sft"].mean == 0
+
+
+def test_the_report_says_how_far_a_moving_average_is_behind(model):
+    """Of the models that are one, at the end of their stage."""
+    average, policy = (replace(model.model, part=part) for part in ("ema", "policy"))
+    curves = {
+        name: [{"step": 1, "policy/ema_lag": 0.9}, {"step": 2, "policy/ema_lag": 0.25}] for name in ("ppo", "ppo_ptx")
+    }
+    said = lags({"ppo": policy, "ppo_ptx": average, "base": average}, curves | {"pretrain": [], "sft": [{"step": 1}]})
+    assert len(said) == 1 and said[0].startswith("PPO-ptx is the moving average") and "25 %" in said[0]
