@@ -231,8 +231,8 @@ def lags(models: Mapping[str, Trained], curves: Mapping[str, Sequence[Mapping[st
     """Which models are moving averages, and how far behind their policies these are at the end."""
     ends = {name: rows[-1]["policy/ema_lag"] for name, rows in curves.items() if rows and "policy/ema_lag" in rows[-1]}
     return [
-        f"{MODELS.get(name, name)} is the moving average of its policy, which at the end is ahead of it by {100 * lag:.0f} % of "
-        "its way from where RL started."
+        f"{MODELS.get(name, name)} is the moving average of its policy, which at the end is ahead of it by {100 * lag:.0f} % "
+        "of its way from where RL started."
         for name, lag in ends.items()
         if name in models and models[name].part == "ema"
     ]
