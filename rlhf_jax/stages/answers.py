@@ -29,7 +29,7 @@ class AnswersToRank(Checked):
     """How many answers labelers see."""
 
     prompts: Count = 33_207  # the last so many training prompts (Table 6: 6,623 of labelers and 26,584 of customers)
-    fewest: Several = 4  # answers to a prompt: K = 4..9 (§3.5)
+    fewest: Several = 4  # answers drawn for a prompt: K = 4..9 (§3.5); of those that are alike people see one
     most: Several = 9
     temperature: Positive = 1.0  # that they are drawn at; not printed
     top_k: Natural = 0  # 0 is off
@@ -47,7 +47,7 @@ class AnswersToRank(Checked):
 
 
 class Candidates(NamedTuple):
-    """A prompt with different answers to it, which nobody has ranked yet; none where there were too few."""
+    """A prompt with different answers to it, which nobody has ranked yet; none where there were no two."""
 
     prompt: Prompt
     answers: tuple[str, ...]
@@ -67,9 +67,9 @@ def sample_answers(
     settings: AnswersToRank = AnswersToRank(),
     run: Run = RUN,
 ) -> CandidateRows:
-    """K different answers of a model to each of the last settings.prompts prompts, in answers.jsonl.
+    """Up to K different answers of a model to each of the last settings.prompts prompts, in answers.jsonl.
 
-    A prompt to which the model does not write enough different ones has none. The folder's name deals out the draws.
+    A prompt to which the model writes one and the same each time has none. The folder's name deals out the draws.
     InputError: the folder was made from something else; a reward model; no prompt fits.
     """
     c, folder = settings, Path(folder)
@@ -95,8 +95,8 @@ def sample_answers(
 def draw_answers(
     model: Trained, prompts: Sequence[Prompt], c: AnswersToRank, run: Run, role: str
 ) -> list[tuple[str, ...]]:
-    """Up to K different answers to each prompt, K drawn evenly from fewest..most. Where the model does not write `fewest`
-    different ones among K + 2 the row is ()."""
+    """Up to K different answers to each prompt, out of K + 2 that are drawn, with K drawn evenly from fewest..most. Where all
+    are alike the row is ()."""
     rng = np.random.default_rng(run.numpy_seed(role))
     Ks = rng.integers(c.fewest, c.most + 1, len(prompts))
     asked = [p for p, K in zip(prompts, Ks, strict=True) for _ in range(K + 2)]
@@ -107,7 +107,7 @@ def draw_answers(
         drawn = [text for text in written[start : start + K + 2] if text]
         t, length = model.tokenizer, model.format.context
         texts = dict.fromkeys(text for text in drawn if fits(Demonstration(prompt.text, text), t, length))
-        rows.append(tuple(texts)[:K] if len(texts) >= c.fewest else ())
+        rows.append(tuple(texts)[:K] if len(texts) > 1 else ())
         start += K + 2
     return rows
 
