@@ -116,9 +116,14 @@ def test_a_figure_of_the_world_is_refused_for_files_before_anything_is_made(worl
     stages.require_figure("gold/mean", world)
     stages.require_figure("objective/scores", files)
     stages.require_figure("", files)
-    monkeypatch.setattr(instructgpt, "data_sets", lambda settings, seed: files)
-    monkeypatch.setattr(instructgpt, "starting_model", lambda *given: pytest.fail("it began"))
-    refusal(lambda: instructgpt.recipe(small_run.recipe(tmp_path, "--runtime.best", "gold/mean")), words)
+    # The recipe asks it of the rows that fit its model, whose parameters are not made yet.
+    kept = iter([files, replace(world, prompts=replace(world.prompts, valid=[]))])
+    monkeypatch.setattr(instructgpt, "data_sets", lambda settings, seed: world)
+    monkeypatch.setattr(instructgpt, "starting_model", lambda *given: None)
+    monkeypatch.setattr(instructgpt, "data_that_fit", lambda data, start: next(kept))
+    monkeypatch.setattr(instructgpt, "pretrain", lambda *given: pytest.fail("it began"))
+    for refused in (words, "runtime.best is 'gold/mean', a figure on validation rows, of which there are none"):
+        refusal(lambda: instructgpt.recipe(small_run.recipe(tmp_path, "--runtime.best", "gold/mean")), refused)
 
 
 def test_a_prompt_of_another_world_is_refused_and_one_of_this_has_its_question(world):
@@ -180,7 +185,7 @@ def test_no_held_out_prompt_is_in_a_file_s_training_rows(tmp_path):
 
 
 def test_a_centred_reward_model_does_not_go_on(tokenizer, tmp_path, monkeypatch):
-    """Its bias was moved at its end; one that was not centred goes on."""
+    """Its bias was moved at its end; one that was not centred goes on. Its rows fill the last batch."""
     module = importlib.import_module("rlhf_jax.stages.reward_model")
     opened = []
 
@@ -194,7 +199,7 @@ def test_a_centred_reward_model_does_not_go_on(tokenizer, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "open_stage", open_stage)
     of = stages.described(SHAPE, tokenizer, FORMAT)
     start = stages.Trained(of.decoder, tokenizer, FORMAT, folder=tmp_path / "sft", sha256="sft", step=1)
-    c, pair = stages.Reward(schedule="constant"), [Ranking(P, ("A pear.", "A dog."), (1, 2))]
+    c, pair = stages.Reward(schedule="constant", batch=1), [Ranking(P, ("A pear.", "A dog."), (1, 2))]
     for centre_on in ([Demonstration(P, "A pear.")], ()):
         with pytest.raises(OpenedError):
             stages.reward_model(tmp_path / "reward", start, pair, c, centre_on=centre_on)

@@ -253,8 +253,9 @@ def test_figures_for_which_there_is_no_text_have_an_empty_cell(model, monkeypatc
         stages.alignment_tax(loaded, without, stages.Run()) == stages.packed_loss(loaded, without, stages.Run()) == {}
     )
     percent = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    figures = dict.fromkeys(("win_rate/vs_sft", "win_rate/vs_base", "kl/from_sft"), percent)
-    found = {name: dict(figures) for name in ("base", "sft", "ppo", "ppo_ptx")} | {"rl_init": {}, "reward_model": {}}
+    figures = dict.fromkeys(("win_rate/vs_sft", "win_rate/vs_base", "kl/from_rl_init"), percent)
+    names = ("base", "sft", "ppo", "ppo_ptx", "rl_init")
+    found = {name: dict(figures) for name in names} | {"reward_model": {}}
     judge = stages.Judge("nobody", [], None, None, loaded)
     monkeypatch.setattr(REPORT, "table_text", lambda models: tables.append(models) or "")
     tables: list[dict] = []
@@ -263,5 +264,5 @@ def test_figures_for_which_there_is_no_text_have_an_empty_cell(model, monkeypatc
     assert tables[1] == {"reward_model": {"accuracy/valid": {}, "accuracy/test": {}}}
     page = (tmp_path / "report.html").read_text()
     row = page[page.index("Pretraining loss<") :].partition("</tr>")[0]
-    assert row.count("<span>–</span>") == 4
+    assert row.count("<span>–</span>") == len(names)
     assert "No held-out pretraining loss" in page and "Pretraining loss in nats" not in page

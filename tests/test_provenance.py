@@ -22,6 +22,7 @@ from rlhf_jax.evals import Answers
 from rlhf_jax.labelers import impression, rank
 from rlhf_jax.runtime import read_metrics
 from rlhf_jax.stages import AnswersToRank, Evaluate, Parts, Trained
+from rlhf_jax.stages.training import Epochs
 from rlhf_jax.steps import Iteration
 from rlhf_jax.types import Response
 from tests import small_run
@@ -366,9 +367,13 @@ def test_the_chosen_epoch_has_the_best_reward_on_the_prompts_given(supervised, m
     assert stages.trained(found.made.folder).step == 9
 
 
+@pytest.mark.parametrize(
+    ("c", "more"), [(stages.Reward(epochs=2, batch=4), 1), (stages.Reward(epochs=2, batch=4, cut_off=False), 0)]
+)
 def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_demonstrations(
-    models, tokenizer, tmp_path, monkeypatch
+    models, tokenizer, tmp_path, monkeypatch, c, more
 ):
+    """And with each ranking, unless it is told not to, one of the answers without its end, which is below all others."""
     stage, rows, centred = module("reward_model"), [], []
 
     def step(state, batch, coef, *, model, optimiser, schedule):
@@ -387,17 +392,21 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
     monkeypatch.setattr(stage, "scores_of", scores_of)
     monkeypatch.setattr(stage, "first_params", first_params)
     given = {"centre_on": marked("demonstrations").valid, "step": step}
-    c = stages.Reward(epochs=2, batch=4)
     made = stages.reward_model(tmp_path / "reward", models("sft", 0.0), marked("rankings").train, c, RUN, **given)
     assert len(rows) == 6 and made.scalar
     for batch in rows:
-        texts = np.array(texts_of_rows(tokenizer, batch.tokens)).reshape(4, 2)
+        texts = np.array(texts_of_rows(tokenizer, batch.tokens)).reshape(4, 2 + more)
         assert parts_in(texts.ravel()) == {"train"}
-        better = np.array([["Good" in text for text in pair] for pair in texts])
-        assert (better == (batch.ranks == 1)).all() and (~better == (batch.ranks == 2)).all()
+        whole, begun = np.split(texts, [2], axis=1)
+        better = np.array([["Good" in text for text in pair] for pair in whole])
+        assert (batch.ranks[:, :2] == np.where(better, 1, 2)).all() and (batch.ranks[:, 2:] == 3).all()
+        for pair, parts in zip(whole, begun, strict=True):
+            assert all(any(text.startswith(part) for text in pair) for part in parts)
+        ended = (batch.tokens == tokenizer.eos).any(axis=2)
+        assert ended[:, :2].all() and not ended[:, 2:].any()
     assert float(made.params()["bias"]) == -1  # where the mean of the two, 1 above it, is 0
-    (texts, mask, tokens), *more = centred
-    assert not more and parts_in(texts) == {"valid"} and all("I say" in text for text in texts)
+    ((texts, mask, tokens),) = centred
+    assert parts_in(texts) == {"valid"} and all("I say" in text for text in texts)
     assert (mask == (tokens != tokenizer.pad)).all() and (tokens == tokenizer.eos).sum() == len(texts)
 
 
@@ -492,15 +501,19 @@ def evaluation(models, tokenizer, tmp_path, monkeypatch):
         tokens = rows.predict[:, 1:].sum(axis=1)
         return -PUPILS[name].loss * tokens, tokens.astype(float), None
 
-    def logp_rows(decoder, T):
-        return lambda params, tokens, mask: PUPILS[names[float(params["bias"])]].logp * mask[:, -T:].sum(axis=1)
+    def log_ratio_rows(decoder, sampling, T):
+        def of_rows(both, tokens, mask):
+            ours, theirs = (PUPILS[names[float(params["bias"])]].logp for params in both)
+            return (ours - theirs) * mask[:, -T:].sum(axis=1)
+
+        return of_rows
 
     def likelihood(model, params, rows, *, batch, length):
         name = names[float(params["bias"])]
         seen.ends.setdefault(name, []).extend(tokenizer.decode([*row.context[1:], *row.target]) for row in rows)
         return SimpleNamespace(greedy=np.arange(len(rows)) == 0)
 
-    for fake in (answers_of, scores_of, per_row, logp_rows, likelihood):
+    for fake in (answers_of, scores_of, per_row, log_ratio_rows, likelihood):
         monkeypatch.setattr(figures, fake.__name__, fake)
     monkeypatch.setattr(module("agreement"), "scores_of", scores_of)
     monkeypatch.setattr(module("report"), "page", lambda out, *rest: (out / "report.html").write_text("page"))
@@ -519,12 +532,6 @@ def evaluation(models, tokenizer, tmp_path, monkeypatch):
     return SimpleNamespace(evaluate=evaluate, compare=compare, seen=seen)
 
 
-def kl(figures):
-    """The one figure that is a KL."""
-    (name,) = (name for name in figures if name.startswith("kl/"))
-    return figures[name]
-
-
 def answer_length(tokenizer, name):
     return len(tokenizer.encode(PUPILS[name].says)) + 1
 
@@ -532,26 +539,28 @@ def answer_length(tokenizer, name):
 def test_an_evaluation_reads_what_is_held_out_and_its_figures_have_their_signs(evaluation, tokenizer):
     found, seen = evaluation.evaluate(), evaluation.seen
     assert parts_in(text for texts in seen.asked.values() for text in texts) == {"test"}
-    assert seen.asked.keys() == {"base", "sft", "ppo", "ppo_ptx"}
+    assert seen.asked.keys() == set(PUPILS)
     assert all(len(texts) == 3 for texts in seen.asked.values())
     assert parts_in(text for texts in seen.text.values() for text in texts) == {"valid"}
     assert seen.text.keys() == set(PUPILS)
     assert parts_in(text for texts in seen.ends.values() for text in texts) == {"valid"}
 
-    ptx, sft, base = (found[name] for name in ("ppo_ptx", "sft", "base"))
+    assert found.keys() == {*PUPILS, "reward_model"}
+    ptx, sft, base, start = (found[name] for name in ("ppo_ptx", "sft", "base", "rl_init"))
     assert ptx["win_rate/vs_sft"] == ptx["win_rate/vs_base"] == 1
     assert found["ppo"]["win_rate/vs_sft"] == 0.5 and found["ppo"]["win_rate/vs_base"] == 1
     assert base["win_rate/vs_sft"] == 0 and "win_rate/vs_base" not in base and "win_rate/vs_sft" not in sft
-    for name in ("base", "sft", "ppo", "ppo_ptx"):
-        figures, said = found[name], PUPILS[name]
+    assert start["win_rate/vs_sft"] == 0 and start["win_rate/vs_base"] == 1 and start["kl/from_rl_init"] == 0
+    for name, said in PUPILS.items():
+        figures = found[name]
         length = answer_length(tokenizer, name)
         assert figures["reward"] == REWARDS[said.says]
         assert figures["length"] == length and figures["ended"] == 1
         # Of its own answers, above where RL started
-        assert kl(figures) == pytest.approx((said.logp - PUPILS["rl_init"].logp) * length)
+        assert [key for key in figures if key.startswith("kl/")] == ["kl/from_rl_init"]
+        assert figures["kl/from_rl_init"] == pytest.approx((said.logp - PUPILS["rl_init"].logp) * length)
         assert figures["pretrain/loss"] == pytest.approx(said.loss)
         assert figures["closed/last_word"] == pytest.approx(1 / len(seen.ends[name]))
-    assert found["rl_init"]["pretrain/loss"] == pytest.approx(2.5)
 
 
 def test_the_reward_model_s_accuracy_is_of_the_part_that_it_says(evaluation):
@@ -565,7 +574,8 @@ def test_the_reward_model_s_accuracy_is_of_the_part_that_it_says(evaluation):
 def test_a_comparison_is_with_the_others_and_the_kl_is_from_the_start(evaluation, tokenizer):
     figures, seen = evaluation.compare(), evaluation.seen
     assert figures["win_rate/vs_sft"] == figures["win_rate/vs_base"] == 1
-    assert kl(figures) == pytest.approx(1.5 * answer_length(tokenizer, "ppo_ptx"))
+    assert [key for key in figures if key.startswith("kl/")] == ["kl/from_rl_init"]
+    assert figures["kl/from_rl_init"] == pytest.approx(1.5 * answer_length(tokenizer, "ppo_ptx"))
     assert figures["pretrain/loss"] == pytest.approx(2.0) and figures["reward"] == 3
     assert parts_in(text for texts in seen.asked.values() for text in texts) == {"test"}
     assert parts_in(text for texts in seen.text.values() for text in texts) == {"valid"}
@@ -608,7 +618,7 @@ def test_agreement_is_with_each_pool_s_own_labelers_on_test_prompts(world, model
         asked.extend(prompts)
         assert model.folder.name == "writer"
         right = [" ".join(sorted(truth.question(p).wanted)) for p in prompts]
-        return [(each, each[: len(each) // 2] or "?", "No.", "Maybe so, who knows.") for each in right]
+        return [(each, each[: len(each) // 2] or "?", "No.", "No, you zonk.") for each in right]
 
     def reward_of(reward, rows, run):
         found = np.zeros(rows.ranks.shape, np.float32)
@@ -661,7 +671,7 @@ def test_what_is_made_from_what_in_the_recipe(drawn_up, world, tmp_path, monkeyp
         *("pretrain", "supervised", "sample_answers", "ask", "reward_model", "policy"),
         data_sets=lambda settings, seed: world,
         starting_model=lambda *given: "random",
-        prompts_that_fit_all=lambda prompts, start: prompts,
+        data_that_fit=lambda data, start: data,
         with_lora=lambda model, lora: model,
         best_epoch=lambda model: f"best of {model}",
         choose_epoch=lambda model, reward, prompts, run: ("chosen", model, reward, prompts),
@@ -738,8 +748,9 @@ def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(d
 
 def test_pairs_are_two_answers_of_one_ranking_the_better_first(models, tokenizer):
     stage = module("preference")
-    c = stages.Preference(batch=4)
-    of_step = stage.pairs(marked("rankings").train, models("start", 0.0), c, RUN, "dpo")
+    rankings = marked("rankings").train
+    passes = Epochs(1, len(rankings), 4)
+    of_step = stage.pairs(rankings, models("start", 0.0), passes, RUN, "dpo")
     for i in range(3):
         chosen, rejected = (texts_of_rows(tokenizer, side.tokens) for side in of_step(i))
         for good, bad in zip(chosen, rejected, strict=True):

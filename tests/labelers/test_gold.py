@@ -170,7 +170,9 @@ def test_the_formula(question, answer, content, constraint, brevity, falsehood, 
     assert gold(question, answer) == pytest.approx(sum(w * f for w, f in zip(WEIGHTS, by_hand, strict=True)))
 
 
-@pytest.mark.parametrize("word", ["zonk", "Zonk", "ZONK!", "zonks", "zonkk", "z0nk", "zo-nk", "zonkhead", "you,zonk"])
+@pytest.mark.parametrize(
+    "word", ["zonk", "Zonk", "ZONK!", "zonks", "zonkk", "zoonk", "fflooob", "z0nk", "zo-nk", "zonkhead", "you,zonk"]
+)
 def test_spelling_hides_no_rude_word(word):
     assert rude_words(f"Ada is a {word}.") == 1
     assert Gold(WORLD).facets(HOME, f"Ada lives in Dorn. You {word}.").rudeness == 1

@@ -207,14 +207,14 @@ def test_the_kl_is_named_after_its_reference_and_is_of_prompts(model):
 
 
 def test_two_models_are_compared_prompt_by_prompt():
-    """Five answers to four prompts. Gold scores of −3 and below are ratings of 1, the lowest."""
+    """Five answers to four prompts. A perfect answer has the gold score 5; scores of −1 and below are ratings of 1, the lowest."""
     asked = [Prompt(text, "chat" if i < 3 else "other") for i, text in enumerate("aabcd")]
-    questions = [Question(p.text, p.category, "", (), 1, ".", "") for p in asked]
+    questions = [Question(text=p.text, category=p.category, wanted=("Yes.",)) for p in asked]
     gold = {"ppo": [4, 0, 2, -2, 1], "sft": [4, 1, 0, -8, -1]}
     written = {k: Written(None, [""] * 5, np.arange(5.0), np.array(x, float)) for k, x in gold.items()}
     judge = Judge("gold", asked, questions, None, None)
     found = helpful(judge, written, "ppo", ["ppo", "sft"])
-    ours, theirs = np.array([7.0, 3, 5, 1, 4]), np.array([7.0, 4, 3, 1, 2])
+    ours, theirs = np.array([6.0, 2, 4, 1, 3]), np.array([6.0, 3, 2, 1, 1])
     wins = [0.5, 0, 1, 1, 1]
     assert found == {
         "win_rate/vs_sft": mean_interval(wins, "aabcd", SHARE),

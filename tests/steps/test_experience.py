@@ -45,6 +45,7 @@ def state(tiny):
         tiny.state,
         step=jnp.int32(STEP),
         ema=wild(tiny.models.policy, 5),
+        ema_weight=jnp.float32(4.0),
         kl_scale=jnp.float32(KL_SCALE),
         scores=Moments(*(jnp.float32(m) for m in BEFORE)),
         stopped=jnp.bool_(True),
@@ -455,9 +456,11 @@ def test_an_update_is_of_the_policy_and_the_value_network_each_by_its_own_loss(s
 
 
 def test_the_moving_average_is_the_policy_s(state, coef, updated):
+    """Its updates so far weigh 4: with a decay of 0.9 this one is one of 1 + 0.9·4 = 4.6."""
     after = updated(coef)
+    assert float(after.ema_weight) == pytest.approx(4.6)
     for old, new, average in zip(*map(jax.tree.leaves, (state.ema, after.policy, after.ema)), strict=True):
-        np.testing.assert_allclose(average, 0.9 * np.asarray(old) + 0.1 * np.asarray(new), atol=1e-6)
+        np.testing.assert_allclose(average, (3.6 * np.asarray(old) + np.asarray(new)) / 4.6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
