@@ -40,7 +40,7 @@ class World(Checked):
     """How much of the built-in world is written down."""
 
     documents: Count = 20_000  # of pretraining text
-    prompts: Count = 4_500  # that users type
+    prompts: Count = 5_200  # that users type
     demonstrations: Count = 1_800  # the first so many training prompts are answered by people
     labelers: Count = 12  # who rank answers for training
     heldout_labelers: Count = 4  # who rank test answers only
