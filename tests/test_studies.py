@@ -607,7 +607,11 @@ def test_the_content_of_data_counts_and_not_the_file_that_it_stands_in(made, tmp
     write_rankings(tmp_path / "ours.jsonl", made.rankings[: len(made.rankings) // 2])
     half = read_rankings(str(tmp_path / "ours.jsonl"))
     made.reward_model(rankings=half)
-    turned = [half[0]._replace(ranks=half[0].ranks[::-1]), *half[1:]]
+    first = half[0]
+    turned = [
+        first._replace(ranks=tuple(max(first.ranks) + 1 - rank for rank in first.ranks)),
+        *half[1:],
+    ]  # upside down
     refusal(lambda: made.reward_model(rankings=turned), "made from another rankings")
     centre = [Demonstration("x", "y")]
     refusal(lambda: made.reward_model(centre_on=centre), "made from another centre_on")

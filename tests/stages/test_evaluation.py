@@ -207,7 +207,7 @@ def test_the_kl_is_named_after_its_reference_and_is_of_prompts(model):
 
 
 def test_two_models_are_compared_prompt_by_prompt():
-    """Five answers to four prompts. A perfect answer has the gold score 5; scores of −1 and below are ratings of 1, the lowest."""
+    """Five answers to four prompts. A perfect answer has the gold score 5, and one of −1 or below is rated 1, the lowest."""
     asked = [Prompt(text, "chat" if i < 3 else "other") for i, text in enumerate("aabcd")]
     questions = [Question(text=p.text, category=p.category, wanted=("Yes.",)) for p in asked]
     gold = {"ppo": [4, 0, 2, -2, 1], "sft": [4, 1, 0, -8, -1]}
