@@ -163,6 +163,14 @@ def test_the_world_s_parts_share_no_prompt_and_its_demonstrations_are_of_their_o
         assert [prompt_text(q.text) for q in questions] == [p.text for p in prompts]
 
 
+def test_only_test_prompts_are_about_people_and_places_that_are_held_out():
+    data = stages.from_world(stages.World(10, prompts=300, demonstrations=30, labelers=1, heldout_labelers=1), 1)
+    held = set(data.truth.world.held_out)
+    train, valid, test = ({data.truth.question(p).about for p in part} for part in data.prompts.each().values())
+    assert not held & (train | valid) and held & test
+    assert "" in train & valid & test and len(train) > 10
+
+
 def test_no_held_out_prompt_is_in_a_file_s_training_rows(tmp_path):
     prompts = [f"question {i} about the weather" for i in range(80)]
     rows = [{"prompt": p, "chosen": f"it rains {p}", "rejected": f"no {p}"} for p in prompts]

@@ -608,10 +608,8 @@ def test_the_content_of_data_counts_and_not_the_file_that_it_stands_in(made, tmp
     half = read_rankings(str(tmp_path / "ours.jsonl"))
     made.reward_model(rankings=half)
     first = half[0]
-    turned = [
-        first._replace(ranks=tuple(max(first.ranks) + 1 - rank for rank in first.ranks)),
-        *half[1:],
-    ]  # upside down
+    upside_down = tuple(max(first.ranks) + 1 - rank for rank in first.ranks)
+    turned = [first._replace(ranks=upside_down), *half[1:]]
     refusal(lambda: made.reward_model(rankings=turned), "made from another rankings")
     centre = [Demonstration("x", "y")]
     refusal(lambda: made.reward_model(centre_on=centre), "made from another centre_on")
