@@ -5,7 +5,6 @@ import json
 
 import pytest
 import tokenizers
-from conftest import write_bytes_tokenizer, write_llama_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from rlhf_jax.data import (
     split_last_answer,
 )
 from rlhf_jax.errors import InputError
+from tests.data.conftest import write_bytes_tokenizer, write_llama_tokenizer
 
 SPECIAL = (
     *("<s>", "</s>", "<|im_start|>", "<|im_end|>"),

@@ -5,13 +5,13 @@ import json
 
 import pytest
 import tokenizers
-from conftest import TEXTS, byte_characters, write_bytes_tokenizer, write_llama_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from rlhf_jax.data import check_vocabulary, load_tokenizer
 from rlhf_jax.errors import InputError
+from tests.data.conftest import TEXTS, byte_characters, write_bytes_tokenizer, write_llama_tokenizer
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 awkward = st.lists(text | st.sampled_from([" ", "\n", "<|endoftext|>", "<pad>", "</s>", "\0", "😀"])).map("".join)

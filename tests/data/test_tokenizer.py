@@ -4,12 +4,12 @@ import hashlib
 
 import numpy as np
 import pytest
-from conftest import TEXTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_jax.data import ASSISTANT, HUMAN, load_tokenizer, train_tokenizer
 from rlhf_jax.errors import InputError
+from tests.data.conftest import TEXTS
 
 # The surrogates are no text, and sentencepiece writes U+2581 for a space.
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
