@@ -757,7 +757,7 @@ def test_a_schedule_that_ends_says_why_it_does_not_go_on(made, quick, tmp_path):
 
 @pytest.mark.long
 def test_a_constant_schedule_goes_on_in_a_supervised_stage(made, tmp_path):
-    c = replace(two_arms.REWARD, schedule="constant")
+    c = replace(two_arms.REWARD, schedule="constant", batch=1)  # of which any number of rows makes whole batches
     made.reward_model(tmp_path / "longer" / "reward_model", c=replace(c, epochs=1))
     longer = made.reward_model(tmp_path / "longer" / "reward_model", c=c)
     assert longer.sha256 == made.reward_model(tmp_path / "whole" / "reward_model", c=c).sha256

@@ -153,8 +153,8 @@ class Epochs:
         return self.rows > 0 and i * self.batch // self.rows < min((i + 1) * self.batch // self.rows, self.count)
 
     def filled_up(self, folder: Path) -> str:
-        """Why a stage of these cannot go on beyond them; "" where it can."""
-        if self.count * self.rows % self.batch == 0:
+        """Why a stage of these rows cannot go on beyond its passes, however many they were; "" where it can."""
+        if self.rows % self.batch == 0:
             return ""
         return (
             f"its last batch was filled up with rows that do not count: --anew {folder.name} starts it again, or train "
