@@ -103,7 +103,8 @@ def test_ctrl_c_and_then_a_kill_in_ppo_change_no_bit(uninterrupted, tmp_path):
     assert ended.returncode == 130, ended.stderr[-3000:]
     said = re.search(r"ppo_ptx: saved step ([1-4]) of 6; the same command continues\n$", ended.stderr)
     assert said is not None, ended.stderr[-3000:]
-    assert [path.name for path in (out / "ppo_ptx" / "checkpoints").iterdir()] == [said[1]]
+    saved = [int(path.name) for path in (out / "ppo_ptx" / "checkpoints").iterdir()]  # beside it the best look's
+    assert max(saved) == int(said[1]) and len(saved) <= 2
     stopped(command(out, "--runtime.save-every", "100", *slower), signal.SIGKILL, metrics, int(said[1]) + 1)
     assert_goes_on_to_the_same_end(uninterrupted, out, "ppo_ptx")
 
