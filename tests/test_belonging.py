@@ -69,7 +69,7 @@ def models(tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def world():
-    return stages.from_world(stages.World(40, prompts=60, demonstrations=4, labelers=2, heldout_labelers=1), 0)
+    return stages.from_world(stages.World(40, prompts=120, demonstrations=4, labelers=2, heldout_labelers=1), 0)
 
 
 # Models.
@@ -320,7 +320,7 @@ def test_checkpoints_of_one_folder_are_told_apart_by_their_steps(models, tmp_pat
 
 
 def changed_truth(world):
-    held = stages.from_world(stages.World(40, prompts=60, demonstrations=4, labelers=2, heldout_labelers=2), 0)
+    held = stages.from_world(stages.World(40, prompts=120, demonstrations=4, labelers=2, heldout_labelers=2), 0)
     return replace(world, truth=held.truth)
 
 
