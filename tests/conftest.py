@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.compiler import QUICK
@@ -92,9 +93,32 @@ def outside(installed, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def shapes_are_not_checked():
     """Orbax builds a state of Nones on its way to the restored one."""
+    with unchecked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def types_are_not_checked():
+    """Of a whole file, where others stand in the place of arrays and of trained models."""
+    with unchecked():
+        yield
+
+
+@contextmanager
+def unchecked():
     import jaxtyping
 
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """A tokenizer for a handful of words about fruit and animals."""
+    from rlhf_jax.data import prompt_text, train_tokenizer
+
+    text = [f"{prompt_text('Name a fruit.')} An apple is a fruit. A pear is a fruit."] * 20
+    text += ["The cat sat on the mat. The dog sat on the cat."] * 20
+    return train_tokenizer(text, 320, tmp_path_factory.mktemp("tokenizer") / "small.model")

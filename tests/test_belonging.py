@@ -8,20 +8,20 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 
 from experiments import best_of_n as best_of_n_program
 from experiments import dpo, grpo, inspect_tokens, ppo_ptx
 from rlhf_jax import stages
-from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, train_tokenizer
+from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate
 from rlhf_jax.stages import AnswersToRank, CandidateRows, Candidates, Evaluate, Ranker, Trained
 from rlhf_jax.steps import text_step
 from tests.refusals import refusal
 
+pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
 FORMAT = stages.Format(prompt_tokens=24, answer_tokens=16)
 PPO = stages.PPO(iterations=1, batch=4, minibatches=2).plain()
@@ -31,21 +31,6 @@ PROMPTS = [Prompt(P), Prompt(prompt_text("Name a dog."))]
 ROWS = stages.Parts([Demonstration(P, "A pear.")])
 PAIR = Ranking(P, ("A pear.", "A dog."), (1, 2))
 REPORT, AGREEMENT = (sys.modules[f"rlhf_jax.stages.{name}"] for name in ("report", "agreement"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def types_are_not_checked():
-    """A user's are not either, and some arguments here are wrong."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    text = [f"{P} An apple is a fruit. A pear is a fruit.", "The cat sat on the mat. The dog sat on the cat."] * 20
-    return train_tokenizer(text, 320, tmp_path_factory.mktemp("tokenizer") / "small.model")
 
 
 @pytest.fixture

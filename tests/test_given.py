@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
 from experiments import instructgpt, rl_loop
 from rlhf_jax import stages
-from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, train_tokenizer
+from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text
 from rlhf_jax.models import LanguageModel, save_pretrained, write_transformer_config
 from rlhf_jax.runtime import read_metrics
 from rlhf_jax.stages.model import folder_sha256
@@ -26,24 +25,10 @@ from tests import small_run
 from tests.models.conftest import wild
 from tests.refusals import refusal
 
+pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
 FORMAT = stages.Format(prompt_tokens=24, answer_tokens=16)
 P = prompt_text("Name a fruit.")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def types_are_not_checked():
-    """Of what stands in the place of arrays and of trained models."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    text = [f"{P} An apple is a fruit. A pear is a fruit.", "The cat sat on the mat. The dog sat on the cat."] * 20
-    return train_tokenizer(text, 320, tmp_path_factory.mktemp("tokenizer") / "small.model")
 
 
 @pytest.fixture(scope="module")

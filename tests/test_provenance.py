@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -27,6 +26,7 @@ from rlhf_jax.steps import Iteration
 from rlhf_jax.types import Response
 from tests import small_run
 
+pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
 FORMAT = stages.Format(prompt_tokens=40, answer_tokens=16)
 RUN = stages.Run(seed=0, runtime=stages.Runtime(batch=4, save_every=1, keep=1, evaluate_every=1))
@@ -56,15 +56,6 @@ def marked(kind, count=12):
         }[kind]
 
     return Parts(*map(rows, PARTS))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def types_are_not_checked():
-    """Of what stands in the place of arrays and of trained models."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="module")

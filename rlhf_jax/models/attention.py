@@ -46,8 +46,8 @@ def attend(
 
 def cudnn_can(q_bthe: Float[Array, "B T h E"], k_bkse: Float[Array, "B k S E"]) -> bool:
     """Whether cuDNN's attention takes these: half precision, heads of a multiple of 8 and at most 128 numbers (256 from
-    Hopper on), and, for the gradient under a mask, even numbers of queries and keys. JAX raises NotImplementedError at the
-    others, at some of them only when the gradient is taken."""
+    Hopper on), and, for the gradient under a mask, even numbers of queries and keys. The others JAX refuses with an
+    exception, some of them only when the gradient is taken."""
     E, lengths = q_bthe.shape[-1], (q_bthe.shape[1], k_bkse.shape[2])
     half = q_bthe.dtype in (jnp.bfloat16, jnp.float16)
     if not half or E % 8 or any(n % 2 for n in lengths):
