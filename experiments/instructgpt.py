@@ -109,9 +109,7 @@ def before_ppo(c: Config) -> Before:
     rewards = [
         reward_model(out / name, writer, rankings, c.reward, run, centre_on=data.demonstrations.train) for name in names
     ]
-    sft = writer
-    if data.prompts.valid and data.demonstrations.valid:
-        sft = choose_epoch(epochs, rewards[0], data.prompts.valid, run)
+    sft = choose_epoch(epochs, rewards[0], data.prompts.valid, run) if data.demonstrations.valid else epochs
     rl_init = supervised(out / "rl_init", base, data.demonstrations, c.rl_init, run, text=data.text.train)
     return Before(data, base, writer, rankings, rewards, sft, rl_init)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import typing
+from contextlib import nullcontext
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -35,6 +36,7 @@ from rlhf_jax.stages import (
     Supervised,
     TokenizerSettings,
     World,
+    begin,
     policy,
 )
 
@@ -315,3 +317,28 @@ def test_answers_to_a_prompt_divide_the_batch(answers, tmp_path):
 def test_a_stage_has_a_step(steps, tmp_path):
     with pytest.raises(InputError, match=f"toy: {steps} steps are asked for; ask for 1 or more"):
         Stage(tmp_path / "toy", steps, Origin({}, {}, {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "--mesh.data 3",
+            "pretrain.batch: 3 devices cannot have the same number of the 28 rows of a batch; change it,",
+        ),
+        ("--mesh.data 7", "sft.batch: 7 devices cannot have the same number of the 8 rows of a batch"),
+        (
+            "--mesh.data 2 --mesh.fsdp 2 --rl-init.batch 10",
+            "rl_init.batch: 4 devices cannot have the same number of the 10",
+        ),
+        ("--mesh.data 4 --mesh.pmap --ppo.minibatches 64", "ppo.batch: 4 devices cannot have .* 2 rows of a minibatch"),
+        ("--mesh.data 4 --ppo.minibatches 64", ""),
+        ("--mesh.data 2 --mesh.pmap", ""),
+    ],
+)
+def test_batches_that_do_not_divide_over_the_devices_are_refused_before_anything_is_trained(tmp_path, line, sentence):
+    base = ["configs/tiny.toml", "--out", str(tmp_path / "run"), "--rl-init.batch", "8", "--sft.batch", "8"]
+    given = [str(ROOT / base[0]), *base[1:], *line.split()]
+    with pytest.raises(InputError, match=sentence) if sentence else nullcontext():
+        begin(instructgpt.Config, "instructgpt.py", "What it does.", given)
+    assert (tmp_path / "run").exists() == (not sentence)

@@ -42,7 +42,7 @@ from rlhf_jax.data.prompts import (
 from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take
 from rlhf_jax.data.sources import Row, read_rows
-from rlhf_jax.data.splits import Split, split_documents, split_of
+from rlhf_jax.data.splits import Split, not_held_out, split_documents, split_of
 from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
@@ -81,6 +81,7 @@ __all__ = [
     "load_chat_template",
     "load_tokenizer",
     "mask_tokens",
+    "not_held_out",
     "pack",
     "parse_transcript",
     "permute",

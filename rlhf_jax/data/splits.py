@@ -92,6 +92,13 @@ def split_of(
     return Split(fractions, seed, openings)
 
 
+def not_held_out(rows: Iterable[Row], held_out: Iterable[Prompt | Demonstration | Ranking]) -> list[Row]:
+    """Of rows from elsewhere those by no user of a held-out row, none of whose human turns is the opening of one."""
+    held = list(held_out)
+    users, openings = {row.user for row in held if row.user}, {_turns(row)[0] for row in held}
+    return [row for row in rows if row.user not in users and openings.isdisjoint(_turns(row))]
+
+
 def split_documents(documents: Iterable[str], fractions: Sequence[float], seed: int) -> tuple[list[str], ...]:
     """Parts of about these fractions, no two of which have documents that are equal when normalised.
 

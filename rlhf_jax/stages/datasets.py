@@ -14,6 +14,7 @@ from rlhf_jax.data import (
     Demonstration,
     Prompt,
     Ranking,
+    not_held_out,
     prompt_text,
     read_demonstrations,
     read_prompts,
@@ -106,6 +107,13 @@ class DataSets:
     prompts: Parts[Prompt]
     rankings: Parts[Ranking] = Parts(())  # none in the built-in world, whose labelers rank a model's answers
     truth: Truth | None = None
+
+    def to_learn_from(self, rankings: Sequence[Ranking]) -> list[Ranking]:
+        """Those of a file of one's own that hold nothing that is held out here; how many are left out is said."""
+        parts = (self.prompts, self.demonstrations, self.rankings)
+        kept = not_held_out(rankings, [row for part in parts for row in (*part.valid, *part.test)])
+        left_out(len(rankings) - len(kept), len(rankings), "rankings", "hold what is held out")
+        return kept
 
     def tokenizer_text(self) -> Iterable[str]:
         """What a tokenizer is trained on."""

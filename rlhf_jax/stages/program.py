@@ -4,11 +4,12 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_jax.config import Checked, Count, Natural, Seed, load_config
+from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import (
     first_process,
     join_processes,
@@ -60,6 +61,7 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
     """
     given = load_config(config_type, argv, doc=doc or "", program=sys.argv[0])
     config = given.config
+    require_even(config)
     if given.show:
         print(given.resolved, end="")
         raise SystemExit(0)
@@ -71,6 +73,20 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
         require_writable(config.folder)
         keep_config(config.folder / f"{Path(name).stem}.toml", given.resolved)
     return config
+
+
+def require_even(config: Program) -> None:
+    """InputError: the rows of a stage's batch, or with mesh.pmap of its minibatches, do not divide over the devices."""
+    devices = config.mesh.data * config.mesh.fsdp
+    for name in (field.name for field in fields(config) if field.name != "runtime"):
+        section = getattr(config, name)
+        batch = getattr(section, "batch", devices)
+        parts = getattr(section, "minibatches", 1) if config.mesh.pmap else 1
+        if batch % (devices * parts):
+            share = f"of the {batch // parts} rows of a minibatch" if parts > 1 else f"of the {batch} rows of a batch"
+            raise InputError(
+                f"{name}.batch: {devices} devices cannot have the same number {share}; change it, mesh.data or mesh.fsdp"
+            )
 
 
 def keep_config(path: Path, resolved: str) -> None:

@@ -180,15 +180,17 @@ def best_epoch(model: Trained) -> Trained:
 
 
 def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run: Run = RUN) -> Trained:
-    """The epoch whose answers to validation prompts have the highest mean reward (App. C.1).
+    """The epoch whose answers to validation prompts have the highest mean reward (App. C.1); without prompts the one with the
+    least validation loss.
 
     Writes chosen.json into the stage's folder, by which `trained` finds the choice: the step, every epoch's reward and loss,
     and what it was made from. It is made anew where one of those has changed. InputError: no prompt fits; models that do not
-    belong together.
+    belong together; no epoch has a validation loss.
     """
     require_belonging(model, [reward])
+    if not prompts:
+        return _choose(model, best_epoch(model).step, {step: {"loss": x} for step, x in epochs(model).items()}, {})
     require_prompts(prompts, model)
-    path = model.folder / "chosen.json"
     given = prompts_that_fit(prompts, model, "valid")
     made_from = {
         "model": model.sha256,
@@ -197,6 +199,7 @@ def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run
         "seed": run.seed,
         "batch": run.runtime.batch,
     }
+    path = model.folder / "chosen.json"
     if chosen_step(model.folder) is None or json.loads(path.read_text()).get("made_from") != made_from:
         encoded, found = encode_prompts(given, model.tokenizer, model.format.prompt_tokens), {}
         for step, loss in epochs(model).items():
@@ -208,5 +211,11 @@ def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run
             found[step] = {"reward": float(score.mean()), "loss": loss}
         best = max(found, key=lambda step: found[step]["reward"])
         info(f"{model.folder.name}: step {best} has the best reward on validation prompts, {found[best]['reward']:.2f}")
-        write_atomically(path, json.dumps({"step": best, "epochs": found, "made_from": made_from}))
+        return _choose(model, best, found, made_from)
+    return trained(model.folder)
+
+
+def _choose(model: Trained, step: int, each: dict[int, dict[str, float]], made_from: dict) -> Trained:
+    chosen = {"step": step, "epochs": each, "made_from": made_from}
+    write_atomically(model.folder / "chosen.json", json.dumps(chosen))
     return trained(model.folder)

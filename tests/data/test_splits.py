@@ -13,6 +13,7 @@ from rlhf_jax.data import (
     Prompt,
     Ranking,
     Split,
+    not_held_out,
     read_demonstrations,
     read_prompts,
     read_rankings,
@@ -221,3 +222,17 @@ def test_real_conversations(real_data):
         abs(len(part) / count - share) < 0.03
         for part, share in zip((train, valid, test), (0.8, 0.08, 0.12), strict=True)
     )
+
+
+def test_rows_from_elsewhere_lose_what_is_held_out():
+    """By its user, by the opening, however it is typed, and by a later turn."""
+    held = [Prompt("\n\nHuman: Where is Dorn?\n\nAssistant:", user="ada"), Prompt("Who are you?")]
+
+    def ranking(text, user=""):
+        return Ranking(f"\n\nHuman: {text}\n\nAssistant:", ("Yes.", "No."), (1, 2), user=user)
+
+    kept = [ranking("Where is Arvale?"), ranking("Where is Corvin?", "bruno")]
+    later = ranking("Hello.\n\nAssistant: Hello.\n\nHuman: who are you?")
+    gone = [ranking("where  is DORN?"), ranking("Who are you?", "bruno"), ranking("Something else.", "ada"), later]
+    assert not_held_out([gone[0], kept[0], *gone[1:], kept[1]], held) == kept
+    assert not_held_out(gone, []) == gone
