@@ -4,6 +4,7 @@ the place of the compiled programs stand functions that write down what they are
 
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -356,16 +357,21 @@ def test_the_chosen_epoch_has_the_best_reward_on_the_prompts_given(supervised, m
     assert [number for number, _ in asked] == [3, 6, 9]
     assert parts_in(text for _, texts in asked for text in texts) == {"valid"}
     assert stages.trained(found.made.folder).step == 9
+    assert stages.choose_epoch(found.made, reward, [], RUN).step == 6  # without prompts the least loss tells
+    assert stages.trained(found.made.folder).step == 6
+    assert stages.choose_epoch(found.made, reward, marked("prompts").valid, RUN).step == 9
 
 
 @pytest.mark.parametrize(
-    ("c", "more"), [(stages.Reward(epochs=2, batch=4), 1), (stages.Reward(epochs=2, batch=4, cut_off=False), 0)]
+    ("c", "more"), [({}, ["begun"]), ({"cut_off": False}, []), ({"off_topic": True}, ["begun", "other"])]
 )
 def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_demonstrations(
     models, tokenizer, tmp_path, monkeypatch, c, more
 ):
-    """And with each ranking, unless it is told not to, one of the answers without its end, which is below all others."""
-    stage, rows, centred = module("reward_model"), [], []
+    """And with each ranking, unless it is told not to, one of the answers without its end, which is below all others; and if
+    it is told to, one of another's answers."""
+    c = stages.Reward(epochs=2, batch=4, **c)
+    stage, rows, centred, others = module("reward_model"), [], [], Counter()
 
     def step(state, batch, coef, *, model, optimiser, schedule):
         rows.append(batch)
@@ -386,15 +392,20 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
     made = stages.reward_model(tmp_path / "reward", models("sft", 0.0), marked("rankings").train, c, RUN, **given)
     assert len(rows) == 6 and made.scalar
     for batch in rows:
-        texts = np.array(texts_of_rows(tokenizer, batch.tokens)).reshape(4, 2 + more)
-        assert parts_in(texts.ravel()) == {"train"}
-        whole, begun = np.split(texts, [2], axis=1)
-        better = np.array([["Good" in text for text in pair] for pair in whole])
-        assert (batch.ranks[:, :2] == np.where(better, 1, 2)).all() and (batch.ranks[:, 2:] == 3).all()
-        for pair, parts in zip(whole, begun, strict=True):
-            assert all(any(text.startswith(part) for text in pair) for part in parts)
+        texts = np.array(texts_of_rows(tokenizer, batch.tokens)).reshape(4, 2 + len(more))
+        assert parts_in(text for text in texts.ravel() if text) == {"train"}
+        better = np.array([["Good" in text for text in pair] for pair in texts[:, :2]])
+        assert (batch.ranks[:, :2] == np.where(better, 1, 2)).all()
         ended = (batch.tokens == tokenizer.eos).any(axis=2)
-        assert ended[:, :2].all() and not ended[:, 2:].any()
+        assert ended[:, :2].all()
+        for pair, slots, ranks, ends in zip(texts[:, :2], texts[:, 2:], batch.ranks[:, 2:], ended[:, 2:], strict=True):
+            for kind, text, place, end in zip(more, slots, ranks, ends, strict=True):
+                assert place == (3 if text else 0) and end == (kind == "other" and text != "")
+                assert kind == "other" or any(whole.startswith(text) for whole in pair)
+                others[kind] += bool(text) and not any(whole.startswith(text) for whole in pair)
+    assert ("other" in more) == (others["other"] > 12) and not others[
+        "begun"
+    ]  # of 24; it is empty where drawn is its own
     assert float(made.params()["bias"]) == -1  # where the mean of the two, 1 above it, is 0
     ((texts, mask, tokens),) = centred
     assert parts_in(texts) == {"valid"} and all("I say" in text for text in texts)
@@ -423,7 +434,7 @@ def test_labelers_rank_answers_of_the_model_to_the_last_training_prompts(models,
 
 @pytest.fixture(scope="module")
 def world():
-    return stages.from_world(stages.World(40, prompts=60, demonstrations=4, labelers=2, heldout_labelers=1), 0)
+    return stages.from_world(stages.World(40, prompts=150, demonstrations=4, labelers=2, heldout_labelers=1), 0)
 
 
 def test_who_ranks_for_training_are_the_training_labelers(world):
@@ -717,20 +728,22 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
 
 @pytest.mark.parametrize("source", ["rankings.jsonl", ""])
 def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(drawn_up, world, tmp_path, source):
+    """Of a file, from those that do not ask what is held out."""
     data = replace(world, rankings=marked("rankings"))
+    read = [Ranking(prompt, ("Yes.", "No."), (1, 2)) for prompt in ("Say a.", world.prompts.test[0].text, "Say b.")]
     made = drawn_up(
         dpo,
         "preference",
         trained=lambda folder: f"model in {folder}",
         trained_in=lambda folders: folders,
-        read_rankings=lambda source: f"read from {source}",
+        read_rankings=lambda source: read,
         data_of=lambda model, settings, seed: data,
         prompts_that_fit_all=lambda prompts, start: prompts,
         compare=lambda path, *given: made.update(compare=given),
     )
     c = replace(dpo.Config(out=str(tmp_path)), given=dpo.Given("init", source, "r1", "sft"))
     dpo.main(c)
-    rankings = f"read from {source}" if source else data.rankings.train
+    rankings = [read[0], read[2]] if source else data.rankings.train
     assert made["preference"] == (("model in init", rankings, c.preference, c.run), {})
     name, model, others, reference, given, reward, *_ = made["compare"]
     assert (name, model, others, reference, reward) == ("dpo", "preference", "sft", "model in init", "model in r1")

@@ -63,16 +63,21 @@ def encode_rankings(
     length: int,
     slots: int,
     cut_off: np.random.Generator | None = None,
+    off_topic: np.random.Generator | None = None,
 ) -> RankingBatch:
     """[N, slots, length]: in each slot prompt, answer, EOS, then padding; the slots left over are empty.
 
     cut_off: with it there is one slot more, with the beginning of one of the answers, of at least one token and without EOS,
-    ranked below all others. Without such rows the score of an answer that does not come to its end is anything.
+    ranked below all of them. Without such rows the score of an answer that does not come to its end is anything.
+    off_topic: with it there is one slot more, with an answer of a ranking drawn from all of them, ranked below this one's
+    own (Liu et al. 2024, arXiv:2409.13156, "non-contextual" responses); it is empty where that is one of this ranking's, or
+    too long. Without such rows an answer's score need not depend on what was asked. The two tie.
 
     InputError: more answers than `slots`; an answer that with its prompt takes more than `length` tokens (see
     `ranking_fits`).
     """
-    tokens = np.full((len(rankings), slots + (cut_off is not None), length), tokenizer.pad, np.int32)
+    more = (cut_off is not None) + (off_topic is not None)
+    tokens = np.full((len(rankings), slots + more, length), tokenizer.pad, np.int32)
     mask = np.zeros(tokens.shape, bool)
     ranks = np.zeros(tokens.shape[:2], np.int32)
     for row, ranking in enumerate(rankings):
@@ -85,11 +90,19 @@ def encode_rankings(
             end = turn_length(prompt, answer, length, f"ranking {row + 1}, answer {slot + 1}")
             tokens[row, slot, :end] = prompt + answer
             mask[row, slot, :end] = True
+        worst = []
         if cut_off is not None:
             prompt, answer = encode_turn(ranking.prompt, ranking.answers[cut_off.integers(count)], tokenizer)
-            begun = prompt + answer[: cut_off.integers(1, len(answer))]
-            tokens[row, count, : len(begun)], mask[row, count, : len(begun)] = begun, True
-            ranks[row, count] = max(ranking.ranks) + 1
+            worst.append(prompt + answer[: cut_off.integers(1, len(answer))])
+        if off_topic is not None:
+            other = rankings[off_topic.integers(len(rankings))]
+            text = other.answers[off_topic.integers(len(other.answers))]
+            prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
+            if text not in ranking.answers and len(prompt + answer) <= length:
+                worst.append(prompt + answer)
+        for slot, line in enumerate(worst, count):
+            tokens[row, slot, : len(line)], mask[row, slot, : len(line)] = line, True
+            ranks[row, slot] = max(ranking.ranks) + 1
     return RankingBatch(tokens, mask, ranks)
 
 

@@ -56,6 +56,7 @@ class Reward(Checked):
     cut_off: bool = (
         True  # beside a prompt's answers stands one without its end, ranked last; the paper does not speak of it
     )
+    off_topic: bool = False  # and an answer to another prompt, ranked last (Liu et al. 2024); the paper has none
 
 
 def reward_model(
@@ -97,8 +98,8 @@ def reward_model(
     if stage.done():
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
-    draws = np.random.default_rng(run.numpy_seed(f"{role} cut off"))
-    rows = encoded(fit, start, draws if c.cut_off else None)
+    cut_off, off_topic = (np.random.default_rng(run.numpy_seed(f"{role} {kind}")) for kind in ("cut off", "off topic"))
+    rows = encoded(fit, start, cut_off if c.cut_off else None, off_topic if c.off_topic else None)
     model, optimiser = ScalarModel(start.training(run.mesh)), run.optimiser.make()
 
     def one(state: TrainState, batch: RankingBatch, coef: TextCoef, base: PyTree):
@@ -130,10 +131,15 @@ def first_params(start: Trained, run: Run, mesh: Mesh, role: str) -> tuple[PyTre
     return {"lora": learned["lora"], "head": head}, base
 
 
-def encoded(rankings: Sequence[Ranking], model: Trained, cut_off: np.random.Generator | None = None) -> RankingBatch:
-    """Rankings in as many slots as the longest has answers; cut_off: see `encode_rankings`."""
+def encoded(
+    rankings: Sequence[Ranking],
+    model: Trained,
+    cut_off: np.random.Generator | None = None,
+    off_topic: np.random.Generator | None = None,
+) -> RankingBatch:
+    """Rankings in as many slots as the longest has answers; cut_off, off_topic: see `encode_rankings`."""
     slots = max(len(r.answers) for r in rankings)
-    return encode_rankings(rankings, model.tokenizer, model.format.context, slots, cut_off)
+    return encode_rankings(rankings, model.tokenizer, model.format.context, slots, cut_off, off_topic)
 
 
 def centred_on(
