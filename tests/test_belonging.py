@@ -200,7 +200,7 @@ def test_numpy_s_whole_numbers_are_ranks():
 
 
 def ask(folder, labelers, count=8) -> Any:
-    rows = [Candidates(Prompt(prompt_text(f"Question {i}?")), THREE) for i in range(count)]
+    rows = [Candidates(Prompt(prompt_text(f"Question {i}?"), user=f"user {i}"), THREE) for i in range(count)]
     return stages.ask(folder, CandidateRows(rows, "0" * 64), labelers, RUN)
 
 
@@ -245,6 +245,7 @@ def test_numpy_s_ranks_are_taken_and_the_order_of_labelers_is_recorded(tmp_path)
     ann, bob = Ranker("Ann", forwards), Ranker("Bob", backwards)
     found = ask(tmp_path / "one", [ann, bob])
     assert {(row.labeler, row.ranks) for row in found} == {("Ann", (1, 2, 3)), ("Bob", (3, 2, 1))}
+    assert [(row.prompt, row.user) for row in found] == [(prompt_text(f"Question {i}?"), f"user {i}") for i in range(8)]
     assert ask(tmp_path / "one", [ann, bob]) == found != ask(tmp_path / "two", [bob, ann])
     refusal(lambda: ask(tmp_path / "one", [bob, ann]), "another labelers (['Ann', 'Bob'], not ['Bob', 'Ann'])")
 
