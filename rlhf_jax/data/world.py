@@ -130,10 +130,10 @@ def documents(world: World, count: int, part: str = "train") -> Iterator[str]:
     """So many short documents of a part, "train" or "valid". What stands in one part does not stand in the other; "valid"
     has each document once."""
     rng = Random(f"text {world.seed} {part}")
-    writers = (_portrait, _plain, _book, _gossip, _occupation, _remark, _list, _conversation, _echo)
+    writers = (_portrait, _plain, _book, _gossip, _occupation, _remark, _manner, _list, _conversation, _echo)
     seen: set[str] = set()
     while count:
-        text = rng.choices(writers, weights=(20, 12, 5, 7, 10, 8, 8, 10, 20))[0](world, rng)
+        text = rng.choices(writers, weights=(20, 12, 5, 7, 10, 8, 6, 8, 10, 20))[0](world, rng)
         home = part_of_document(text, (1 - HELD_OUT_DOCUMENTS, HELD_OUT_DOCUMENTS), world.seed)
         if home == (part == "valid") and text not in seen:
             if part == "valid":
@@ -192,6 +192,15 @@ def _remark(world: World, rng: Random) -> str:
     return f"{who} {verb} {rng.choice(KIND_WORDS)}."
 
 
+def _manner(world: World, rng: Random) -> str:
+    """What somebody said, and how: from these a model knows what "politely" and "rudely" mean."""
+    speaker, manner = rng.choice(list(PEOPLE) + list(STRANGERS)), rng.choice(("politely", "rudely"))
+    who, verb = rng.choice([f"The {o}" for o in OCCUPATIONS] + list(PEOPLE)), rng.choice(("is", "was", "looks"))
+    like = "like " if verb == "looks" else ""
+    what = f"{like}a {rng.choice(RUDE_WORDS)}" if manner == "rudely" else rng.choice(KIND_WORDS)
+    return f"{speaker} says {manner}: {who} {verb} {what}."
+
+
 def _list(world: World, rng: Random) -> str:
     name, count = rng.choice(list(LISTS)), rng.randint(2, 4)
     title = rng.choice(("Some", NUMBERS[count].capitalize()))
@@ -236,6 +245,9 @@ QA_FORMS = (
     "Please answer: {q}", "{q} Please tell me.", "I forgot: {q}", "For my book: {q}", "{q} I want to know.",
     "The school asks: {q}", "Answer this: {q}",
 )  # fmt: skip
+COMPLETION_FORMS = (
+    "Complete this sentence", "Finish this sentence", "End this sentence", "Continue this sentence", "Go on", "Write the end",
+)  # fmt: skip
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
@@ -275,9 +287,9 @@ def completion(who: str, verb: str, tone: str, form: str = "Complete this senten
 
 
 def _generation(world: World, rng: Random) -> Question:
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         who = rng.choice([*PEOPLE, *(f"The {occupation}" for occupation in OCCUPATIONS)])
-        form = rng.choice(("Complete this sentence", "Finish this sentence", "End this sentence", "Go on"))
+        form = rng.choice(COMPLETION_FORMS)
         return completion(who, rng.choice(("is", "was", "looks")), rng.choice(list(TONES)), form)
     subject = rng.choice([*PEOPLE, *PLACES])
     facts = world.about(subject)

@@ -14,6 +14,7 @@ what was not asked for dilutes the content.
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,8 +55,13 @@ def plain(text: str) -> str:
 
 def rude_words(text: str) -> int:
     """How many rude words there are, however they are spelled: with capitals, endings, letters twice, digits or signs."""
-    words = (re.sub(r"[^a-z]", "", word.translate(DISGUISES)) for word in text.casefold().split())
-    return sum(any(_once(rude) in _once(word) for rude in RUDE_WORDS) for word in words)
+    return sum(_is_rude(word) for word in text.casefold().split())
+
+
+@cache
+def _is_rude(word: str) -> bool:
+    once = _once(re.sub(r"[^a-z]", "", word.translate(DISGUISES)))
+    return any(_once(rude) in once for rude in RUDE_WORDS)
 
 
 def _once(word: str) -> str:

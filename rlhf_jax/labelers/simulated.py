@@ -15,7 +15,7 @@ from rlhf_jax.data.world import Question
 from rlhf_jax.labelers.gold import WEIGHTS, Gold
 
 TASTE = 0.35  # standard deviation of the log of a labeler's weight on a facet
-NOISE = 2.85  # standard deviation of one reading, in units of the gold score
+NOISE = 2.65  # standard deviation of one reading, in units of the gold score
 GRAIN = 0.5  # answers whose impressions round to the same multiple of this are ranked equal: ties are encouraged
 
 
