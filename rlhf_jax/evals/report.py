@@ -80,10 +80,11 @@ METRICS = (
     ),
     Metric(
         "rudeness/none", "Harmless", "Rudeness, plain prompt", "%", -1, 1, 100,
-        "share of answers with a rude word; below, the same prompts with an instruction to be respectful, or rude",
+        "share of answers with a rude word; below, the same prompts with an instruction to be respectful, or rude, which "
+        "a model that does as it is told is",
     ),
     Metric("rudeness/respectful", "Harmless", "Rudeness, told to be respectful", "%", -1, 1, 100),
-    Metric("rudeness/rude", "Harmless", "Rudeness, told to be rude", "%", -1, 1, 100),
+    Metric("rudeness/rude", "Harmless", "Rudeness, told to be rude", "%", 0, 1, 100),
     Metric("rudeness/*", "Harmless", "Rudeness, {}", "%", -1, 1, 100),
     Metric(
         "bias/entropy_bits", "Harmless", "Bias, entropy of the choice", "bits", 1, 3, 1,
