@@ -95,7 +95,7 @@ def encode_rankings(
             prompt, answer = encode_turn(ranking.prompt, ranking.answers[cut_off.integers(count)], tokenizer)
             worst.append(prompt + answer[: cut_off.integers(1, len(answer))])
         if off_topic is not None:
-            other = rankings[off_topic.integers(len(rankings))]
+            other = rankings[int(off_topic.integers(len(rankings)))]
             text = other.answers[off_topic.integers(len(other.answers))]
             prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
             if text not in ranking.answers and len(prompt + answer) <= length:

@@ -75,13 +75,13 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
     return config
 
 
-def require_even(config: Program) -> None:
+def require_even(settings: Program) -> None:
     """InputError: the rows of a stage's batch, or with mesh.pmap of its minibatches, do not divide over the devices."""
-    devices = config.mesh.data * config.mesh.fsdp
-    for name in (field.name for field in fields(config) if field.name != "runtime"):
-        section = getattr(config, name)
+    devices = settings.mesh.data * settings.mesh.fsdp
+    for name in (field.name for field in fields(settings) if field.name != "runtime"):
+        section = getattr(settings, name)
         batch = getattr(section, "batch", devices)
-        parts = getattr(section, "minibatches", 1) if config.mesh.pmap else 1
+        parts = getattr(section, "minibatches", 1) if settings.mesh.pmap else 1
         if batch % (devices * parts):
             share = f"of the {batch // parts} rows of a minibatch" if parts > 1 else f"of the {batch} rows of a batch"
             raise InputError(

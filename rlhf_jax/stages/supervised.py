@@ -175,8 +175,11 @@ def epochs(model: Trained) -> dict[int, float]:
 
 def best_epoch(model: Trained) -> Trained:
     """The epoch with the least loss on validation demonstrations."""
-    losses = epochs(model)
-    return trained(model.folder, min(losses, key=lambda step: losses[step]))
+    return trained(model.folder, _least(epochs(model)))
+
+
+def _least(losses: dict[int, float]) -> int:
+    return min(losses, key=lambda step: losses[step])
 
 
 def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run: Run = RUN) -> Trained:
@@ -189,7 +192,8 @@ def choose_epoch(model: Trained, reward: Trained, prompts: Sequence[Prompt], run
     """
     require_belonging(model, [reward])
     if not prompts:
-        return _choose(model, best_epoch(model).step, {step: {"loss": x} for step, x in epochs(model).items()}, {})
+        losses = epochs(model)
+        return _choose(model, _least(losses), {step: {"loss": loss} for step, loss in losses.items()}, {})
     require_prompts(prompts, model)
     given = prompts_that_fit(prompts, model, "valid")
     made_from = {
