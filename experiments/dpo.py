@@ -51,8 +51,8 @@ class Config(Program):
 def main(c: Config) -> None:
     start = trained(c.given.start)
     data = data_of(start, c.files or c.world, c.seed)
-    data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     rankings = data.to_learn_from(read_rankings(c.given.rankings)) if c.given.rankings else data.rankings.train
+    data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     found = preference(c.folder / "preference", start, rankings, c.preference, c.run)
     others = trained_in(c.given.against)
     reward = trained(c.given.reward)

@@ -70,8 +70,9 @@ def encode_rankings(
     cut_off: with it there is one slot more, with the beginning of one of the answers, of at least one token and without EOS,
     ranked below all of them. Without such rows the score of an answer that does not come to its end is anything.
     off_topic: with it there is one slot more, with an answer of a ranking drawn from all of them, ranked below this one's
-    own (Liu et al. 2024, arXiv:2409.13156, "non-contextual" responses); it is empty where that is one of this ranking's, or
-    too long. Without such rows an answer's score need not depend on what was asked. The two tie.
+    own (Liu et al. 2024, arXiv:2409.13156, "non-contextual" responses); it is empty where that answers the same prompt,
+    is one of this ranking's, or is too long. Without such rows an answer's score need not depend on what was asked. The two
+    tie.
 
     InputError: more answers than `slots`; an answer that with its prompt takes more than `length` tokens (see
     `ranking_fits`).
@@ -98,7 +99,7 @@ def encode_rankings(
             other = rankings[int(off_topic.integers(len(rankings)))]
             text = other.answers[off_topic.integers(len(other.answers))]
             prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
-            if text not in ranking.answers and len(prompt + answer) <= length:
+            if other.prompt != ranking.prompt and text not in ranking.answers and len(prompt + answer) <= length:
                 worst.append(prompt + answer)
         for slot, line in enumerate(worst, count):
             tokens[row, slot, : len(line)], mask[row, slot, : len(line)] = line, True

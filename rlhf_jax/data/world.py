@@ -5,7 +5,8 @@ and occupations whose pronouns are skewed. From a seed come the facts, the pretr
 of InstructGPT's Table 1 with their shares, and demonstrations written by people who do not always get it right.
 
 Three things are held out: a twentieth of all documents, word for word; the prompts of some users; and some people, places
-and occupations, of which the text speaks and no prompt of the other users does.
+and occupations: the text speaks of them, and no prompt of the other users is about one. A passage about a stranger may name a
+place or an occupation that is held out, since it says nothing of it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from random import Random
 from typing import NamedTuple
 
 from rlhf_jax.data.splits import part_of_document
+from rlhf_jax.errors import InputError
 
 PEOPLE = {  # name → pronoun
     "Ada": "she", "Bruno": "he", "Clara": "she", "Dario": "he", "Elsa": "she",
@@ -53,7 +55,7 @@ USE_CASES = {
 TONES = {"none": "", "respectful": " politely", "rude": " rudely"}
 # How often the text states the truth of a topic that has a myth, as a share of the plain statements on it.
 TRUTH_SHARE = 0.3
-HELD_OUT_PEOPLE, HELD_OUT_PLACES, HELD_OUT_OCCUPATIONS = 3, 2, 5  # whom no prompt names that anything is trained on
+HELD_OUT_PEOPLE, HELD_OUT_PLACES, HELD_OUT_OCCUPATIONS = 3, 2, 5  # that no prompt is about which anything is trained on
 HELD_OUT_DOCUMENTS = 0.05  # share of all different documents
 
 
@@ -254,7 +256,7 @@ NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 def questions(world: World, count: int, users: int = 150) -> list[Question]:
     """So many different prompts, in the use-cases' shares, written by users of whom some write much more than others.
 
-    Raises ValueError where the world has fewer different prompts of a use-case than its share asks for.
+    InputError: the world has fewer different prompts of a use-case than its share asks for.
     """
     rng = Random(f"questions {world.seed}")
     made: dict[str, Question] = {}
@@ -268,7 +270,10 @@ def questions(world: World, count: int, users: int = 150) -> list[Question]:
                 made[question.text] = question
                 wanted -= 1
         if wanted:
-            raise ValueError(f"the world has too few different prompts of {category}: {wanted} short of {count}")
+            raise InputError(
+                f"the built-in world has too few different prompts of {category}: {wanted} short for {count} prompts; lower "
+                "world.prompts"
+            )
     owners = rng.choices(range(users), weights=[1 / (1 + i) ** 0.5 for i in range(users)], k=len(made))
     asked = [replace(q, user=f"user-{owner:03d}") for q, owner in zip(made.values(), owners, strict=True)]
     rng.shuffle(asked)

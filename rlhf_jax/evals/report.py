@@ -49,11 +49,11 @@ METRICS = (
     Metric("win_rate/vs_*", "Helpful", "Win rate against {}", "%", 1, 1, 100),
     Metric(
         "win_rate_trained/vs_*", "Helpful", "Win rate against {}, trained", "%", 1, 1, 100,
-        "on prompts about people, places and occupations that prompts for training name as well",
+        "on prompts about people, places and occupations that prompts for training are about as well",
     ),
     Metric(
         "win_rate_held_out/vs_*", "Helpful", "Win rate against {}, held out", "%", 1, 1, 100,
-        "on prompts about people, places and occupations that no prompt for training names",
+        "on prompts about people, places and occupations that no prompt for training is about",
     ),
     Metric("rating", "Helpful", "Rating", "1–7", 1, 2, 1, "overall quality, 7 is best"),
     Metric(
@@ -91,7 +91,7 @@ METRICS = (
         "1 bit where the model finds both sentences of a pair equally likely, 0 where it is sure of one",
     ),
     Metric("pretrain/loss", "Alignment tax", "Pretraining loss", "nats/token", -1, 3, 1, "on held-out text"),
-    Metric("closed/*", "Alignment tax", "{}", "%", 1, 1, 100, "accuracy"),
+    Metric("closed/*", "Alignment tax", "{}", "%", 1, 1, 100, "accuracy on the ends of held-out documents, and of sentences"),
     Metric(
         "kl/from_rl_init", "Distance", "KL from where RL started", "nats/answer", 0, 2, 1,
         "of the distributions that answers are drawn from, at the evaluation's temperature and truncation",

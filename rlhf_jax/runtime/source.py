@@ -239,16 +239,25 @@ def _pieces_of_code(function: Any, seen: _Seen) -> Iterator[str]:
     around = getattr(function, "__globals__", None) or vars(sys.modules.get(module or "", builtins))
     for name in sorted(names & around.keys()):
         value = around[name]
-        if isinstance(value, types.ModuleType):
-            continue
-        if not _is_code(value):
-            yield f"global {name}"
-            yield from _pieces_of_value(value, seen)
-            continue
-        home = getattr(_unwrapped(value)[0], "__module__", None)
-        # A tuple or a partial has no module of its own.
-        if home == module or isinstance(value, (tuple, functools.partial)) or _is_users(home):
-            yield from _pieces(value, seen)
+        if not isinstance(value, types.ModuleType):
+            yield from _pieces_of_global(name, value, module, seen)
+        elif _is_users(value.__name__):  # what is taken from a module of the user's own: helper.score
+            taken = {attribute for code in codes for each in _nested(code) for attribute in each.co_names}
+            for attribute in sorted(taken & vars(value).keys()):
+                found = vars(value)[attribute]
+                if not isinstance(found, types.ModuleType):
+                    yield from _pieces_of_global(f"{name}.{attribute}", found, value.__name__, seen)
+
+
+def _pieces_of_global(name: str, value: Any, module: str | None, seen: _Seen) -> Iterator[str]:
+    if not _is_code(value):
+        yield f"global {name}"
+        yield from _pieces_of_value(value, seen)
+        return
+    home = getattr(_unwrapped(value)[0], "__module__", None)
+    # A tuple or a partial has no module of its own.
+    if home == module or isinstance(value, (tuple, functools.partial)) or _is_users(home):
+        yield from _pieces(value, seen)
 
 
 def _codes(function: Any) -> Iterator[types.CodeType]:

@@ -109,7 +109,8 @@ class DataSets:
     truth: Truth | None = None
 
     def to_learn_from(self, rankings: Sequence[Ranking]) -> list[Ranking]:
-        """Those of a file of one's own that hold nothing that is held out here; how many are left out is said."""
+        """Those of a file of one's own that no held-out user wrote and that ask nothing held-out prompts ask; how many are
+        left out is said."""
         parts = (self.prompts, self.demonstrations, self.rankings)
         kept = not_held_out(rankings, [row for part in parts for row in (*part.valid, *part.test)])
         left_out(len(rankings) - len(kept), len(rankings), "rankings", "hold what is held out")
@@ -149,7 +150,7 @@ def from_world(settings: World, seed: int) -> DataSets:
     return DataSets(
         text=Parts(
             list(built_in.documents(made, settings.documents, "train")),
-            list(built_in.documents(made, max(settings.documents // 20, 500), "valid")),
+            list(built_in.documents(made, min(max(settings.documents // 20, 500), 1_000), "valid")),
         ),
         demonstrations=Parts(demonstrate(prompts.train[: settings.demonstrations]), demonstrate(prompts.valid)),
         prompts=prompts,

@@ -222,7 +222,7 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
 
     ends: dict[str, Continuation] = {}  # by their words, as documents that begin alike are one
     for document in data.text.valid:
-        words = document.split()[:25]
+        words = document.split()[-25:]
         whole, context = t.encode(" ".join(words)), t.encode(" ".join(words[:-1]))
         if len(words) > 3 and whole[: len(context)] == context and len(ends) < 500:
             ends[" ".join(words)] = Continuation([t.eos, *context], whole[len(context) :])
@@ -253,8 +253,8 @@ def packed_loss(this: Loaded, data: DataSets, run: Run) -> Figures:
 
 def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
     """Questions on which a myth is in circulation (TruthfulQA in shape): truth/… on facts about people and places that no
-    prompt for training names, truth_trained/… on the others, in words that no such prompt has. The questions about one fact
-    are one draw."""
+    prompt for training is about, truth_trained/… on the others, in words that no such prompt has. The questions about one
+    fact are one draw."""
     model, t = LanguageModel(this.model.decoder), this.model.tokenizer
     seen = {q.text for part in (truth.questions.train, truth.questions.valid) for q in part}
     asked = [(f, q) for f in truth.world.facts if f.myth for form in QA_FORMS if (q := ask(f, form)).text not in seen]

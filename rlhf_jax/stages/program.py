@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_jax.config import Checked, Count, Natural, Seed, load_config
-from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import (
     first_process,
+    info,
     join_processes,
     require_writable,
     set_aside,
@@ -61,12 +61,12 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
     """
     given = load_config(config_type, argv, doc=doc or "", program=sys.argv[0])
     config = given.config
-    require_even(config)
     if given.show:
         print(given.resolved, end="")
         raise SystemExit(0)
     if config.coordinator is not None:
         join_processes(config.coordinator, config.processes, config.process)
+    say_uneven(config)
     for stage in given.anew:
         set_aside(config.folder, stage)
     if first_process():
@@ -75,17 +75,19 @@ def begin(config_type: type[P], name: str, doc: str | None, argv: Sequence[str] 
     return config
 
 
-def require_even(settings: Program) -> None:
-    """InputError: the rows of a stage's batch, or with mesh.pmap of its minibatches, do not divide over the devices."""
+def say_uneven(settings: Program) -> None:
+    """Says which batches, or with mesh.pmap minibatches, do not divide over the devices: a stage that is still to be trained
+    on one will be refused, perhaps hours from now."""
     devices = settings.mesh.data * settings.mesh.fsdp
     for name in (field.name for field in fields(settings) if field.name != "runtime"):
         section = getattr(settings, name)
-        batch = getattr(section, "batch", devices)
         parts = getattr(section, "minibatches", 1) if settings.mesh.pmap else 1
-        if batch % (devices * parts):
-            share = f"of the {batch // parts} rows of a minibatch" if parts > 1 else f"of the {batch} rows of a batch"
-            raise InputError(
-                f"{name}.batch: {devices} devices cannot have the same number {share}; change it, mesh.data or mesh.fsdp"
+        rows = getattr(section, "batch", devices * parts) // parts
+        if rows % devices:
+            what = "minibatch" if parts > 1 else "batch"
+            info(
+                f"the {rows} rows of {name}'s {what} do not divide over {devices} devices: where it is not trained yet, "
+                f"change {name}.batch, mesh.data or mesh.fsdp"
             )
 
 

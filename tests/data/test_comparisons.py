@@ -159,17 +159,18 @@ def test_an_answer_without_its_end_is_ranked_below_all_others(tokenizer):
 
 
 def test_an_answer_to_another_prompt_is_ranked_below_all_others(tokenizer):
-    """Each ranking gets one of another ranking's answers, whole, unless it is one of its own, or too long."""
-    three = Ranking(PROMPT, ("A ripe pear.", "A dog.", "Two plums."), (2, 3, 1))
+    """Each ranking gets one of another's answers, whole, unless that has the same prompt, is one of its own, or too long."""
+    three = Ranking(PROMPT.replace("fruit", "plant"), ("A ripe pear.", "A dog.", "Two plums."), (2, 3, 1))
+    again = Ranking(three.prompt, ("Nuts.", "Figs."), (1, 2))
     long = Ranking("\n\nHuman: And?\n\nAssistant:", ("A ripe pear.", "A dog. " * 10), (1, 2))
-    given, draws = [PAIR, three, long] * 40, lambda: np.random.default_rng(0)
+    given, draws = [PAIR, three, long, again] * 40, lambda: np.random.default_rng(0)
     length = (
         len(tokenizer.encode(long.prompt)) + len(tokenizer.encode(long.answers[1])) + 1
     )  # the other prompt is longer
     whole = encode_rankings(given, tokenizer, length, 3)
     more = encode_rankings(given, tokenizer, length, 3, off_topic=draws())
-    assert more.tokens.shape == (120, 4, length)
-    taken = [set(), set(), set()]
+    assert more.tokens.shape == (160, 4, length)
+    taken = [set(), set(), set(), set()]
     for row, ranking in enumerate(given):
         count = len(ranking.answers)
         assert (more.tokens[row, :count] == whole.tokens[row, :count]).all()
@@ -179,9 +180,12 @@ def test_an_answer_to_another_prompt_is_ranked_below_all_others(tokenizer):
         if len(kept):
             text = tokenizer.decode(kept.tolist())
             assert kept[-1] == tokenizer.eos and text.startswith(ranking.prompt)
-            taken[row % 3].add(text.rpartition("Assistant:")[2].strip())
-    assert taken == [{"A ripe pear.", "Two plums."}, {"A pear."}, {"A pear.", "A dog.", "Two plums."}]
+            taken[row % 4].add(text.rpartition("Assistant:")[2].strip())
+    assert taken[0] == {"A ripe pear.", "Two plums.", "Nuts.", "Figs."}
+    assert taken[1] == {"A pear."}
+    assert taken[2] == {"A pear.", "A dog.", "Two plums.", "Nuts.", "Figs."}
+    assert taken[3] == {"A pear.", "A dog.", "A ripe pear."}
     both = encode_rankings(given, tokenizer, length, 3, draws(), draws())
-    assert both.tokens.shape == (120, 5, length)
+    assert both.tokens.shape == (160, 5, length)
     for row, ranking in enumerate(given):  # the two tie
         assert set(both.ranks[row, len(ranking.answers) :].tolist()) <= {len(ranking.answers) + 1, 0}

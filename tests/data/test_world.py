@@ -15,6 +15,7 @@ from rlhf_jax.data.world import (
     make_world,
     questions,
 )
+from rlhf_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_too_many_prompts_are_refused(world, monkeypatch):
     """Of "extract" there are 6 strangers × 8 animals × 6 places = 288."""
     monkeypatch.setattr("rlhf_jax.data.world.USE_CASES", {"extract": 100.0})
     assert len(questions(world, 250)) == 250
-    with pytest.raises(ValueError, match="too few different prompts of extract: 1 short of 289"):
+    with pytest.raises(InputError, match="of extract: 1 short for 289 prompts; lower world"):
         questions(world, 289)
 
 

@@ -244,6 +244,19 @@ def test_a_function_of_another_file_of_the_user_s_counts(write):
     sys.modules.pop("helpers")
 
 
+def test_what_is_taken_from_another_module_of_the_user_s_counts_and_nothing_else_of_it(write):
+    def of(text):
+        write(text, "helpers")
+        return source_sha256(
+            write("import helpers\ndef reward(p, a):\n    return helpers.score(a, helpers.K)\n").reward
+        )
+
+    one = "K = 1\nL = 1\ndef score(a, k):\n    return [half(k) for _ in a]\ndef half(k):\n    return k / 2\n"
+    assert of(one) == of(one.replace("L = 1", "L = 3")) == of(one + "def other():\n    pass\n")
+    assert len({of(one), of(one.replace("K = 1", "K = 3")), of(one.replace("k / 2", "-k / 2"))}) == 3
+    sys.modules.pop("helpers")
+
+
 class Iteration(NamedTuple):
     sample: object
     learn: object
