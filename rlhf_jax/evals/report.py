@@ -128,14 +128,17 @@ def write_report(
     evaluation: model → metric → {"mean", "low", "high", "n"}; the bounds may be None.
     curves: stage → rows with "step" and metrics.
     samples: {"prompt", "category", "answers": {model: {"text", "rating", "reward"}}}.
-    notes: strings by name; "findings" (sentences) head the page, "judge" explains the win rate.
+    notes: strings by name; "findings" (sentences) head the page, "judge" explains the win rate, "reward_model" has figures of
+    its own as a model has.
     """
     models = _ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"])])
-    colours = _colours(models)
+    colours = _colours([*models, "reward_model"])
     results = {model: evaluation[model] for model in models if model in evaluation}
+    ranked = {"reward_model": notes["reward_model"]} if notes.get("reward_model") else {}
+    table = _table(results, colours) + (_table(ranked, colours) if ranked else "")
     sections = [
         _header(title, notes),
-        section_html("results", "Results", _table(results, colours) + _legend(results, notes)),
+        section_html("results", "Results", table + _legend(results | ranked, notes)),
         section_html(
             "figures",
             "Figures",
@@ -355,7 +358,7 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
 
 
 def _setup(notes: Mapping[str, Any]) -> str:
-    small = {name: text for name, text in notes.items() if name not in ("findings", "config") and text}
+    small = {name: text for name, text in notes.items() if name not in ("findings", "config", "reward_model") and text}
     items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in small.items())
     config = notes.get("config")
     folded = f"<details><summary>Configuration</summary><pre>{escaped(config)}</pre></details>" if config else ""

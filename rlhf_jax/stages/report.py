@@ -216,10 +216,11 @@ def page(
         "seed": str(run.seed),
         "config": json.dumps(about, indent=1),
         "findings": [*findings(judge, evaluation), *lags(models, curves)],
+        "reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS),
     }
     write_report(out / "report.html", f"rlhf_jax: {out.name}", columns, curves, samples, notes)
     print(table_text(columns))
-    print(table_text({"reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS)}))
+    print(table_text({"reward_model": notes["reward_model"]}))
 
 
 def shown(figures: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:

@@ -76,6 +76,16 @@ def rows(text):
     return found
 
 
+def test_the_reward_model_s_figures_stand_on_the_page_with_what_they_are_over(tmp_path):
+    figures = {"accuracy/test": cell(0.917, 0.839, 0.959, 21), "accuracy/valid": {}}
+    text = page(tmp_path, notes=NOTES | {"reward_model": figures})
+    found = rows(text)
+    assert "91.7" in found["Accuracy, test"][0] and "83.9–95.9" in found["Accuracy, test"][0]
+    assert "21" in found["Accuracy, test"][1] and "–" in found["Accuracy, valid"][0]
+    assert "share of the pairs that it orders as they do" in text
+    assert "Accuracy, test" not in page(tmp_path) and "Nothing was evaluated" not in text
+
+
 def best(text, label):
     """The columns that are marked as best; base comes first whatever the order of the input."""
     return [name for name, td in zip(("base", "ppo_ptx"), rows(text)[label], strict=False) if "class=best" in td]
