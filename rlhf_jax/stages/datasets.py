@@ -178,6 +178,9 @@ def from_files(files: Files, seed: int) -> DataSets:
     def parted(rows: Sequence[Text], what: str) -> Parts[Text]:
         parts = Parts(*split.rows(rows))
         left_out(len(rows) - sum(map(len, parts.each().values())), len(rows), what, "hold what is held out elsewhere")
+        users = len({row.user for row in rows if row.user})
+        counts = f"{len(parts.train)} for training, {len(parts.valid)} for validation, {len(parts.test)} for testing"
+        info(f"{what}: {counts}; {f'by {users} users' if users else 'no user is named'}")
         return parts
 
     pieces = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
