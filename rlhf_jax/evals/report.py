@@ -390,6 +390,7 @@ h3 { font-size: 17px; margin: 0; letter-spacing: -.003em }
 nav { display: flex; gap: 22px; margin-top: 26px; font-size: 14px }
 a { color: var(--link); text-decoration: none } a:hover { text-decoration: underline }
 .scroll { overflow-x: auto }
+.scroll + .scroll { margin-top: 2.5rem }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; line-height: 1.3; font-variant-numeric:
   tabular-nums }
 th, td { text-align: right; vertical-align: top; padding: 7px 0 7px 22px; white-space: nowrap }
