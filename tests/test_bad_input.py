@@ -113,8 +113,10 @@ def test_an_unset_variable_in_a_path_is_named(config, capfd, monkeypatch):
 def test_a_prompt_longer_than_the_context_is_refused_or_left_out_as_the_config_says(config, tmp_path, capfd):
     rows(tmp_path / "good.jsonl", [*GOOD, {"prompt": "many words " * 200, "chosen": "a", "rejected": "b"}])
 
+    data = made(config)
+    capfd.readouterr()  # how many rows each part has
+
     def fitting(c: Config):
-        data = made(c)
         model = starting_model(c.folder, c.model, c.imported, c.tokenizer, c.format, c.memory, data)
         return prompts_that_fit_all(data.prompts, model)
 

@@ -54,7 +54,7 @@ def models(tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def world():
-    return stages.from_world(stages.World(40, prompts=120, demonstrations=4, labelers=2, heldout_labelers=1), 0)
+    return stages.from_world(stages.World(40, prompts=240, demonstrations=4, labelers=2, heldout_labelers=1), 0)
 
 
 # Models.
@@ -306,7 +306,7 @@ def test_checkpoints_of_one_folder_are_told_apart_by_their_steps(models, tmp_pat
 
 
 def changed_truth(world):
-    held = stages.from_world(stages.World(40, prompts=120, demonstrations=4, labelers=2, heldout_labelers=2), 0)
+    held = stages.from_world(stages.World(40, prompts=240, demonstrations=4, labelers=2, heldout_labelers=2), 0)
     return replace(world, truth=held.truth)
 
 
@@ -377,7 +377,6 @@ def test_without_prompts_nothing_begins(models, tmp_path, world):
     five = dict.fromkeys(("base", "sft", "ppo", "ppo_ptx", "rl_init"), lm)
     calls = (
         lambda prompts, data: stages.sample_answers(tmp_path / "out", lm, prompts, run=RUN),
-        lambda prompts, data: stages.choose_epoch(lm, reward, prompts, RUN),
         lambda prompts, data: stages.compare(tmp_path / "out", "mine", lm, [], lm, data, reward),
         lambda prompts, data: stages.evaluate(tmp_path / "out", five, data, reward, lm, AnswersToRank()),
     )
@@ -386,6 +385,8 @@ def test_without_prompts_nothing_begins(models, tmp_path, world):
         for call in calls:
             words = f"none of {len(prompts)} prompts has at most format.prompt_tokens = 24 tokens; give some"
             refusal(partial(call, prompts, data), words)
+    refusal(lambda: stages.choose_epoch(lm, reward, long, RUN), words)
+    refusal(lambda: stages.choose_epoch(lm, reward, [], RUN), "no epoch has a validation loss")
     assert not (tmp_path / "out").exists()
 
 

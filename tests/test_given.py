@@ -33,7 +33,7 @@ P = prompt_text("Name a fruit.")
 
 @pytest.fixture(scope="module")
 def world():
-    return stages.from_world(stages.World(40, prompts=60, demonstrations=30, labelers=2, heldout_labelers=1), 0)
+    return stages.from_world(stages.World(40, prompts=150, demonstrations=30, labelers=2, heldout_labelers=1), 0)
 
 
 # A Hugging Face folder.
