@@ -38,10 +38,9 @@ def gpu(monkeypatch):
         def dot_product_attention(q, k, v, *, mask, scale, implementation):
             asked.append(implementation)
             if implementation == "cudnn":  # as JAX does before a gradient, with the mask as a bias
-                layout = cudnn.AttentionLayout.BTNH.value
-                cudnn.check_is_flash_attention(q, k, v, layout, 91000, True, True)
-                if q.dtype not in (jnp.bfloat16, jnp.float16):
-                    raise NotImplementedError
+                layout = cudnn.AttentionLayout.BTNH
+                cudnn.check_layout(q, k, v, *[None] * 7, layout)  # which takes half precision only
+                cudnn.check_is_flash_attention(q, k, v, layout.value, 91000, True, True)
             return XLA(q, k, v, mask=mask, scale=scale, implementation="xla")
 
         device = SimpleNamespace(platform="gpu", compute_capability=capability)
