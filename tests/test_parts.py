@@ -82,6 +82,30 @@ def test_files_that_share_no_prompt_have_held_out_parts_each(files):
     assert made.text == stages.Parts([*KEPT, asked[1]], HELD) and HELD
 
 
+def test_how_many_rows_each_part_has_and_by_how_many_users_is_said(files, capsys):
+    made = files(
+        [{"prompt": q, "user": f"user {i % 9}"} for i, q in enumerate(QUESTIONS[:90])],
+        [{"prompt": q, "completion": "Three."} for q in QUESTIONS[100:200]],
+        [{"prompt": q, "chosen": "Three.", "rejected": "Four."} for q in QUESTIONS[200:300]],
+        [{"text": x} for x in LINES],
+    )
+    said = capsys.readouterr().err
+    for name, rows, users in (("prompts", made.prompts, "by 9 users"), ("rankings", made.rankings, "no user is named")):
+        train, valid, test = (len(part) for part in rows.each().values())
+        assert f"{name}: {train} for training, {valid} for validation, {test} for testing; {users}\n" in said
+
+
+def test_a_world_of_any_size_has_no_more_held_out_documents_than_there_are(monkeypatch):
+    """A world has some 2,500 different ones that are held out, and looking for more would not end."""
+    asked = {}
+    monkeypatch.setattr(
+        "rlhf_jax.data.world.documents", lambda world, count, part: asked.update({part: count}) or iter(())
+    )
+    for documents, held in ((40, 500), (16_000, 800), (10_000_000, 1_000)):
+        stages.from_world(stages.World(documents, prompts=60, demonstrations=4), 0)
+        assert asked == {"train": documents, "valid": held}
+
+
 def test_nothing_of_a_held_out_prompt_is_in_training_and_that_is_said(files, capsys):
     held, train = IN[2][0], IN[0][0]
     talk = f"\n\nHuman: {held.upper()} \n\nAssistant: Three.\n\nHuman: And then?\n\nAssistant:"

@@ -546,6 +546,9 @@ def test_an_evaluation_reads_what_is_held_out_and_its_figures_have_their_signs(e
     assert parts_in(text for texts in seen.text.values() for text in texts) == {"valid"}
     assert seen.text.keys() == set(PUPILS)
     assert parts_in(text for texts in seen.ends.values() for text in texts) == {"valid"}
+    assert all(
+        text.endswith("and what it is.") for texts in seen.ends.values() for text in texts
+    )  # of 40 words the last
 
     assert found.keys() == {*PUPILS, "reward_model"}
     ptx, sft, base, start = (found[name] for name in ("ppo_ptx", "sft", "base", "rl_init"))
@@ -728,7 +731,7 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
 
 @pytest.mark.parametrize("source", ["rankings.jsonl", ""])
 def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(drawn_up, world, tmp_path, source):
-    """Of a file, from those that do not ask what is held out."""
+    """Of a file, from those that do not ask what is held out, whether or not that fits."""
     data = replace(world, rankings=marked("rankings"))
     read = [Ranking(prompt, ("Yes.", "No."), (1, 2)) for prompt in ("Say a.", world.prompts.test[0].text, "Say b.")]
     made = drawn_up(
@@ -738,7 +741,7 @@ def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(d
         trained_in=lambda folders: folders,
         read_rankings=lambda source: read,
         data_of=lambda model, settings, seed: data,
-        prompts_that_fit_all=lambda prompts, start: prompts,
+        prompts_that_fit_all=lambda prompts, start: stages.Parts(prompts.train),
         compare=lambda path, *given: made.update(compare=given),
     )
     c = replace(dpo.Config(out=str(tmp_path)), given=dpo.Given("init", source, "r1", "sft"))
@@ -747,7 +750,7 @@ def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(d
     assert made["preference"] == (("model in init", rankings, c.preference, c.run), {})
     name, model, others, reference, given, reward, *_ = made["compare"]
     assert (name, model, others, reference, reward) == ("dpo", "preference", "sft", "model in init", "model in r1")
-    assert given == data
+    assert given == replace(data, prompts=stages.Parts(world.prompts.train))
 
 
 def test_pairs_are_two_answers_of_one_ranking_the_better_first(models, tokenizer):

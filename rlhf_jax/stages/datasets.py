@@ -150,6 +150,7 @@ def from_world(settings: World, seed: int) -> DataSets:
     return DataSets(
         text=Parts(
             list(built_in.documents(made, settings.documents, "train")),
+            # Each is there once, and there are some 2,500: of more the world would never have enough.
             list(built_in.documents(made, min(max(settings.documents // 20, 500), 1_000), "valid")),
         ),
         demonstrations=Parts(demonstrate(prompts.train[: settings.demonstrations]), demonstrate(prompts.valid)),
