@@ -42,11 +42,13 @@ class PromptBatch:
 
 @struct.dataclass
 class RankingBatch:
-    """K ranked answers for each prompt; slots past a prompt's own K are empty."""
+    """K ranked answers for each prompt, and such as were made up to stand below them all; the slots left over are empty."""
 
     tokens: Int[AnyArray, "*B K T"]  # prompt and answer, padded on the right
     mask: Bool[AnyArray, "*B K T"]  # False everywhere in an empty slot
-    ranks: Int[AnyArray, "*B K"]  # 1 is best, equal ranks are ties, 0 in an empty slot
+    ranks: Int[
+        AnyArray, "*B K"
+    ]  # 1 is best, equal ranks are ties; 0 in an empty slot, −1 of an answer that nobody ranked
 
 
 @struct.dataclass

@@ -368,8 +368,8 @@ def test_the_chosen_epoch_has_the_best_reward_on_the_prompts_given(supervised, m
 def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_demonstrations(
     models, tokenizer, tmp_path, monkeypatch, c, more
 ):
-    """And with each ranking, unless it is told not to, one of the answers without its end, which is below all others; and if
-    it is told to, one of another's answers."""
+    """And with each ranking, unless it is told not to, one of the answers without its end, of rank −1; and if it is told to,
+    one of another's answers."""
     c = stages.Reward(epochs=2, batch=4, **c)
     stage, rows, centred, others = module("reward_model"), [], [], Counter()
 
@@ -393,6 +393,7 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
     assert len(rows) == 6 and made.scalar
     for batch in rows:
         texts = np.array(texts_of_rows(tokenizer, batch.tokens)).reshape(4, 2 + len(more))
+        assert batch.mask[..., -8:].any()  # without the columns that only rows of other batches need
         assert parts_in(text for text in texts.ravel() if text) == {"train"}
         better = np.array([["Good" in text for text in pair] for pair in texts[:, :2]])
         assert (batch.ranks[:, :2] == np.where(better, 1, 2)).all()
@@ -400,7 +401,7 @@ def test_a_reward_model_learns_the_rankings_in_their_order_and_is_centred_on_dem
         assert ended[:, :2].all()
         for pair, slots, ranks, ends in zip(texts[:, :2], texts[:, 2:], batch.ranks[:, 2:], ended[:, 2:], strict=True):
             for kind, text, place, end in zip(more, slots, ranks, ends, strict=True):
-                assert place == (3 if text else 0) and end == (kind == "other" and text != "")
+                assert place == (-1 if text else 0) and end == (kind == "other" and text != "")
                 assert kind == "other" or any(whole.startswith(text) for whole in pair)
                 others[kind] += bool(text) and not any(whole.startswith(text) for whole in pair)
     assert ("other" in more) == (others["other"] > 12) and not others[

@@ -486,6 +486,20 @@ def test_programs_that_are_given_models_have_the_world_that_those_were_held_out_
     assert stages.data_of(replace(made.sft, seed=None), world, 1).prompts == stages.from_world(world, 1).prompts
 
 
+def test_programs_that_are_given_models_refuse_a_world_of_which_these_may_have_learned_what_is_held_out(made):
+    """More prompts are cut into parts anew. More demonstrations are of training prompts, whose answers may be others."""
+    world = stages.World(120, prompts=150, demonstrations=60)
+    more = replace(world, prompts=140)
+    held, learned = stages.from_world(more, 0).prompts.test, stages.from_world(world, 0).prompts.train
+    assert {p.text for p in held} & {p.text for p in learned}  # so it would be wrong
+    refusal(
+        lambda: stages.data_of(made.sft, more, 0),
+        "sft was trained with other data than [world] says here, and may have learned from prompts that these hold out; give",
+    )
+    assert stages.data_of(made.sft, replace(world, demonstrations=50), 0).prompts == stages.from_world(world, 0).prompts
+    assert stages.data_of(made.base, more, 0).prompts.test == held  # pretraining knows no prompts
+
+
 def test_a_program_that_is_refused_leaves_the_config_of_the_one_before(tmp_path, capsys):
     (tmp_path / "mine.toml").write_text('out = "unused"\n')
     out = tmp_path / "run"

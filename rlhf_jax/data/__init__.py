@@ -40,7 +40,7 @@ from rlhf_jax.data.prompts import (
     read_prompts,
 )
 from rlhf_jax.data.records import Records
-from rlhf_jax.data.sampler import batch_indices, take
+from rlhf_jax.data.sampler import batch_indices, take, without_padding
 from rlhf_jax.data.sources import Row, read_rows
 from rlhf_jax.data.splits import Split, not_held_out, split_documents, split_of
 from rlhf_jax.data.stream import TextStream, weighted_sources
@@ -104,5 +104,6 @@ __all__ = [
     "train_tokenizer",
     "weighted_sources",
     "whole_ranks",
+    "without_padding",
     "write_rankings",
 ]

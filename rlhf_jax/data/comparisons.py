@@ -67,12 +67,11 @@ def encode_rankings(
 ) -> RankingBatch:
     """[N, slots, length]: in each slot prompt, answer, EOS, then padding; the slots left over are empty.
 
-    cut_off: with it there is one slot more, with the beginning of one of the answers, of at least one token and without EOS,
-    ranked below all of them. Without such rows the score of an answer that does not come to its end is anything.
-    off_topic: with it there is one slot more, with an answer of a ranking drawn from all of them, ranked below this one's
-    own (Liu et al. 2024, arXiv:2409.13156, "non-contextual" responses); it is empty where that answers the same prompt,
-    is one of this ranking's, or is too long. Without such rows an answer's score need not depend on what was asked. The two
-    tie.
+    cut_off: with it there is one slot more, of rank −1, with the beginning of one of the answers, of at least one token and
+    without EOS. Without such rows the score of an answer that does not come to its end is anything.
+    off_topic: with it there is one slot more, of rank −1, with an answer of a ranking drawn from all of them (Liu et al.
+    2024, arXiv:2409.13156, "non-contextual" responses); it is empty where that answers the same prompt, is one of this
+    ranking's, or is too long. Without such rows an answer's score need not depend on what was asked.
 
     InputError: more answers than `slots`; an answer that with its prompt takes more than `length` tokens (see
     `ranking_fits`).
@@ -91,19 +90,19 @@ def encode_rankings(
             end = turn_length(prompt, answer, length, f"ranking {row + 1}, answer {slot + 1}")
             tokens[row, slot, :end] = prompt + answer
             mask[row, slot, :end] = True
-        worst = []
+        made_up = []
         if cut_off is not None:
             prompt, answer = encode_turn(ranking.prompt, ranking.answers[cut_off.integers(count)], tokenizer)
-            worst.append(prompt + answer[: cut_off.integers(1, len(answer))])
+            made_up.append(prompt + answer[: cut_off.integers(1, len(answer))])
         if off_topic is not None:
             other = rankings[int(off_topic.integers(len(rankings)))]
             text = other.answers[off_topic.integers(len(other.answers))]
             prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
             if other.prompt != ranking.prompt and text not in ranking.answers and len(prompt + answer) <= length:
-                worst.append(prompt + answer)
-        for slot, line in enumerate(worst, count):
+                made_up.append(prompt + answer)
+        for slot, line in enumerate(made_up, count):
             tokens[row, slot, : len(line)], mask[row, slot, : len(line)] = line, True
-            ranks[row, slot] = max(ranking.ranks) + 1
+            ranks[row, slot] = -1
     return RankingBatch(tokens, mask, ranks)
 
 
@@ -194,6 +193,6 @@ def _completions(values: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def _whole_rank(rank: Any, what: str) -> int:
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank < 2**31:
         raise InputError(f"{what} has the rank {rank!r}: use whole numbers from 1 on")
     return int(rank)

@@ -15,6 +15,7 @@ from rlhf_jax.data.prompts import Prompt
 from rlhf_jax.errors import InputError
 
 Row = TypeVar("Row", Prompt, Demonstration, Ranking)
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 TELLING = 4  # words from which on a prompt inside a document is more than chance: books say "Hey" and "Who are you?"
 
 
@@ -116,9 +117,11 @@ def part_of_document(document: str, fractions: Sequence[float], seed: int) -> in
 
 
 def normalised(text: str) -> str:
-    """The text less what typing varies: case, width and composition of characters, runs of white space (one space each) and
-    white space around it: fold(NFKC(fold(x))), in the manner of Unicode's compatibility caseless match (definition D146).
-    Doing it twice does no more than doing it once."""
+    """The text less what typing varies: case, width and composition of characters, what shows nothing (soft hyphens, joiners,
+    byte order marks), runs of white space (one space each) and white space around it: fold(NFKC(fold(x))) of what shows, in
+    the manner of Unicode's compatibility caseless match (definition D146). Doing it twice does no more than doing it once."""
+    if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf" and not INVISIBLE.match(c))
     folded = unicodedata.normalize("NFKC", text.casefold())  # which may have brought capitals to light
     return " ".join(folded.casefold().split())
 

@@ -142,9 +142,9 @@ def from_world(settings: World, seed: int) -> DataSets:
     # Nothing is learned or chosen by prompts about the people and places that are held out.
     train, valid = ([p for p in part if asked[p.text].about not in made.held_out] for part in (train, valid))
     prompts = Parts(train, valid, test)
-    rng = Random(f"demonstrations {seed}")
 
-    def demonstrate(prompts: Sequence[Prompt]) -> list[Demonstration]:
+    def demonstrate(part: str, prompts: Sequence[Prompt]) -> list[Demonstration]:
+        rng = Random(f"{part} demonstrations {seed}")
         return [Demonstration(p.text, built_in.demonstrate(made, asked[p.text], rng)) for p in prompts]
 
     return DataSets(
@@ -153,7 +153,9 @@ def from_world(settings: World, seed: int) -> DataSets:
             # Each is there once, and there are some 2,500: of more the world would never have enough.
             list(built_in.documents(made, min(max(settings.documents // 20, 500), 1_000), "valid")),
         ),
-        demonstrations=Parts(demonstrate(prompts.train[: settings.demonstrations]), demonstrate(prompts.valid)),
+        demonstrations=Parts(
+            demonstrate("train", prompts.train[: settings.demonstrations]), demonstrate("valid", prompts.valid)
+        ),
         prompts=prompts,
         truth=Truth(
             world=made,

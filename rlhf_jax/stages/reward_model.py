@@ -20,6 +20,7 @@ from rlhf_jax.data import (
     encode_rankings,
     fits,
     take,
+    without_padding,
 )
 from rlhf_jax.equations import values
 from rlhf_jax.models import ScalarModel, scalar_from_language_model, scalar_head
@@ -53,10 +54,8 @@ class Reward(Checked):
     floor: Share = 0.1  # share of lr that the schedule ends at (App. C.2)
     warmup: Natural = 0  # steps; not printed
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.2)
-    cut_off: bool = (
-        True  # beside a prompt's answers stands one without its end, ranked last; the paper does not speak of it
-    )
-    off_topic: bool = False  # and an answer to another prompt, ranked last (Liu et al. 2024); the paper has none
+    cut_off: bool = True  # beside a prompt's answers stands one without its end, below them all; the paper has none
+    off_topic: bool = False  # and an answer to another prompt, below them all (Liu et al. 2024); the paper has none
 
 
 def reward_model(
@@ -114,7 +113,7 @@ def reward_model(
     for i in stage.steps(int(state.step), supervised_watch()):
         batch, counts = take(rows, passes.indices(number, i)), passes.counts(i)
         batch = replace(batch, mask=batch.mask & counts[:, None, None], ranks=batch.ranks * counts[:, None])
-        state, metrics = program(state, shard_rows(batch, mesh), coef, base)
+        state, metrics = program(state, shard_rows(without_padding(batch), mesh), coef, base)
         stage.log(i, values(metrics))
         if i + 1 == stage.total and centre_on:
             state = replace(state, params=centred_on(centre_on, start, state.params, base, mesh, run))

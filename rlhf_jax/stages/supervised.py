@@ -21,6 +21,7 @@ from rlhf_jax.data import (
     encode_demonstrations,
     encode_prompts,
     take,
+    without_padding,
 )
 from rlhf_jax.equations import values
 from rlhf_jax.errors import InputError
@@ -140,7 +141,7 @@ def supervised(
         if extra is not None:
             more = take(extra, batch_indices(len(extra.tokens), mixed, number, i))
             batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, more)
-        state, metrics = program(state, shard_rows(batch, mesh), coef, base)
+        state, metrics = program(state, shard_rows(without_padding(batch), mesh), coef, base)
         metrics = values(metrics)
         if passes.end_in(i) and valid is not None:
             with jax.set_mesh(mesh):

@@ -17,13 +17,14 @@ from rlhf_jax.data import (
     as_text_batch,
     batch_indices,
     checked_ranking,
+    content_sha256,
     fits,
     pack,
     prompt_fits,
     ranking_fits,
 )
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.runtime import Origin, Stage, Watch, info
+from rlhf_jax.runtime import Checkpoints, Origin, Stage, Watch, info
 from rlhf_jax.stages.datasets import DataSets, Files, Parts, World, data_sets, kept_by_length
 from rlhf_jax.stages.model import Format, Model, Trained
 from rlhf_jax.stages.run import Run
@@ -173,8 +174,21 @@ def result(stage: Stage, start: Model, step: int | None = None) -> Trained:
 
 def data_of(model: Trained, settings: World | Files, seed: int) -> DataSets:
     """The data of the run that trained a model, by that run's seed, so that what they hold out was held out from the model
-    too; of `seed` where the model is a Hugging Face folder's."""
-    return data_sets(settings, seed if model.seed is None else model.seed)
+    too; of `seed` where the model is a Hugging Face folder's. InputError: the model's epochs were looked at with other
+    demonstrations than these hold for that, so that it may have learned from what these hold out."""
+    data = data_sets(settings, seed if model.seed is None else model.seed)
+    if model.seed is None or model.step is None:
+        return data
+    record, valid = Checkpoints(model.folder / "checkpoints", None).record(model.step), data.demonstrations.valid
+    that_fit = [row for row in valid if fits(row, model.tokenizer, model.format.context)]
+    same = {content_sha256(rows) for rows in (valid, that_fit, ())}
+    if record["inputs"].get("valid demonstrations", content_sha256(())) not in same:
+        section = "world" if isinstance(settings, World) else "files"
+        raise InputError(
+            f"{model.folder} was trained with other data than [{section}] says here, and may have learned from prompts that "
+            f"these hold out; give [{section}] as the config in that run's folder has it"
+        )
+    return data
 
 
 def require_figure(best: str, data: DataSets) -> None:

@@ -31,13 +31,19 @@ def reward_loss(
     objective: Objective = ranking_loss,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """objective of the answers' scores and ranks: by default the mean over prompts of the K-wise loss (InstructGPT, Eq. 1);
-    `plackett_luce_loss`, `partial(ranking_loss, pair_loss=hinge)`, or one's own."""
+    `plackett_luce_loss`, `partial(ranking_loss, pair_loss=hinge)`, or one's own.
+
+    Answers of rank −1, which nobody ranked, add a term of their own: the objective of a ranking in which all others tie above
+    them. The comparisons that people made weigh as they do without, and accuracy/train is over these alone.
+    """
     B, K, T = batch.tokens.shape
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     ranks = jnp.asarray(batch.ranks)
     scores = reward(params, tokens.reshape(B * K, T), mask.reshape(B * K, T), model=model).reshape(B, K)
-    loss = objective(scores, ranks)
-    return loss.value, {"loss/train": loss, "accuracy/train": pair_accuracy(scores, ranks)}
+    ranked = jnp.maximum(ranks, 0)
+    loss, below = objective(scores, ranked), objective(scores, jnp.where(ranks < 0, 2, jnp.minimum(ranks, 1)))
+    metrics = {"loss/train": loss, "made_up/loss": below, "accuracy/train": pair_accuracy(scores, ranked)}
+    return loss.value + below.value, metrics
 
 
 def reward_step(

@@ -139,8 +139,8 @@ def test_hh_rlhf(real_data, caplog):
     assert all(r.prompt.endswith("\n\nAssistant:") and r.ranks == (1, 2) for r in rankings)
 
 
-def test_an_answer_without_its_end_is_ranked_below_all_others(tokenizer):
-    """Each ranking gets one: the beginning of one of its answers, of any length, and never its EOS. The rest stays."""
+def test_an_answer_without_its_end_is_made_up(tokenizer):
+    """Each ranking gets one, of rank −1: the beginning of one of its answers, of any length, without EOS. The rest stays."""
     three = Ranking(PROMPT, ("A ripe pear.", "A dog.", "Two plums."), (2, 3, 1))
     whole = encode_rankings([PAIR, three] * 40, tokenizer, 64, 3)
     more = encode_rankings([PAIR, three] * 40, tokenizer, 64, 3, np.random.default_rng(0))
@@ -149,7 +149,7 @@ def test_an_answer_without_its_end_is_ranked_below_all_others(tokenizer):
     for row, count in zip(range(80), [2, 3] * 40, strict=True):
         assert (more.tokens[row, :count] == whole.tokens[row, :count]).all()
         assert (more.mask[row, :count] == whole.mask[row, :count]).all()
-        assert more.ranks[row].tolist() == [*whole.ranks[row, :count], count + 1, *[0] * (3 - count)]
+        assert more.ranks[row].tolist() == [*whole.ranks[row, :count], -1, *[0] * (3 - count)]
         kept = more.tokens[row, count][more.mask[row, count]].tolist()
         answers = [whole.tokens[row, i][whole.mask[row, i]].tolist() for i in range(count)]
         begun = [ids for ids in answers if ids[: len(kept)] == kept and len(ids) > len(kept)]
@@ -158,7 +158,7 @@ def test_an_answer_without_its_end_is_ranked_below_all_others(tokenizer):
     assert min(lengths) == 1 and len(lengths) > 2
 
 
-def test_an_answer_to_another_prompt_is_ranked_below_all_others(tokenizer):
+def test_an_answer_to_another_prompt_is_made_up(tokenizer):
     """Each ranking gets one of another's answers, whole, unless that has the same prompt, is one of its own, or too long."""
     three = Ranking(PROMPT.replace("fruit", "plant"), ("A ripe pear.", "A dog.", "Two plums."), (2, 3, 1))
     again = Ranking(three.prompt, ("Nuts.", "Figs."), (1, 2))
@@ -176,7 +176,7 @@ def test_an_answer_to_another_prompt_is_ranked_below_all_others(tokenizer):
         assert (more.tokens[row, :count] == whole.tokens[row, :count]).all()
         assert (more.ranks[row, :count] == whole.ranks[row, :count]).all()
         kept = more.tokens[row, count][more.mask[row, count]]
-        assert more.ranks[row, count:].tolist() == [count + 1 if len(kept) else 0, *[0] * (3 - count)]
+        assert more.ranks[row, count:].tolist() == [-1 if len(kept) else 0, *[0] * (3 - count)]
         if len(kept):
             text = tokenizer.decode(kept.tolist())
             assert kept[-1] == tokenizer.eos and text.startswith(ranking.prompt)
@@ -187,5 +187,6 @@ def test_an_answer_to_another_prompt_is_ranked_below_all_others(tokenizer):
     assert taken[3] == {"A pear.", "A dog.", "A ripe pear."}
     both = encode_rankings(given, tokenizer, length, 3, draws(), draws())
     assert both.tokens.shape == (160, 5, length)
-    for row, ranking in enumerate(given):  # the two tie
-        assert set(both.ranks[row, len(ranking.answers) :].tolist()) <= {len(ranking.answers) + 1, 0}
+    for row, ranking in enumerate(given):
+        others = both.ranks[row, len(ranking.answers) :].tolist()
+        assert others[0] == -1 and others.count(-1) == both.mask[row, len(ranking.answers) :].any(axis=1).sum()

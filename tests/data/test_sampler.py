@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_jax.data import batch_indices, take
+from rlhf_jax.data import batch_indices, take, without_padding
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import MaskedTextBatch, PromptBatch, RankingBatch, TextBatch
 
@@ -62,3 +62,23 @@ def test_rows_are_taken_from_every_array_of_a_batch():
         assert type(taken) is type(batch)
         for name, array in vars(batch).items():
             assert (getattr(taken, name) == np.stack([array[2], array[0], array[2]])).all()
+
+
+@given(st.integers(1, 200), st.data())
+def test_columns_that_no_row_needs_are_cut_off_to_one_of_eight_widths(width, data):
+    """What is left is the same and what goes is padding; the next narrower would cut something."""
+    lengths = np.array(data.draw(st.lists(st.integers(0, width), min_size=4, max_size=4)))
+    used = np.arange(width) < lengths.reshape(2, 2, 1)
+    tokens = np.where(used, np.arange(width) + 1, 0)
+    kept = without_padding(RankingBatch(tokens, used, lengths.reshape(2, 2)))
+    n = kept.tokens.shape[-1]
+    assert kept.mask.shape == kept.tokens.shape and (kept.ranks == lengths.reshape(2, 2)).all()
+    assert (kept.tokens == tokens[..., :n]).all() and (kept.mask == used[..., :n]).all()
+    assert not used[..., n:].any()
+    widths = {
+        without_padding(TextBatch(tokens[0, :1], np.arange(width)[None] == at)).tokens.shape[-1] for at in range(width)
+    }  # the last that is to be predicted
+    assert n in widths and len(widths) <= 8 and max(widths) == width
+    shorter = [w for w in widths if w < n]
+    assert not shorter or used[..., max(shorter) :].any()
+    assert all(w % 8 == 0 for w in widths - {width})

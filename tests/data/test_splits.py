@@ -130,6 +130,13 @@ def test_width_and_composition_of_characters_tell_no_texts_apart():
     assert normalised("why") != normalised("why?")
 
 
+def test_what_shows_nothing_tells_no_texts_apart():
+    """Byte order mark, soft hyphen, joiners, directions, variation selector, and what is among combining marks."""
+    for c in "\ufeff\u00ad\u200b\u200c\u200d\u2060\u200e\u202a\ufe0f\u034f\u3164":
+        assert normalised(f"{c}Wh{c}y is{c} it? {c}") == "why is it?"
+        assert normalised(f"Cafe{c}\u0301") == "caf\u00e9"
+
+
 @pytest.mark.parametrize("user", ["", "{}"])
 def test_parts_have_their_fractions_and_depend_on_the_seed(user):
     prompts = [Prompt(f"\n\nHuman: {i}\n\nAssistant:", user=user.format(i)) for i in range(4000)]

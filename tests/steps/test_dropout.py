@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.data import take, without_padding
 from rlhf_jax.models import LanguageModel, hidden_states, mesh_axes
 from rlhf_jax.models.transformer import Dropout
 from rlhf_jax.runtime import make_mesh, mapped, place, replicated, shard_rows
-from rlhf_jax.steps import adam, masked_token_loss, text_coef, text_step
+from rlhf_jax.steps import adam, masked_token_loss, next_token_loss, text_coef, text_step
 from rlhf_jax.types import MaskedTextBatch, TextBatch, TrainState
 from tests.models.conftest import wild
 from tests.steps.conftest import CONFIG as SMALL
@@ -19,6 +20,8 @@ from tests.steps.conftest import CONFIG as SMALL
 CONFIG = replace(SMALL, layers=2, dropout=0.3)
 OPTIMISER = adam(1e-8, 1.0)
 LONG = pytest.mark.long
+COEF = text_coef(0.1, 10, 1.0)
+LOSS = partial(next_token_loss, dropout_key=jax.random.key(0))
 
 
 def batch() -> TextBatch:
@@ -61,6 +64,22 @@ def test_the_loss_and_the_gradient_are_those_of_the_whole_batch(cut):
     assert loss == pytest.approx(expected, rel=1e-6)
     for found, known in zip(moments, those, strict=True):
         np.testing.assert_allclose(found, known, atol=1e-6)
+
+
+def test_columns_of_padding_that_are_cut_off_change_nothing():
+    """Rows of 5 to 9 tokens in 16 columns, of which 8 are left without the last row and 16 with it."""
+    rng, model = np.random.default_rng(0), LanguageModel(CONFIG)
+    inside = np.arange(16) < np.array([[5], [7], [8], [9]])
+    text = TextBatch(np.where(inside, rng.integers(2, 11, (4, 16)), 0).astype(np.int32), inside & (np.arange(16) > 2))
+    run = jax.jit(jax.value_and_grad(lambda params, rows: LOSS(params, rows, COEF, model=model)[0]))
+    for rows, columns in ((3, 8), (4, 16)):
+        whole = take(text, np.arange(rows))
+        narrow = without_padding(whole)
+        assert narrow.tokens.shape == narrow.predict.shape == (rows, columns)
+        (loss, grads), (same, those) = run(wild(model), narrow), run(wild(model), whole)
+        assert float(loss) == pytest.approx(float(same), rel=1e-6)
+        for found, known in zip(jax.tree.leaves(grads), jax.tree.leaves(those), strict=True):
+            np.testing.assert_allclose(found, known, atol=1e-6)
 
 
 def test_masked_text_as_well():

@@ -103,6 +103,30 @@ def test_empty_slots_and_padding_are_without_influence(tiny, batch):
     np.testing.assert_allclose(wide, clean, rtol=1e-5)
 
 
+@pytest.mark.parametrize("objective", [ranking_loss, *OBJECTIVES.values()])
+def test_what_was_made_up_adds_a_term_and_dilutes_no_comparison(tiny, batch, score, objective):
+    """Answers of rank −1: the loss of the others is what it is without them, to it comes that of a ranking in which all
+    others are first and they second; the accuracy is over the others."""
+    params, loss = tiny.frozen.reward[0], jax.jit(partial(reward_loss, model=tiny.models.value, objective=objective))
+    rng = np.random.default_rng(1)
+    made_up = rng.integers(2, 11, (2, 2, 6)).astype(np.int32)
+    ranks = np.concatenate([batch.ranks, np.array([[-1, -1], [-1, 0]], np.int32)], axis=1)
+    more = RankingBatch(
+        np.concatenate([batch.tokens, made_up], axis=1), np.concatenate([batch.mask, made_up > 0], axis=1), ranks
+    )
+    alone, metrics = loss(params, batch, COEF)
+    assert float(metrics["made_up/loss"].value) == 0
+    both, parts = loss(params, more, COEF)
+    scores = score(params, more.tokens.reshape(10, 6), more.mask.reshape(10, 6)).reshape(2, 5)
+    below = objective(scores, jnp.array([[1, 1, 1, 2, 2], [1, 1, 0, 2, 0]]))
+    assert float(below.value) > 0.1
+    assert float(both) == pytest.approx(float(alone + below.value), rel=1e-5)
+    assert float(parts["loss/train"].value) == pytest.approx(float(alone), rel=1e-5)
+    assert float(parts["made_up/loss"].value) == pytest.approx(float(below.value), rel=1e-5)
+    for name in ("total", "count"):
+        assert getattr(parts["accuracy/train"], name) == getattr(metrics["accuracy/train"], name)
+
+
 def test_rankings_are_learned(tiny, batch):
     optimiser = adam(1e-8, 1.0)
     params = tiny.frozen.reward[0]
