@@ -1,7 +1,7 @@
 """PPO-ptx on a reward that is a Python function of the text: InstructGPT's algorithm, nothing hidden.
 
-    python rl_loop.py                                    a tiny model is trained first; 75 seconds in all on two cores
-    python rl_loop.py --start runs/tiny/sft --beta 0.1   from any trained model, or a Hugging Face folder
+    python rl_loop.py                                              a tiny model is trained first; 75 seconds on two cores
+    python rl_loop.py --start runs/tiny/sft --out runs/from_sft    from any trained model, or a Hugging Face folder
 
 Copy this file and change `reward`, or any line of the algorithm (Ouyang et al. 2022, arXiv:2203.02155, §3.5 and App. C.4).
 Ctrl-C saves, and the same command continues. out/ppo_ptx gets metrics.jsonl, curve.png and checkpoints. One device.
