@@ -18,8 +18,19 @@ import pytest
 from experiments import grpo, rl_loop
 from experiments import ppo_ptx as experiment
 from rlhf_jax.equations import values
-from rlhf_jax.models import hidden_states, logits, scalars
-from rlhf_jax.steps import Iteration, Reading, Rollout, iteration, minibatches, ppo_step, reward_scores, rollout, sample
+from rlhf_jax.models import generate, hidden_states, logits, scalars
+from rlhf_jax.steps import (
+    SAMPLE,
+    Iteration,
+    Reading,
+    Rollout,
+    iteration,
+    minibatches,
+    ppo_step,
+    reward_scores,
+    rollout,
+    sample,
+)
 from rlhf_jax.steps import ppo_ptx as library
 from rlhf_jax.types import Moments, PPOBatch, Response
 from tests.models.conftest import wild
@@ -506,6 +517,11 @@ def test_the_policy_writes_and_the_reference_and_the_reward_models_are_asked(tin
     np.testing.assert_array_equal(drawn.tokens, np.concatenate([tiny.batch.prompts.tokens, y.tokens], axis=1))
     np.testing.assert_array_equal(drawn.mask, np.concatenate([tiny.batch.prompts.mask, mask], axis=1))
     logps = jax.jit(partial(logps_by_hand, tiny.models.policy))
+    key, plan = jax.random.fold_in(jax.random.fold_in(state.key, state.step), SAMPLE), tiny.plan
+    rest = (key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
+    write = jax.jit(lambda params, prompts: generate(tiny.models.policy, params, prompts, *rest).tokens)
+    np.testing.assert_array_equal(y.tokens, write(state.policy, tiny.batch.prompts))
+    assert (np.asarray(write(frozen.sft, tiny.batch.prompts)) != np.asarray(y.tokens)).any()
     both = (logps(params, drawn.tokens, drawn.mask, y.tokens) for params in (state.policy, frozen.sft))
     logp, logp_sft = (np.where(mask, each, 0.0) for each in both)
     np.testing.assert_allclose(y.logp, logp, atol=1e-5)
