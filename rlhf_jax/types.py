@@ -46,9 +46,7 @@ class RankingBatch:
 
     tokens: Int[AnyArray, "*B K T"]  # prompt and answer, padded on the right
     mask: Bool[AnyArray, "*B K T"]  # False everywhere in an empty slot
-    ranks: Int[
-        AnyArray, "*B K"
-    ]  # 1 is best, equal ranks are ties; 0 in an empty slot, −1 of an answer that nobody ranked
+    ranks: Int[AnyArray, "*B K"]  # 1 is best, equal ranks are ties; 0: an empty slot; −1: made up
 
 
 @struct.dataclass

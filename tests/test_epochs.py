@@ -17,6 +17,7 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import Checkpoints
 from rlhf_jax.stages import preference, pretrain, reward_model, supervised
 from rlhf_jax.stages.training import Epochs
+from tests.refusals import refusal
 
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
 FORMAT = stages.Format(prompt_tokens=24, answer_tokens=16, too_long="drop")
@@ -98,6 +99,22 @@ def test_of_demonstrations(start, trained_on, batch, epochs):
     each = sum((answers(start, b.tokens, b.predict) for b in found.batches), Counter())
     assert each == dict.fromkeys(FRUITS, epochs)
     assert found.made.step == len(found.batches) == -(-epochs * 7 // batch)
+    assert all(b.predict[:, -8:].any() for b in found.batches)  # without columns that no row needs
+
+
+def test_what_does_not_fit_a_given_model_makes_its_data_no_others(start, trained_on, monkeypatch):
+    """A program leaves out what is too long before it trains; another program finds the data whole."""
+    rows, valid = ([Demonstration(P, f"A {fruit}.") for fruit in some] for some in (FRUITS[2:], FRUITS[:2]))
+    made = trained_on(supervised, stages.Parts(rows, valid), stages.Supervised(1, 4, dropout=0.0)).made
+    for held, same in ([*valid, Demonstration(P, TOO_LONG)], True), ([*valid, rows[0]], False), (valid[:1], False):
+        data = stages.DataSets(stages.Parts(()), stages.Parts(rows, held), stages.Parts(()))
+        monkeypatch.setattr(sys.modules[stages.data_of.__module__], "data_sets", lambda *_, data=data: data)
+        if same:
+            assert stages.data_of(made, stages.World(), 0) is data
+        else:
+            refusal(
+                lambda: stages.data_of(made, stages.World(), 0), "was trained with other data than [world] says here"
+            )
 
 
 def test_of_rankings(start, trained_on):
@@ -109,6 +126,7 @@ def test_of_rankings(start, trained_on):
     assert each == dict.fromkeys(FRUITS, epochs)
     for b in found.batches:
         np.testing.assert_array_equal(np.any(b.mask, axis=-1), np.asarray(b.ranks) != 0)
+        assert b.mask[..., -8:].any()
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])

@@ -193,6 +193,8 @@ def _completions(values: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def _whole_rank(rank: Any, what: str) -> int:
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank < 2**31:
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
         raise InputError(f"{what} has the rank {rank!r}: use whole numbers from 1 on")
+    if rank >= 2**31:
+        raise InputError(f"{what} has the rank {rank}: use numbers below 2,147,483,648, of 32 bits")
     return int(rank)

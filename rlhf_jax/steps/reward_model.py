@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -33,15 +34,18 @@ def reward_loss(
     """objective of the answers' scores and ranks: by default the mean over prompts of the K-wise loss (InstructGPT, Eq. 1);
     `plackett_luce_loss`, `partial(ranking_loss, pair_loss=hinge)`, or one's own.
 
-    Answers of rank −1, which nobody ranked, add a term of their own: the objective of a ranking in which all others tie above
+    Where answers are made up (rank −1), they add a term of their own: the objective of rankings in which all others tie above
     them. The comparisons that people made weigh as they do without, and accuracy/train is over these alone.
     """
     B, K, T = batch.tokens.shape
     tokens, mask = jnp.asarray(batch.tokens), jnp.asarray(batch.mask)
     ranks = jnp.asarray(batch.ranks)
     scores = reward(params, tokens.reshape(B * K, T), mask.reshape(B * K, T), model=model).reshape(B, K)
-    ranked = jnp.maximum(ranks, 0)
-    loss, below = objective(scores, ranked), objective(scores, jnp.where(ranks < 0, 2, jnp.minimum(ranks, 1)))
+    made_up, ranked = ranks < 0, jnp.maximum(ranks, 0)
+    loss, some = objective(scores, ranked), jnp.any(made_up)
+    # Without any it is people's rankings once more, which have pairs: an objective need not be finite where all tie.
+    below = objective(scores, jnp.where(some, jnp.where(made_up, 2, jnp.minimum(ranked, 1)), ranked))
+    below = jax.tree.map(lambda x: jnp.where(some, x, 0.0), below)
     metrics = {"loss/train": loss, "made_up/loss": below, "accuracy/train": pair_accuracy(scores, ranked)}
     return loss.value + below.value, metrics
 

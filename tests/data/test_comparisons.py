@@ -69,6 +69,7 @@ def test_rankings_survive_a_file(tmp_path):
         (ranked(("a", 1), ("b", "2")), "completion 2 has the rank '2'"),
         (ranked(("a", True), ("b", 2)), "completion 1 has the rank True"),
         (ranked(("a", 0), ("b", 2)), "completion 1 has the rank 0"),
+        (ranked(("a", 1), ("b", 2**31)), "completion 2 has the rank 2147483648: use numbers below 2,147,483,648"),
         (ranked((None, 1), ("b", 2)), "completion 1 has no 'text'"),
         ({"prompt": "q", "completions": ["a", "b"]}, "'completions' is no list of objects"),
         ({"completions": []}, "there are 'completions' but no 'prompt'"),

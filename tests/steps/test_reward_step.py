@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.equations import hinge, plackett_luce_loss, ranking_loss
+from rlhf_jax.equations import Mean, hinge, plackett_luce_loss, ranking_loss
 from rlhf_jax.steps import TextCoef, adam, centred, reward, reward_loss, reward_step
 from rlhf_jax.types import RankingBatch, TrainState
 
@@ -125,6 +125,27 @@ def test_what_was_made_up_adds_a_term_and_dilutes_no_comparison(tiny, batch, sco
     assert float(parts["made_up/loss"].value) == pytest.approx(float(below.value), rel=1e-5)
     for name in ("total", "count"):
         assert getattr(parts["accuracy/train"], name) == getattr(metrics["accuracy/train"], name)
+
+
+def test_where_nothing_is_made_up_the_loss_is_the_objective_and_nothing_else(tiny, batch, score):
+    """Of one that has a term without pairs, and that is not finite where there is no pair."""
+
+    def objective(scores, ranks):
+        higher = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] > 0)
+        margin = higher * (scores[:, :, None] - scores[:, None, :])
+        return Mean(jnp.sum(0.1 * scores**2 * (ranks > 0)) - jnp.sum(margin) / jnp.sum(higher), jnp.float32(1.0))
+
+    def by_hand(params):
+        scores = score(params, batch.tokens.reshape(6, 6), batch.mask.reshape(6, 6)).reshape(2, 3)
+        return objective(scores, jnp.asarray(batch.ranks)).value
+
+    params = tiny.frozen.reward[0]
+    loss = partial(reward_loss, model=tiny.models.value, objective=objective)
+    expected, grads = jax.jit(jax.value_and_grad(by_hand))(params)
+    (value, metrics), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, COEF)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["made_up/loss"].value) == 0
+    chex.assert_trees_all_close(found, grads, atol=1e-5)
 
 
 def test_rankings_are_learned(tiny, batch):
