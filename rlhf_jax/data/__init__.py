@@ -24,14 +24,20 @@ from rlhf_jax.data.demonstrations import (
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
     HUMAN,
+    Answer,
+    Conversation,
+    Message,
+    Messages,
     parse_transcript,
     prompt_text,
     render,
     split_last_answer,
+    text_of,
 )
 from rlhf_jax.data.model_folder import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
+    Columns,
     Prompt,
     drop_shared_prefixes,
     encode_prompts,
@@ -51,8 +57,13 @@ __all__ = [
     "ASSISTANT",
     "HUMAN",
     "TOKENIZER_FILES",
+    "Answer",
     "ChatTemplate",
+    "Columns",
+    "Conversation",
     "Demonstration",
+    "Message",
+    "Messages",
     "NoPairError",
     "Prompt",
     "Ranking",
@@ -100,6 +111,7 @@ __all__ = [
     "split_of",
     "take",
     "text_documents",
+    "text_of",
     "tokenizer_files",
     "train_tokenizer",
     "weighted_sources",

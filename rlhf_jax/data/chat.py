@@ -13,7 +13,17 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from rlhf_jax.data.chat_template import END, START, ChatTemplate, fill, marks_answers
-from rlhf_jax.data.dialogue import Message, checked_message
+from rlhf_jax.data.dialogue import (
+    ASSISTANT,
+    Answer,
+    Conversation,
+    Message,
+    Messages,
+    checked_message,
+    parse_transcript,
+    prompt_text,
+    render,
+)
 from rlhf_jax.data.sources import located
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
@@ -118,6 +128,40 @@ def encode_chats(
         batch[row, : len(tokens)] = tokens
         predict[row, 1 : len(mask)] = mask[1:]  # nothing precedes a row's first token
     return TextBatch(batch, predict)
+
+
+def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, as `encode_prompt` has them, and of the answer with the token that ends it.
+
+    Under a chat template an answer is what it adds to the conversation, up to the end of its turn. Without one it is set
+    off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
+    """
+    if tokenizer.chat is None:
+        text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
+        return encode_prompt(prompt, tokenizer), [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+    begun = encode_prompt(prompt, tokenizer)
+    checked = _checked([*messages_of(prompt), *said], tokenizer, tokenizer.chat)
+    tokens, mask = _encode(checked, tokenizer, tokenizer.chat, prompt=False)
+    end = len(mask) - mask[::-1].index(True) if True in mask else 0
+    if tokens[: len(begun)] != begun or end <= len(begun):
+        raise InputError("in the chat template an answer does not continue its prompt: give it {% generation %} blocks")
+    return begun, tokens[len(begun) : end]
+
+
+def encode_prompt(prompt: Conversation, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that an answer follows. InputError: as `render_chat`."""
+    if tokenizer.chat is None:
+        return tokenizer.encode(prompt if isinstance(prompt, str) else prompt_text(prompt))
+    return _encode(_checked(messages_of(prompt), tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=True)[0]
+
+
+def messages_of(prompt: Conversation) -> Messages:
+    """The messages that a prompt is, less the assistant's turn that a transcript opens at its end."""
+    if isinstance(prompt, Messages):
+        return prompt
+    messages = parse_transcript(prompt)
+    return Messages(messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages)
 
 
 def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate) -> list[Message]:

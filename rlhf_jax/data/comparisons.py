@@ -8,8 +8,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.demonstrations import EmptyAnswerError, encode_turn, keep_answered, turn_length
-from rlhf_jax.data.dialogue import answer_text, is_conversation, prompt_text, split_shared_prompt, transcript
+from rlhf_jax.data.chat import encode_turn
+from rlhf_jax.data.demonstrations import EmptyAnswerError, keep_answered, turn_length
+from rlhf_jax.data.dialogue import (
+    Answer,
+    Conversation,
+    answer_text,
+    is_conversation,
+    prompt_text,
+    split_shared_prompt,
+    transcript,
+)
 from rlhf_jax.data.sources import Row, name_of
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
@@ -17,8 +26,8 @@ from rlhf_jax.types import RankingBatch
 
 
 class Ranking(NamedTuple):
-    prompt: str  # a transcript that ends in "\n\nAssistant:"
-    answers: tuple[str, ...]  # stripped
+    prompt: Conversation  # messages, or a transcript that ends in "\n\nAssistant:"
+    answers: tuple[Answer, ...]
     ranks: tuple[int, ...]  # 1 is best, equal ranks are ties
     labeler: str = ""
     user: str = ""  # who typed the prompt

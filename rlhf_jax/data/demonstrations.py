@@ -6,7 +6,10 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from rlhf_jax.data.chat import encode_turn
 from rlhf_jax.data.dialogue import (
+    Answer,
+    Conversation,
     answer_text,
     is_conversation,
     prompt_text,
@@ -24,8 +27,8 @@ T = TypeVar("T")
 
 
 class Demonstration(NamedTuple):
-    prompt: str  # a transcript that ends in "\n\nAssistant:"
-    answer: str  # stripped
+    prompt: Conversation  # messages, or a transcript that ends in "\n\nAssistant:"
+    answer: Answer
     user: str = ""  # who typed the prompt
 
 
@@ -76,11 +79,6 @@ def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
 def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> bool:
     """True where prompt, answer and EOS take at most `length` tokens. Who filters says how many went."""
     return sum(map(len, encode_turn(demonstration.prompt, demonstration.answer, tokenizer))) <= length
-
-
-def encode_turn(prompt: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The tokens of the prompt, and of the answer, which a space sets off, with EOS."""
-    return tokenizer.encode(prompt), [*tokenizer.encode_continued(f" {answer}"), tokenizer.eos]
 
 
 def turn_length(prompt: list[int], answer: list[int], length: int, name: str) -> int:

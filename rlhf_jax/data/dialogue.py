@@ -4,8 +4,9 @@ A transcript is an optional system text, then turns "\\n\\nHuman: ..." and "\\n\
 """
 
 import itertools
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rlhf_jax.errors import InputError
@@ -16,7 +17,29 @@ MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 ROLES = {marker: role for role, marker in MARKERS.items()}
 TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
 
-Message = dict[str, str]
+Message = dict[str, Any]  # {"role", "content"}, and whatever else the chat template reads
+
+
+class Messages(tuple[Message, ...]):
+    """The messages of a conversation as they were given. Equal ones have one hash; nothing writes into them."""
+
+    def __new__(cls, messages: Iterable[Message]) -> "Messages":
+        return super().__new__(cls, messages)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self, sort_keys=True, default=str))
+
+
+Conversation = str | Messages  # a transcript is messages of the user, the assistant and an opening system, written down
+Answer = str | Messages  # one turn's stripped text; or several turns, the first and last the assistant's
+
+
+def text_of(conversation: Conversation) -> str:
+    """A conversation as people read it, by which it is known in splits, pages and judges: a transcript as it is; messages
+    turn by turn, other roles and tool calls with a name of their own. No template reads it."""
+    if isinstance(conversation, str):
+        return conversation
+    return "".join(_read_aloud(message, opens=number == 0) for number, message in enumerate(conversation))
 
 
 def render(messages: Sequence[Any]) -> str:
@@ -109,7 +132,7 @@ def transcript(value: Any) -> str:
     """The text of a whole conversation, be it that text or messages. InputError: neither."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
+    if isinstance(value, (list, Messages)):
         return render(value)
     raise InputError("a conversation is neither a transcript nor a list of messages: make it one of them")
 
@@ -154,3 +177,14 @@ def _role(message: Any) -> Any:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:30]} ... {text[-25:]}")
+
+
+def _read_aloud(message: Message, opens: bool) -> str:
+    role, content = str(message.get("role")), message.get("content")
+    if isinstance(content, list):  # in parts, as the vision models' formats have it
+        content = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
+    calls = "".join(f" {json.dumps(call, ensure_ascii=False)}" for call in message.get("tool_calls") or ())
+    said = f"{content or ''}".strip() + calls
+    if role == "system" and opens:
+        return said
+    return f"{MARKERS.get(role, f'{chr(10)}{chr(10)}{role.capitalize()}:')} {said}".rstrip()

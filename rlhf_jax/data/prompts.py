@@ -1,17 +1,22 @@
 """Prompts without answers, and how InstructGPT curates them: what PPO starts from."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.chat import encode_prompt
 from rlhf_jax.data.demonstrations import ANSWERS
 from rlhf_jax.data.dialogue import (
+    ASSISTANT,
+    Conversation,
     is_conversation,
     prompt_text,
     split_last_answer,
     split_shared_prompt,
+    text_of,
     transcript,
 )
 from rlhf_jax.data.sources import Row, located, name_of, read_rows
@@ -20,10 +25,24 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.types import PromptBatch
 
 
+class Columns(dict[str, Any]):
+    """What else a row says: the right answer, tests, where it is from. Equal ones have one hash; nothing writes into them."""
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self, sort_keys=True, default=str))
+
+
 class Prompt(NamedTuple):
-    text: str  # a transcript that ends in "\n\nAssistant:"
+    conversation: Conversation  # messages, or a transcript that ends in "\n\nAssistant:"
     category: str = ""
     user: str = ""
+    columns: Columns = Columns()  # which functions of a row are given
+
+    @property
+    def text(self) -> str:
+        """The conversation as people read it, up to where the answer begins."""
+        text = text_of(self.conversation)
+        return text if isinstance(self.conversation, str) else f"{text}{ASSISTANT}"
 
 
 def read_prompts(source: str) -> list[Prompt]:
@@ -48,7 +67,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int)
     tokens = np.full((len(prompts), length), tokenizer.pad, np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, prompt in enumerate(prompts):
-        ids = tokenizer.encode(prompt.text)
+        ids = encode_prompt(prompt.conversation, tokenizer)
         if len(ids) > length:
             raise InputError(
                 f"prompt {row + 1} is {len(ids)} tokens long and the context leaves {length}: shorten it, "
@@ -61,7 +80,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int)
 
 def prompt_fits(prompt: Prompt, tokenizer: Tokenizer, length: int) -> bool:
     """True where the prompt takes `length` tokens at most. Who filters by it says how many went."""
-    return len(tokenizer.encode(prompt.text)) <= length
+    return len(encode_prompt(prompt.conversation, tokenizer)) <= length
 
 
 def limit_per_user(prompts: Sequence[Prompt], most: int = 200) -> list[Prompt]:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from rlhf_jax.data.comparisons import Ranking
 from rlhf_jax.data.demonstrations import Demonstration
-from rlhf_jax.data.dialogue import HUMAN, TURN
+from rlhf_jax.data.dialogue import HUMAN, TURN, text_of
 from rlhf_jax.data.prompts import Prompt
 from rlhf_jax.errors import InputError
 
@@ -137,8 +137,9 @@ def _turns(row: Prompt | Demonstration | Ranking) -> list[str]:
     """The human's turns of a row's conversation, the opening first. Answers may run on over several turns."""
     if isinstance(row, Prompt):
         return human_turns(row.text)
-    answers = (row.answer,) if isinstance(row, Demonstration) else row.answers
-    return [*human_turns(row.prompt), *(turn for answer in answers if HUMAN in answer for turn in human_turns(answer))]
+    answers = map(text_of, (row.answer,) if isinstance(row, Demonstration) else row.answers)
+    more = (turn for answer in answers if HUMAN in answer for turn in human_turns(answer))
+    return [*human_turns(text_of(row.prompt)), *more]
 
 
 def _words(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from rlhf_jax.data.chat_template import ChatTemplate
 from rlhf_jax.data.huggingface import HuggingFaceVocabulary, byte_level_spec
 from rlhf_jax.data.model_folder import Configs, parse_object, read_bytes, tokenizer_files
 from rlhf_jax.data.sentencepieces import MASK, SentencePieces, train_sentencepieces
@@ -33,6 +34,7 @@ class Tokenizer:
     sha256: str  # of the vocabulary's file or files; stored in checkpoints, so that a wrong tokenizer is noticed
     vocabulary: Vocabulary
     named: dict[str, int]  # "bos", "eos", "unk", and "pad" where the file has one of its own
+    chat: ChatTemplate | None = None  # how conversations become tokens; None: as transcripts (`encode_turn`)
 
     @property
     def processor(self) -> Any:

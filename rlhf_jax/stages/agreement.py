@@ -52,7 +52,7 @@ def in_world(
     if not kept:
         info("evaluate: too few different answers to every test prompt, and no figures of the reward model")
         return {}
-    rows = encoded([Ranking(p.text, row, tuple(range(1, len(row) + 1))) for p, row in kept], reward.model)
+    rows = encoded([Ranking(p.conversation, row, tuple(range(1, len(row) + 1))) for p, row in kept], reward.model)
     score, slots = reward_of(reward, rows, run), rows.ranks.shape[1]
 
     def ranks_by(judge: Callable[[Prompt, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:

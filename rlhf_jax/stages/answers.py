@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
 from rlhf_jax.config import Checked, Count, Natural, Positive, PositiveShare, SettingError, Several
-from rlhf_jax.data import Demonstration, Prompt, content_sha256, encode_prompts, fits
+from rlhf_jax.data import Columns, Demonstration, Messages, Prompt, content_sha256, encode_prompts, fits
 from rlhf_jax.evals import Answers, answer, scores
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.runtime import Made, Origin, write_atomically
@@ -89,7 +89,13 @@ def sample_answers(
         write_atomically(path, "".join(lines))
         made.finish(path.name)
     read = [json.loads(line) for line in path.read_text().splitlines()]
-    return CandidateRows([Candidates(Prompt(**row["prompt"]), tuple(row["answers"])) for row in read], made.sha256)
+    return CandidateRows([Candidates(_prompt(**row["prompt"]), tuple(row["answers"])) for row in read], made.sha256)
+
+
+def _prompt(conversation: str | list, columns: dict, **fields: str) -> Prompt:
+    """As it was before it became JSON."""
+    given = conversation if isinstance(conversation, str) else Messages(conversation)
+    return Prompt(given, columns=Columns(columns), **fields)
 
 
 def draw_answers(
@@ -106,7 +112,7 @@ def draw_answers(
         # What a barely trained model writes can take more tokens when it is read again.
         drawn = [text for text in written[start : start + K + 2] if text]
         t, length = model.tokenizer, model.format.context
-        texts = dict.fromkeys(text for text in drawn if fits(Demonstration(prompt.text, text), t, length))
+        texts = dict.fromkeys(text for text in drawn if fits(Demonstration(prompt.conversation, text), t, length))
         rows.append(tuple(texts)[:K] if len(texts) > 1 else ())
         start += K + 2
     return rows

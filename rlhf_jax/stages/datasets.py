@@ -23,6 +23,7 @@ from rlhf_jax.data import (
     split_documents,
     split_of,
     text_documents,
+    text_of,
 )
 from rlhf_jax.data import world as built_in
 from rlhf_jax.errors import InputError
@@ -120,7 +121,7 @@ class DataSets:
         """What a tokenizer is trained on."""
         yield from islice(self.text.train, 20_000)
         for demonstration in self.demonstrations.train:
-            yield demonstration.prompt + " " + demonstration.answer
+            yield f"{text_of(demonstration.prompt)} {text_of(demonstration.answer)}"
 
 
 def parts_of(rows: Parts[Row] | Sequence[Row]) -> Parts[Row]:
@@ -173,7 +174,10 @@ def from_files(files: Files, seed: int) -> DataSets:
 
     InputError: a file that cannot be read.
     """
-    prompts = list(dict.fromkeys(read_prompts(files.prompts)))
+    once: dict[tuple, Prompt] = {}
+    for prompt in read_prompts(files.prompts):
+        once.setdefault((prompt.conversation, prompt.category, prompt.user), prompt)
+    prompts = list(once.values())
     demonstrations = read_demonstrations(files.demonstrations, empty=files.empty_answers)
     rankings = read_rankings(files.rankings, empty=files.empty_answers)
     split = split_of(SPLIT, seed, prompts, demonstrations, rankings)

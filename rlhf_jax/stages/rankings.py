@@ -53,7 +53,7 @@ def ask(folder: Path | str, answers: CandidateRows, labelers: Sequence[Ranker], 
             labeler = labelers[int(rng.integers(len(labelers)))]
             ranks = ranks_by(labeler, prompt, texts) if texts else ()
             if len(set(ranks)) > 1:
-                rows.append(Ranking(prompt.text, texts, ranks, labeler.name, prompt.user))
+                rows.append(Ranking(prompt.conversation, texts, ranks, labeler.name, prompt.user))
         info(
             f"labelers ranked the answers to {len(rows)} of {len(answers.rows)} prompts; to the others there were too few"
         )
