@@ -58,8 +58,8 @@ def sample(state: PPOState, x: PromptBatch, sft, *, c: Settings, m: stages.Train
     """Answers to prompts, with log π_old as `update` will read it, and how far each token is from what π_SFT would say."""
     model, T, t = models.LanguageModel(m.decoder), m.format.answer_tokens, m.tokenizer
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), steps.SAMPLE)
-    y = models.generate(model, state.policy, x, key, T, models.Sampling(1.0, 0, 1.0), t.eos, t.pad)  # y ~ π(·|x)
-    ended, (xy, mask) = jnp.any(y.mask & (y.tokens == t.eos), axis=1), steps.join(x, y)
+    y = models.generate(model, state.policy, x, key, T, models.Sampling(1.0, 0, 1.0), t.ends, t.pad)  # y ~ π(·|x)
+    ended, (xy, mask) = jnp.any(y.mask & jnp.isin(y.tokens, jnp.array(t.ends)), axis=1), steps.join(x, y)
     read = steps.reading(state.policy, xy, mask, y, model=models.in_parts(model, c.minibatches), reference=sft)
     return steps.Rollout(xy, mask, replace(y, logp=read.logp), ended, steps.divergences(read, y.mask), read.logp_ref)
 

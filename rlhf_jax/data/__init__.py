@@ -1,7 +1,17 @@
 """Text to NumPy batches: readers, tokenizer, encoders and the sampler."""
 
-from rlhf_jax.data.chat import TooLongError, encode_chat, encode_chats, render_chat
-from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template
+from rlhf_jax.data.chat import (
+    TooLongError,
+    encode_answers,
+    encode_chat,
+    encode_chats,
+    encode_prompt,
+    encode_turn,
+    less_oldest_turns,
+    render_chat,
+    with_chat,
+)
+from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template, own_chat_template, template_of
 from rlhf_jax.data.comparisons import (
     NoPairError,
     Ranking,
@@ -16,6 +26,7 @@ from rlhf_jax.data.content import content_sha256
 from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, read_texts, text_documents
 from rlhf_jax.data.demonstrations import (
     Demonstration,
+    Turns,
     encode_demonstrations,
     exchange_answers,
     fits,
@@ -47,7 +58,7 @@ from rlhf_jax.data.prompts import (
 )
 from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take, without_padding
-from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.sources import Row, located, read_rows
 from rlhf_jax.data.splits import Split, not_held_out, split_documents, split_of
 from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
@@ -74,6 +85,7 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "TooLongError",
+    "Turns",
     "as_text_batch",
     "batch_indices",
     "check_vocabulary",
@@ -81,18 +93,24 @@ __all__ = [
     "coefficient_table",
     "content_sha256",
     "drop_shared_prefixes",
+    "encode_answers",
     "encode_chat",
     "encode_chats",
     "encode_demonstrations",
+    "encode_prompt",
     "encode_prompts",
     "encode_rankings",
+    "encode_turn",
     "exchange_answers",
     "fits",
+    "less_oldest_turns",
     "limit_per_user",
     "load_chat_template",
     "load_tokenizer",
+    "located",
     "mask_tokens",
     "not_held_out",
+    "own_chat_template",
     "pack",
     "parse_transcript",
     "permute",
@@ -110,12 +128,14 @@ __all__ = [
     "split_last_answer",
     "split_of",
     "take",
+    "template_of",
     "text_documents",
     "text_of",
     "tokenizer_files",
     "train_tokenizer",
     "weighted_sources",
     "whole_ranks",
+    "with_chat",
     "without_padding",
     "write_rankings",
 ]

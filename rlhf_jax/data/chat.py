@@ -1,10 +1,12 @@
 """Conversations through a chat template: messages to text, to tokens, to what supervised fine-tuning learns from."""
 
 import bisect
+import datetime
 import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
@@ -12,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from rlhf_jax.data.chat_template import END, START, ChatTemplate, fill, marks_answers
+from rlhf_jax.data.chat_template import END, HH, START, ChatTemplate, fill, marks_answers
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
+    HUMAN,
     Answer,
     Conversation,
     Message,
@@ -30,6 +33,8 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
 
 SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
+
+ALWAYS = datetime.datetime(2024, 7, 26)  # the date that Llama 3.1's template has where it cannot ask
 
 
 class TooLongError(InputError):
@@ -130,23 +135,18 @@ def encode_chats(
     return TextBatch(batch, predict)
 
 
-def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The tokens of a prompt, as `encode_prompt` has them, and of the answer with the token that ends it.
+def with_chat(tokenizer: Tokenizer, template: ChatTemplate | None) -> Tokenizer:
+    """The tokenizer by which conversations are written in a template; without one, as transcripts.
 
-    Under a chat template an answer is what it adds to the conversation, up to the end of its turn. Without one it is set
-    off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
+    An answer ends with the special token that ends the assistant's turn, and with EOS where the template writes none behind
+    it. A template that asks what day it is hears ALWAYS, so that a conversation has the same tokens tomorrow. InputError: as
+    `render_chat`.
     """
-    if tokenizer.chat is None:
-        text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
-        return encode_prompt(prompt, tokenizer), [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
-    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
-    begun = encode_prompt(prompt, tokenizer)
-    checked = _checked([*messages_of(prompt), *said], tokenizer, tokenizer.chat)
-    tokens, mask = _encode(checked, tokenizer, tokenizer.chat, prompt=False)
-    end = len(mask) - mask[::-1].index(True) if True in mask else 0
-    if tokens[: len(begun)] != begun or end <= len(begun):
-        raise InputError("in the chat template an answer does not continue its prompt: give it {% generation %} blocks")
-    return begun, tokens[len(begun) : end]
+    if template is None or template == HH:
+        return replace(tokenizer, chat=None, turn_end=None)
+    talking = replace(tokenizer, chat=template._replace(now=template.now or ALWAYS), turn_end=None)
+    _, answer = encode_turn(Messages([{"role": "user", "content": "?"}]), "!", talking)
+    return replace(talking, turn_end=answer[-1])
 
 
 def encode_prompt(prompt: Conversation, tokenizer: Tokenizer) -> list[int]:
@@ -156,12 +156,79 @@ def encode_prompt(prompt: Conversation, tokenizer: Tokenizer) -> list[int]:
     return _encode(_checked(messages_of(prompt), tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=True)[0]
 
 
+def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, as `encode_prompt` has them, and of the answer with the token that ends it.
+
+    In a chat template an answer is what it adds to the conversation, up to the end of its turn. In a transcript it is set
+    off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
+    """
+    begun = encode_prompt(prompt, tokenizer)
+    if tokenizer.chat is None:
+        text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
+        return begun, [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
+    tokens, mask = _whole(prompt, answer, tokenizer, tokenizer.chat)
+    if tokens[: len(begun)] != begun or not any(mask[len(begun) :]):
+        raise InputError(
+            "in the chat template the answer does not continue its prompt: give it {% generation %} blocks"
+        )
+    return begun, tokens[len(begun) :]
+
+
+def encode_answers(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """The tokens of a whole conversation, and True at what the assistant wrote in any of its turns.
+
+    Where a transcript goes on after an answer, nothing marks its end, and only its text is the assistant's. InputError: as
+    `encode_turn`.
+    """
+    if tokenizer.chat is not None:
+        return _whole(prompt, answer, tokenizer, tokenizer.chat)
+    said = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
+    asked = prompt if isinstance(prompt, str) else prompt_text(prompt)
+    tokens, mask = [], []
+    for piece in re.split(f"((?<={ASSISTANT}).*?(?={HUMAN}|\\Z))", f"{asked} {said}", flags=re.DOTALL):
+        ids = tokenizer.encode_continued(piece) if tokens else tokenizer.encode(piece)
+        mask += [bool(tokens) and not piece.startswith(HUMAN)] * len(ids)
+        tokens += ids
+    return [*tokens, tokenizer.eos], [*mask, True]
+
+
+def less_oldest_turns(prompt: Conversation, fits: Callable[[Conversation], bool]) -> Conversation | None:
+    """The conversation less as many of its oldest turns, a user's with the answers to it, as it takes to fit; None where not
+    even the last fits. An opening system message stays."""
+    if fits(prompt):
+        return prompt
+    try:
+        system, turns = _turns(list(messages_of(prompt)))
+    except InputError:  # no turn in it
+        return None
+    for first in range(1, len(turns)):
+        kept = [*system, *(message for turn in turns[first:] for message in turn)]
+        shorter = prompt_text(kept) if isinstance(prompt, str) else Messages(kept)
+        if fits(shorter):
+            return shorter
+    return None
+
+
 def messages_of(prompt: Conversation) -> Messages:
     """The messages that a prompt is, less the assistant's turn that a transcript opens at its end."""
     if isinstance(prompt, Messages):
         return prompt
     messages = parse_transcript(prompt)
     return Messages(messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages)
+
+
+def _whole(
+    prompt: Conversation, answer: Answer, tokenizer: Tokenizer, template: ChatTemplate
+) -> tuple[list[int], list[bool]]:
+    """A conversation with its answer, up to the token that ends it, and what is the assistant's."""
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+    checked = _checked([*messages_of(prompt), *said], tokenizer, template)
+    tokens, mask = _encode(checked, tokenizer, template, prompt=False)
+    end = len(mask) - mask[::-1].index(True) if True in mask else 0
+    special = {special.id for special in tokenizer.special.values()}
+    if end and tokens[end - 1] not in special:
+        return [*tokens[:end], tokenizer.eos], [*mask[:end], True]
+    return tokens[:end], mask[:end]
 
 
 def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate) -> list[Message]:

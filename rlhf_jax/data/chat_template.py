@@ -87,26 +87,25 @@ BUILT_IN = {"chatml": CHATML, "llama3": LLAMA3, "zephyr": ZEPHYR, "dialogpt": DI
 
 
 def load_chat_template(name: Path | str) -> ChatTemplate:
-    """A chat template: "chatml", "llama3", "zephyr", "dialogpt" or "hh"; or a model's own.
-
-    A model's own is in its folder: chat_template.jinja, or else chat_template in tokenizer_config.json, and of
-    several the one named "default". Either file can be named itself.
+    """A chat template: "chatml", "llama3", "zephyr", "dialogpt" or "hh"; or a model's own, by its folder (see
+    `own_chat_template`) or either of the files that can hold it.
 
     InputError: nothing there, a broken file, no template in it, no Jinja.
     """
     if name in BUILT_IN:
         return BUILT_IN[str(name)]
     path = Path(name)
-    if path.is_dir():
-        files = [path / "chat_template.jinja", path / "tokenizer_config.json"]
-        path = next((file for file in files if file.is_file()), files[0])
+    if path.is_dir() and (found := own_chat_template(path)):
+        return found
     if not path.is_file():
         raise InputError(
             f"no chat template {str(name)!r}: name {', '.join(BUILT_IN)}, or a model's folder that has one"
         )
     content = read_bytes(path)
     if path.suffix == ".json":
-        source = _source(parse_object(content, path).get("chat_template"), path)
+        source = _source(parse_object(content, path).get("chat_template"))
+        if source is None:
+            raise InputError(f"{path} has no chat template: name {', '.join(BUILT_IN)}, or a file that has one")
     else:
         try:
             source = content.decode()
@@ -114,7 +113,28 @@ def load_chat_template(name: Path | str) -> ChatTemplate:
             raise InputError(f"{path} is not UTF-8 text: copy it anew") from None
     with located(str(path)):
         _compiled(source)
-    return ChatTemplate(source)
+    return template_of(source)
+
+
+def own_chat_template(path: Path) -> ChatTemplate | None:
+    """The template in a model's folder, chat_template.jinja, or else chat_template in tokenizer_config.json, and of several
+    the one named "default"; None where there is none, or the path is a file without the rest of the folder.
+
+    InputError: a broken file, no Jinja.
+    """
+    if not path.is_dir():
+        return None
+    if (path / "chat_template.jinja").is_file():
+        return load_chat_template(path / "chat_template.jinja")
+    config = path / "tokenizer_config.json"
+    if config.is_file() and _source(parse_object(read_bytes(config), config).get("chat_template")) is not None:
+        return load_chat_template(config)
+    return None
+
+
+def template_of(source: str) -> ChatTemplate:
+    """The template with this source; one that is built in has its needs and markers."""
+    return next((known for known in BUILT_IN.values() if known.source == source), ChatTemplate(source))
 
 
 def marks_answers(template: ChatTemplate) -> bool:
@@ -179,10 +199,8 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _source(value: Any, path: Path) -> str:
+def _source(value: Any) -> str | None:
     if isinstance(value, list):  # [{"name": "default", "template": "..."}, ...]
         named = {item["name"]: item.get("template") for item in value if isinstance(item, dict) and "name" in item}
         value = named.get("default")
-    if not isinstance(value, str):
-        raise InputError(f"{path} has no chat template: name {', '.join(BUILT_IN)}, or a file that has one")
-    return value
+    return value if isinstance(value, str) else None

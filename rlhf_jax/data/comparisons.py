@@ -96,7 +96,7 @@ def encode_rankings(
         ranks[row, :count] = ranking.ranks
         for slot, text in enumerate(ranking.answers):
             prompt, answer = encode_turn(ranking.prompt, text, tokenizer)
-            end = turn_length(prompt, answer, length, f"ranking {row + 1}, answer {slot + 1}")
+            end = turn_length(len(prompt), len(answer), length, f"ranking {row + 1}, answer {slot + 1}")
             tokens[row, slot, :end] = prompt + answer
             mask[row, slot, :end] = True
         made_up = []

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from rlhf_jax.data.chat import encode_turn
+from rlhf_jax.data.chat import encode_answers, encode_turn
 from rlhf_jax.data.dialogue import (
     Answer,
     Conversation,
@@ -23,6 +23,7 @@ from rlhf_jax.types import TextBatch
 
 ANSWERS = ("completion", "answer", "response")
 END_OF_TEXT = "<|endoftext|>"  # ends every completion in files made for GPT-3 fine-tuning; here the EOS token does
+Turns = Literal["last", "all"]  # of the assistant's, that are learned from
 T = TypeVar("T")
 
 
@@ -49,18 +50,22 @@ def read_demonstrations(source: str, empty: Literal["error", "drop"] = "error") 
     return keep_answered(source, _demonstration, empty)
 
 
-def encode_demonstrations(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, length: int) -> TextBatch:
-    """[N, length]: prompt, answer, EOS, then padding. Only the answer and its EOS are predicted.
+def encode_demonstrations(
+    demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, length: int, turns: Turns = "last"
+) -> TextBatch:
+    """[N, length]: prompt, answer, the token that ends it, then padding. Only the answer and its end are predicted, or with
+    turns="all" what the assistant wrote in any turn.
 
     InputError: a demonstration of more than `length` tokens (see `fits`).
     """
     tokens = np.full((len(demonstrations), length), tokenizer.pad, np.int32)
     predict = np.zeros(tokens.shape, bool)
     for row, demonstration in enumerate(demonstrations):
-        prompt, answer = encode_turn(demonstration.prompt, demonstration.answer, tokenizer)
-        end = turn_length(prompt, answer, length, f"demonstration {row + 1}")
-        tokens[row, :end] = prompt + answer
-        predict[row, len(prompt) : end] = True
+        ids, learned = _encoded(demonstration, tokenizer, turns)
+        before = sum(not own for own in learned)
+        end = turn_length(before, len(ids) - before, length, f"demonstration {row + 1}")
+        tokens[row, :end] = ids
+        predict[row, 1:end] = learned[1:]  # nothing precedes a row's first token
     return TextBatch(tokens, predict)
 
 
@@ -76,19 +81,19 @@ def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
     return TextBatch(tokens, predict)
 
 
-def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int) -> bool:
-    """True where prompt, answer and EOS take at most `length` tokens. Who filters says how many went."""
-    return sum(map(len, encode_turn(demonstration.prompt, demonstration.answer, tokenizer))) <= length
+def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int, turns: Turns = "last") -> bool:
+    """True where prompt, answer and its end take at most `length` tokens. Who filters says how many went."""
+    return len(_encoded(demonstration, tokenizer, turns)[0]) <= length
 
 
-def turn_length(prompt: list[int], answer: list[int], length: int, name: str) -> int:
+def turn_length(prompt: int, answer: int, length: int, name: str) -> int:
     """The tokens of both together. InputError, which begins with `name`: more than `length`."""
-    if len(prompt) + len(answer) > length:
+    if prompt + answer > length:
         raise InputError(
-            f"{name}: a prompt of {len(prompt)} tokens and an answer of {len(answer)} with EOS exceed the "
+            f"{name}: a prompt of {prompt} tokens and an answer of {answer} with EOS exceed the "
             f"context of {length}: raise the context, or keep only the rows that fit"
         )
-    return len(prompt) + len(answer)
+    return prompt + answer
 
 
 def keep_answered(source: str, parse: Callable[[Row], T], empty: Literal["error", "drop"]) -> list[T]:
@@ -135,3 +140,11 @@ def _demonstration(row: Row) -> Demonstration:
     if not answer:
         raise EmptyAnswerError("the answer is empty: write one, remove the row, or read with empty='drop'")
     return Demonstration(prompt, answer, name_of(row, "user"))
+
+
+def _encoded(demonstration: Demonstration, tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], list[bool]]:
+    """The tokens, and which of them are learned."""
+    if turns == "all":
+        return encode_answers(demonstration.prompt, demonstration.answer, tokenizer)
+    prompt, answer = encode_turn(demonstration.prompt, demonstration.answer, tokenizer)
+    return prompt + answer, [False] * len(prompt) + [True] * len(answer)

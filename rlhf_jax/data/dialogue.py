@@ -183,8 +183,8 @@ def _read_aloud(message: Message, opens: bool) -> str:
     role, content = str(message.get("role")), message.get("content")
     if isinstance(content, list):  # in parts, as the vision models' formats have it
         content = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
-    calls = "".join(f" {json.dumps(call, ensure_ascii=False)}" for call in message.get("tool_calls") or ())
-    said = f"{content or ''}".strip() + calls
+    calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    said = " ".join([f"{content or ''}".strip(), *calls]).strip()
     if role == "system" and opens:
         return said
     return f"{MARKERS.get(role, f'{chr(10)}{chr(10)}{role.capitalize()}:')} {said}".rstrip()

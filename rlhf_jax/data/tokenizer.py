@@ -34,7 +34,8 @@ class Tokenizer:
     sha256: str  # of the vocabulary's file or files; stored in checkpoints, so that a wrong tokenizer is noticed
     vocabulary: Vocabulary
     named: dict[str, int]  # "bos", "eos", "unk", and "pad" where the file has one of its own
-    chat: ChatTemplate | None = None  # how conversations become tokens; None: as transcripts (`encode_turn`)
+    chat: ChatTemplate | None = None  # how conversations become tokens; None: as transcripts (see `with_chat`)
+    turn_end: int | None = None  # what ends the assistant's turn in that template, where it is a special token
 
     @property
     def processor(self) -> Any:
@@ -62,6 +63,11 @@ class Tokenizer:
     @property
     def eos(self) -> int:
         return self._named("eos", "end-of-text")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids any of which ends an answer: the template's end of turn, EOS."""
+        return tuple(dict.fromkeys((*([] if self.turn_end is None else [self.turn_end]), self.eos)))
 
     @property
     def mask(self) -> int:

@@ -25,14 +25,14 @@ class Answers(NamedTuple):
         tokens = np.concatenate([self.prompts.tokens, self.response.tokens], axis=1)
         return tokens, np.concatenate([self.prompts.mask, self.response.mask], axis=1)
 
-    def ids(self, eos: int) -> list[list[int]]:
+    def ids(self, eos: int | tuple[int, ...]) -> list[list[int]]:
         """The tokens of each response without its EOS."""
         rows = zip(np.asarray(self.response.tokens), np.asarray(self.response.mask), strict=True)
-        return [[int(t) for t in tokens[mask] if t != eos] for tokens, mask in rows]
+        return [[int(t) for t in tokens[mask & ~np.isin(tokens, eos)]] for tokens, mask in rows]
 
-    def ended(self, eos: int) -> Bool[ndarray, " N"]:
+    def ended(self, eos: int | tuple[int, ...]) -> Bool[ndarray, " N"]:
         """Which responses came to their EOS."""
-        return np.asarray(np.any((self.response.tokens == eos) & self.response.mask, axis=1))
+        return np.asarray(np.any(np.isin(self.response.tokens, eos) & self.response.mask, axis=1))
 
 
 def answer(
@@ -44,7 +44,7 @@ def answer(
     batch: int,
     max_tokens: int,
     sampling: Sampling,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int,
 ) -> Answers:
     """Answers to all prompts, in batches of one size, so that one program serves them all."""

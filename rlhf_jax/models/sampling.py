@@ -51,13 +51,13 @@ def generate(
     key: Key[Array, ""],
     max_tokens: int,
     sampling: Sampling,
-    eos: int,
+    eos: int | tuple[int, ...],
     pad: int,
     stops: tuple[tuple[int, ...], ...] = (),
     samples: int = 1,
 ) -> Response:
     """Up to T = max_tokens tokens after each of B prompts, as B · samples rows; a row ends with its EOS, which belongs to
-    the response, and is pad after it.
+    the response, and is pad after it. eos: the id, or several, any of which ends a row.
 
     stops: token sequences that end a row as EOS does, once its answer (not the prompt and it) ends with one of them.
     samples: answers to each prompt, which share the prompt's forward pass. Rows come prompt by prompt, all answers to x₁,
@@ -104,7 +104,7 @@ def generate(
             response = replace(response, repetition=replace(response.repetition, since=since))
         mask = mask.at[:, P + t].set(~done)
         hidden, cache = hidden_states(model, params, token[:, None], mask, cache, P + t)
-        done = done | (token == eos)
+        done = done | jnp.isin(token, jnp.asarray(eos))
         for stop in stops:
             done = done | _ends_with(response.tokens, t, stop)
         return t + 1, unembed(model, params, hidden)[:, 0], cache, mask, done, response

@@ -128,7 +128,7 @@ def texts_of(
 
 def decoded(model: Trained, answers: Answers) -> list[str]:
     """The text of each answer, without its EOS and the white space around it."""
-    return [model.tokenizer.decode(ids).strip() for ids in answers.ids(model.tokenizer.eos)]
+    return [model.tokenizer.decode(ids).strip() for ids in answers.ids(model.tokenizer.ends)]
 
 
 def answers_of(
@@ -143,7 +143,7 @@ def answers_of(
         batch=batch,
         max_tokens=model.format.answer_tokens,
         sampling=sampling,
-        eos=model.tokenizer.eos,
+        eos=model.tokenizer.ends,
         pad=model.tokenizer.pad,
     )
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import (
+    Conversation,
     Demonstration,
     Prompt,
     Ranking,
+    less_oldest_turns,
     not_held_out,
     prompt_text,
     read_demonstrations,
@@ -209,10 +211,19 @@ def left_out(count: int, of: int, what: str, why: str) -> None:
 
 
 def kept_by_length(
-    given: Sequence[Text], fits: Callable[[Text], bool], too_long: Literal["error", "drop"], what: str, limit: str
+    given: Sequence[Text],
+    fits: Callable[[Text], bool],
+    too_long: Literal["drop", "cut", "error"],
+    what: str,
+    limit: str,
 ) -> list[Text]:
-    """Those that fit; the others are an InputError, or left out, which is said (format.too_long). InputError: there is none,
-    or none is left, of those to train on."""
+    """Those that fit; the others are an InputError, or left out, or lose their oldest turns, which is said (format.too_long).
+    InputError: there is none, or none is left, of those to train on."""
+    if too_long == "cut":
+        shorter = [shortened_row(row, fits) for row in given]
+        if cut := sum(now is not row for now, row in zip(shorter, given, strict=True)):
+            info(f"{cut} of {len(given)} {what} are longer than {limit} and lose their oldest turns")
+        given = shorter
     kept = [row for row in given if fits(row)]
     if not given and not what.startswith(HELD_OUT):
         raise InputError(f"there are no {what}; give more rows, of which some are not held out")
@@ -227,6 +238,17 @@ def kept_by_length(
         raise InputError(f"{sentence}, and none is left; {more}")
     info(f"{sentence} and left out")
     return kept
+
+
+def shortened_row(row: Text, fits: Callable[[Text], bool]) -> Text:
+    """The row less the oldest turns that it takes to fit; the row itself where it fits, or nothing helps."""
+    conversation = row.conversation if isinstance(row, Prompt) else row.prompt
+
+    def with_conversation(shorter: Conversation) -> Text:
+        return row._replace(**{"conversation" if isinstance(row, Prompt) else "prompt": shorter})
+
+    shorter = less_oldest_turns(conversation, lambda each: fits(with_conversation(each)))
+    return row if shorter is None or shorter is conversation else with_conversation(shorter)
 
 
 def _pieces(document: str, characters: int = 4000) -> Iterable[str]:

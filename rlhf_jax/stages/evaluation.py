@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rlhf_jax.config import Checked, Count, Natural, NotNegative, PositiveShare
-from rlhf_jax.data import Prompt, encode_prompts, prompt_text
+from rlhf_jax.data import Prompt, encode_prompt, encode_prompts, prompt_text
 from rlhf_jax.data.world import OCCUPATIONS, QA_FORMS, TONES, Question, ask, completion
 from rlhf_jax.equations import states_before, token_logps
 from rlhf_jax.evals import (
@@ -182,7 +182,7 @@ def distance(this: Loaded, written: Written, reference: Loaded, name: str, c: Ev
         kl = scores(ratio, (this.params, reference.params), tokens, mask, batch=batch)
         figures[f"kl/from_{name}"] = mean_interval(kl, asked)
     figures["length"] = mean_interval(mask[:, -T:].sum(axis=1), asked, (0.0, float(T)))
-    figures["ended"] = mean_interval(written.answers.ended(model.tokenizer.eos), asked, SHARE)
+    figures["ended"] = mean_interval(written.answers.ended(model.tokenizer.ends), asked, SHARE)
     return figures
 
 
@@ -260,7 +260,7 @@ def truthful(this: Loaded, truth: Truth, c: Evaluate, run: Run) -> Figures:
     asked = [(f, q) for f in truth.world.facts if f.myth for form in QA_FORMS if (q := ask(f, form)).text not in seen]
     choices = []
     for fact, question in asked:
-        prompt = t.encode(prompt_text(question.text))
+        prompt = encode_prompt(prompt_text(question.text), t)
         choices.append([Continuation(prompt, t.encode_continued(f" {fact.sentence(value)}")) for value in fact.values])
     best = likeliest(model, this.params, choices, batch=run.runtime.batch, length=this.model.format.context)
     right = [fact.values[i] == fact.truth for (fact, _), i in zip(asked, best, strict=True)]

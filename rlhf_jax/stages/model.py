@@ -14,7 +14,15 @@ from jax.tree_util import DictKey
 from jaxtyping import Array, Key, PyTree
 
 from rlhf_jax.config import Checked, Count, Divides, Natural, Positive, SettingError
-from rlhf_jax.data import Tokenizer, check_vocabulary, load_tokenizer
+from rlhf_jax.data import (
+    Tokenizer,
+    check_vocabulary,
+    load_chat_template,
+    load_tokenizer,
+    located,
+    own_chat_template,
+    with_chat,
+)
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
     Adapted,
@@ -56,11 +64,14 @@ class Decoder(Checked):
 
 @dataclass(frozen=True)
 class Format(Checked):
-    """How long texts may be, in tokens."""
+    """How conversations become tokens, and how many at most."""
 
     prompt_tokens: Count = 1024  # longer prompts are left out (App. C: 1k)
     answer_tokens: Count = 1024  # at most, EOS included (App. C: 1k)
-    too_long: Literal["error", "drop"] = "drop"  # leave out what exceeds this, and say how much (App. C); or refuse it
+    too_long: Literal["drop", "cut", "error"] = (
+        "drop"  # leave out rows that exceed this (App. C), or their oldest turns
+    )
+    chat: str = "model"  # the tokenizer's own template, else "hh"; or chatml, llama3, zephyr, dialogpt, or a Jinja file
 
     @property
     def context(self) -> int:
@@ -192,9 +203,8 @@ def placement(devices: Devices, mesh: Mesh, role: str) -> Callable[[tuple[str, .
 def described(decoder: Decoder, tokenizer: Tokenizer, format: Format, memory: Memory | None = None) -> Model:
     """A model to be trained from random parameters."""
     fields: dict[str, Any] = asdict(decoder) | asdict(memory or Memory())
-    return Model(
-        TransformerConfig(vocab_size=tokenizer.size, context=format.context, dropout=0.0, **fields), tokenizer, format
-    )
+    shape = TransformerConfig(vocab_size=tokenizer.size, context=format.context, dropout=0.0, **fields)
+    return Model(shape, talking(tokenizer, format), format)
 
 
 def imported(
@@ -216,7 +226,16 @@ def imported(
             f"{decoder.context}; lower them"
         )
     fields: dict[str, Any] = asdict(memory or Memory())
-    return Trained(replace(decoder, **fields), tokenizer, format, values, folder, sha256)
+    return Trained(replace(decoder, **fields), talking(tokenizer, format), format, values, folder, sha256)
+
+
+def talking(tokenizer: Tokenizer, format: Format) -> Tokenizer:
+    """The tokenizer with the format's chat template. InputError: there is no such template, or the tokenizer lacks what it
+    needs."""
+    with located(f"format.chat = {format.chat!r}"):
+        if format.chat == "model":
+            return with_chat(tokenizer, own_chat_template(tokenizer.path))
+        return with_chat(tokenizer, load_chat_template(format.chat))
 
 
 def with_lora(model: Trained, lora: Lora | None) -> Trained:

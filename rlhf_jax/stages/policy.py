@@ -159,7 +159,7 @@ class PPO(Checked):
 
     def plan(self, model: Trained) -> Plan:
         t = model.tokenizer
-        return Plan(model.format.answer_tokens, self.sampling, self.epochs, self.minibatches, t.eos, t.pad)
+        return Plan(model.format.answer_tokens, self.sampling, self.epochs, self.minibatches, t.ends, t.pad)
 
 
 def policy(
@@ -365,7 +365,9 @@ def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dic
 def written(tokens: Int[ndarray, "B T"], mask: Bool[ndarray, "B T"], model: Trained) -> list[str]:
     """The text of each answer of a rollout."""
     t = model.tokenizer
-    return [t.decode([int(i) for i in row[here] if i != t.eos]).strip() for row, here in zip(tokens, mask, strict=True)]
+    return [
+        t.decode([int(i) for i in row[here] if i not in t.ends]).strip() for row, here in zip(tokens, mask, strict=True)
+    ]
 
 
 def reward_models(reward: Trained | Sequence[Trained] | RewardFunction) -> tuple[Trained, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, tokenizer_files
+from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, template_of, tokenizer_files, with_chat
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import ROPE_SCALINGS, Rope, TransformerConfig
 from rlhf_jax.runtime import Checkpoints, require_writable
@@ -71,7 +71,7 @@ def read_model(folder: Path, said: Mapping[str, Any], step: int, sha256: str) ->
     """From what the record of a checkpoint says of its model."""
     model = Trained(
         decoder=decoder_from_json(said["decoder"]),
-        tokenizer=load_tokenizer(folder / said["tokenizer"]),
+        tokenizer=with_chat(load_tokenizer(folder / said["tokenizer"]), said["chat"] and template_of(said["chat"])),
         format=Format(**said["format"]),
         values=said["values"],
         folder=folder,
@@ -95,6 +95,7 @@ def model_record(model: Model, folder: Path, part: str, scalar: bool = False, be
         "decoder": decoder_to_json(model.decoder),
         "format": asdict(model.format),
         "tokenizer": keep_tokenizer(model.tokenizer, folder),
+        "chat": model.tokenizer.chat and model.tokenizer.chat.source,
         "values": None if model.values is None else dict(model.values),
         "part": part,
         "scalar": scalar,

@@ -16,6 +16,7 @@ from rlhf_jax.config import Checked, Count, Natural, Positive, SettingError, Sha
 from rlhf_jax.data import (
     Demonstration,
     Prompt,
+    Turns,
     batch_indices,
     content_sha256,
     encode_demonstrations,
@@ -62,6 +63,9 @@ class Supervised(Checked):
     warmup: Natural = 0  # steps (App. C.1: none)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"  # of the learning rate (App. C.1)
     dropout: ShareBelowOne = 0.2  # of the residual branches (App. C.1)
+    turns: Turns = (
+        "last"  # of the assistant's, that are learned: the demonstration's answer; "all" takes earlier ones too
+    )
     pretrain_share: ShareBelowOne = 0.0  # of the rows of a batch that are pretraining text
 
     def __post_init__(self) -> None:
@@ -100,7 +104,7 @@ def supervised(
         raise InputError(
             f"{folder.name}.pretrain_share is {c.pretrain_share} and there is no pretraining text; give it some"
         )
-    train = demonstrations_that_fit(demonstrations.train, start, "train")
+    train = demonstrations_that_fit(demonstrations.train, start, "train", c.turns)
     passes = Epochs(c.epochs, len(train), c.batch - mixed)
     content = {
         "demonstrations": content_sha256(demonstrations.train),
@@ -120,9 +124,9 @@ def supervised(
     if stage.done():
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
-    rows = encode_demonstrations(train, start.tokenizer, start.format.context)
-    held = demonstrations_that_fit(demonstrations.valid, start, "valid")
-    valid = encode_demonstrations(held, start.tokenizer, start.format.context) if held else None
+    rows = encode_demonstrations(train, start.tokenizer, start.format.context, c.turns)
+    held = demonstrations_that_fit(demonstrations.valid, start, "valid", c.turns)
+    valid = encode_demonstrations(held, start.tokenizer, start.format.context, c.turns) if held else None
     extra = packed(text, start) if mixed else None
     model, optimiser = LanguageModel(start.training(run.mesh, c.dropout)), run.optimiser.make()
 

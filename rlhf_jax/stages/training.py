@@ -14,6 +14,7 @@ from rlhf_jax.data import (
     NoPairError,
     Prompt,
     Ranking,
+    Turns,
     as_text_batch,
     batch_indices,
     checked_ranking,
@@ -48,6 +49,11 @@ def require_belonging(start: Trained, rewards: Sequence[Trained] = (), value: Tr
             raise InputError(f"{model.folder} is a language model; give a reward model as the {role}")
         if model.tokenizer.sha256 != start.tokenizer.sha256:
             raise InputError(f"{model.folder} and {start.folder} have different tokenizers; train them from one")
+        if model.tokenizer.chat != start.tokenizer.chat:
+            raise InputError(
+                f"{model.folder} and {start.folder} read conversations in different chat templates; train them with one "
+                "format.chat"
+            )
     for model in (start, *(model for model, _ in others)):
         if model.decoder.position == "learned" and model.decoder.context < start.format.context:
             raise InputError(
@@ -96,6 +102,7 @@ def open_stage(
     common = {
         "seed": run.seed,
         "optimiser": asdict(run.optimiser),
+        "chat": said["chat"],
         "format": said["format"],  # before the decoder, whose context it is
         "model": said["decoder"],
         "lora": said["lora"],
@@ -288,11 +295,13 @@ def context_of(format: Format) -> str:
     return f"the context of {format.context} tokens"
 
 
-def demonstrations_that_fit(rows: Sequence[Demonstration], model: Model, what: str) -> list[Demonstration]:
+def demonstrations_that_fit(
+    rows: Sequence[Demonstration], model: Model, what: str, turns: Turns = "last"
+) -> list[Demonstration]:
     """The demonstrations of at most format.context tokens; see `kept_by_length` for the others."""
     t, format = model.tokenizer, model.format
     return kept_by_length(
-        rows, lambda d: fits(d, t, format.context), format.too_long, f"{what} demonstrations", context_of(format)
+        rows, lambda d: fits(d, t, format.context, turns), format.too_long, f"{what} demonstrations", context_of(format)
     )
 
 

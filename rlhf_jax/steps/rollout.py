@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     sampling: Sampling
     epochs: int
     minibatches: int
-    eos: int
+    eos: int | tuple[int, ...]  # an answer has ended where it comes to one of them
     pad: int
 
 
@@ -65,7 +65,7 @@ def sample(state: PPOState, prompts: PromptBatch, frozen: Frozen, *, models: Mod
     model = frozen.adapt(models).policy
     y = generate(model, state.policy, prompts, key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
     tokens, mask = join(prompts, y)
-    ended = jnp.any((y.tokens == plan.eos) & y.mask, axis=1)
+    ended = jnp.any(jnp.isin(y.tokens, jnp.asarray(plan.eos)) & y.mask, axis=1)
     read = reading(state.policy, tokens, mask, y, model=in_parts(model, plan.minibatches), reference=frozen.sft)
     return Rollout(tokens, mask, replace(y, logp=read.logp), ended, divergences(read, y.mask), read.logp_ref)
 

@@ -17,6 +17,7 @@ from rlhf_jax.data import (
     encode_demonstrations,
     load_chat_template,
     load_tokenizer,
+    own_chat_template,
     prompt_text,
     render,
     render_chat,
@@ -184,7 +185,8 @@ def test_where_a_template_is_found(tmp_path, small):
         load_chat_template(tmp_path)
     config.write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer_config.json has no chat template"):
-        load_chat_template(tmp_path)
+        load_chat_template(config)
+    assert own_chat_template(tmp_path) is None and own_chat_template(config) is None
     config.write_text(json.dumps({"chat_template": MESSAGES}))
     assert render_chat(TALK[:1], small, load_chat_template(tmp_path)) == "user=Hi;"
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "default"}]

@@ -358,7 +358,7 @@ def test_groups_are_of_one_prompt_and_their_baseline_is_their_own(tiny, state, c
 @pytest.fixture(scope="module")
 def entrance(tiny):
     """Its settings and its model."""
-    tokenizer = SimpleNamespace(eos=EOS, pad=PAD)
+    tokenizer = SimpleNamespace(ends=(EOS,), pad=PAD)
     m = SimpleNamespace(decoder=tiny.models.policy.config, tokenizer=tokenizer, format=SimpleNamespace(answer_tokens=T))
     return rl_loop.Settings(beta=0.3, lam=0.8, minibatches=2, batch=B), m
 
