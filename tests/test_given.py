@@ -85,7 +85,7 @@ def test_the_hash_of_a_folder_is_of_what_its_files_hold_now(huggingface, tokeniz
 
 def test_a_folder_is_a_stage_s_or_hugging_face_s(huggingface, tmp_path, monkeypatch):
     saved = importlib.import_module("rlhf_jax.stages.saved")
-    monkeypatch.setattr(saved, "imported", lambda folder, format: ("imported", folder, format))
+    monkeypatch.setattr(saved, "imported", lambda folder, format, memory: ("imported", folder, format))
     monkeypatch.setattr(saved, "trained", lambda folder: ("trained", folder))
     assert saved.model_in(huggingface, FORMAT) == ("imported", huggingface, FORMAT)
     assert saved.model_in(tmp_path / "sft", FORMAT) == ("trained", tmp_path / "sft")

@@ -174,6 +174,14 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
     return begun, tokens[len(begun) :]
 
 
+def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a conversation with all that the tokenizer's template writes, behind the last turn too. InputError: as
+    `render_chat`; a tokenizer without a template."""
+    if tokenizer.chat is None:
+        raise InputError(f"{tokenizer.path} has no chat template: name one")
+    return _encode(_checked(messages, tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=False)[0]
+
+
 def encode_answers(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     """The tokens of a whole conversation, and True at what the assistant wrote in any of its turns.
 

@@ -149,7 +149,7 @@ class Trained(Model):
             self._require_same(checkpoints.record(self.step)["sha256"])
             return checkpoints.read(self.part, self.step, place)[0]
         self._require_same(folder_sha256(self.folder))
-        params = load_pretrained(self.folder, place=place).params
+        params = load_pretrained(self.folder, scalar=self.scalar, place=place).params
         if self.decoder.scan:
             params = {**params, "transformer": stack_blocks(params["transformer"], self.decoder.layers)}
         return params
@@ -210,7 +210,8 @@ def described(decoder: Decoder, tokenizer: Tokenizer, format: Format, memory: Me
 def imported(
     folder: Path | str, format: Format, memory: Memory | None = None, tokenizer: Tokenizer | None = None
 ) -> Trained:
-    """The model of a Hugging Face folder: config.json, .safetensors, and a tokenizer unless another one is given.
+    """The model of a Hugging Face folder: config.json, .safetensors, and a tokenizer unless another one is given. Where its
+    architecture is a *ForSequenceClassification, it is a reward model.
 
     InputError: it is no such folder, its decoder or tokenizer cannot be read, ids have no row in its embedding, or the
     format is longer than the model's context.
@@ -226,7 +227,9 @@ def imported(
             f"{decoder.context}; lower them"
         )
     fields: dict[str, Any] = asdict(memory or Memory())
-    return Trained(replace(decoder, **fields), talking(tokenizer, format), format, values, folder, sha256)
+    scalar = any(str(name).endswith("ForSequenceClassification") for name in values.get("architectures") or ())
+    made = Trained(replace(decoder, **fields), talking(tokenizer, format), format, values, folder, sha256)
+    return replace(made, scalar=scalar)
 
 
 def talking(tokenizer: Tokenizer, format: Format) -> Tokenizer:

@@ -13,7 +13,7 @@ from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, template_o
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import ROPE_SCALINGS, Rope, TransformerConfig
 from rlhf_jax.runtime import Checkpoints, require_writable
-from rlhf_jax.stages.model import Format, Lora, Model, Trained, imported
+from rlhf_jax.stages.model import Format, Lora, Memory, Model, Trained, imported, with_lora
 
 
 def trained(folder: Path | str, step: int | None = None, best: bool = False) -> Trained:
@@ -48,14 +48,17 @@ def trained(folder: Path | str, step: int | None = None, best: bool = False) -> 
     return replace(made, seed=record["settings"]["seed"])
 
 
-def model_in(folder: Path | str, format: Format) -> Trained:
-    """The model of a stage's folder, or of a Hugging Face folder with a format. InputError: see `trained` and `imported`."""
-    return imported(folder, format) if (Path(folder) / "config.json").is_file() else trained(folder)
+def model_in(folder: Path | str, format: Format, memory: Memory | None = None, lora: Lora | None = None) -> Trained:
+    """The model of a stage's folder, which has its own format, memory and lora; or of a Hugging Face folder with these.
+    InputError: see `trained`, `imported` and `with_lora`."""
+    if (Path(folder) / "config.json").is_file():
+        return with_lora(imported(folder, format, memory), lora)
+    return trained(folder)
 
 
-def trained_in(folders: str) -> list[Trained]:
-    """The models in folders that are named with commas between."""
-    return [trained(folder.strip()) for folder in folders.split(",") if folder.strip()]
+def trained_in(folders: str, format: Format = Format(), memory: Memory | None = None) -> list[Trained]:
+    """The models in folders that are named with commas between, each as `model_in` has it."""
+    return [model_in(folder.strip(), format, memory) for folder in folders.split(",") if folder.strip()]
 
 
 def chosen_step(folder: Path) -> int | None:
