@@ -13,10 +13,12 @@ from rlhf_jax.data.demonstrations import EmptyAnswerError, keep_answered, turn_l
 from rlhf_jax.data.dialogue import (
     Answer,
     Conversation,
+    Messages,
     answer_text,
     is_conversation,
     prompt_text,
     split_shared_prompt,
+    text_of,
     transcript,
 )
 from rlhf_jax.data.sources import Row, name_of
@@ -123,15 +125,15 @@ def checked_ranking(ranking: Ranking) -> Ranking:
     """
     if not isinstance(ranking, Ranking):
         raise InputError(f"a {type(ranking).__name__} is no ranking: give Ranking(prompt, answers, ranks)")
-    if not isinstance(ranking.prompt, str):
-        raise InputError("the prompt is no text: give it as a string")
+    if not isinstance(ranking.prompt, str | Messages):
+        raise InputError("the prompt is no text: give it as a string, or as Messages")
     if not isinstance(ranking.answers, (tuple, list)):
         raise InputError(f"the answers are a {type(ranking.answers).__name__}: give a tuple of strings")
     answers = tuple(ranking.answers)
     for number, answer in enumerate(answers, 1):
-        if not isinstance(answer, str):
-            raise InputError(f"answer {number} is no text: give it as a string")
-        if not answer.strip():
+        if not isinstance(answer, str | Messages):
+            raise InputError(f"answer {number} is no text: give it as a string, or as Messages")
+        if not text_of(answer).strip():
             raise EmptyAnswerError(f"answer {number} is empty: write one, remove the row, or read with empty='drop'")
     ranks = whole_ranks(ranking.ranks, len(answers))
     if len(answers) < 2:
