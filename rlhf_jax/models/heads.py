@@ -21,7 +21,7 @@ class LanguageModel(nn.Module):
     def setup(self):
         self.transformer = Transformer(self.config)
         if not self.config.tied:
-            shape = (self.config.width, self.config.vocab_size)
+            shape = (self.config.out_width, self.config.vocab_size)
             self.unembedding = self.param("unembedding", nn.initializers.normal(0.02), shape)
 
     def __call__(
@@ -49,6 +49,7 @@ class LanguageModel(nn.Module):
         else:
             unembedding = self.unembedding
         logits = matmul(hidden, unembedding.astype(c.compute), jnp.float32)
+        logits = logits if c.logit_scale == 1.0 else logits * c.logit_scale
         return logits if c.logit_cap is None else c.logit_cap * jnp.tanh(logits / c.logit_cap)
 
 
@@ -65,8 +66,8 @@ class ScalarModel(nn.Module):
         self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"], deterministic: bool = True
     ) -> Float[Array, "B T"]:
         hidden, _ = Transformer(self.config, name="transformer")(tokens, mask, deterministic=deterministic)
-        init = nn.initializers.normal((self.config.width + 1) ** -0.5)
-        kernel = self.param("kernel", init, (self.config.width,))
+        init = nn.initializers.normal((self.config.out_width + 1) ** -0.5)
+        kernel = self.param("kernel", init, (self.config.out_width,))
         bias = self.param("bias", nn.initializers.zeros, ())
         return jnp.einsum("btd,d->bt", hidden.astype(jnp.float32), kernel) + bias
 

@@ -21,6 +21,8 @@ RULES = {"embed": "fsdp", "vocab": "tensor", "heads": "tensor", "mlp": "tensor"}
 AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("embedding", "embedding"): ("vocab", "embed"),
     ("position", "embedding"): (None, "embed"),
+    ("embedding_in", "kernel"): (None, "embed"),
+    ("embedding_out", "kernel"): ("embed", None),
     **{(name, "kernel"): ("embed", "heads") for name in ("query", "key", "value")},
     **{(name, "bias"): ("heads",) for name in ("query", "key", "value")},
     ("out", "kernel"): ("heads", "embed"),

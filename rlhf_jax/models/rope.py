@@ -42,26 +42,57 @@ class Yarn:
         return usual if self.attention is None else self.attention
 
 
-ROPE_SCALINGS = {kind.__name__: kind for kind in (Linear, Llama3, Yarn)}
+@dataclass(frozen=True)
+class LongRope:
+    """Each frequency divided by a factor of its own, of which there are two lists, and attention sharpened (Ding et al. 2024,
+    arXiv:2402.13753)."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]  # where a row has room for more than the original context
+    original_context: int
+    attention_factor: float  # on cos and sin
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A larger base where a row has room for more than the context ("dynamic NTK", Peng et al. 2023, arXiv:2309.00071,
+    App. B.1)."""
+
+    factor: float
+    context: int
+
+
+ROPE_SCALINGS = {kind.__name__: kind for kind in (Linear, Llama3, Yarn, LongRope, Dynamic)}
 
 
 @dataclass(frozen=True)
 class Rope:
     theta: float = 10_000.0  # the base of the frequencies
     share: float = 1.0  # of each head's width that is rotated
-    scaling: Linear | Llama3 | Yarn | None = None
+    scaling: Linear | Llama3 | Yarn | LongRope | Dynamic | None = None
 
     def rotated(self, head_dim: int) -> int:
         return int(head_dim * self.share)
 
 
-def frequencies(rope: Rope, head_dim: int) -> Float[Array, " E"]:
-    """Radians a position of each rotated pair of dimensions."""
+def frequencies(rope: Rope, head_dim: int, room: int) -> Float[Array, " E"]:
+    """Radians a position of each rotated pair of dimensions.
+
+    room: columns of a row, padding and tokens yet to come included. LongRope and Dynamic go by it, and not by how many
+    tokens a row or its batch has by now: keys in a cache were turned before that was known, and sampling and learning have
+    to agree. Transformers goes by the longest row of a batch, which is the same where that row is full.
+    """
     half = rope.rotated(head_dim) // 2
     plain = rope.theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     match rope.scaling:
         case None:
             return plain
+        case LongRope(short, long, original):
+            return plain / jnp.array(long if room > original else short, jnp.float32)
+        case Dynamic(factor, context):
+            stretched = factor * max(room, context) / context - (factor - 1)
+            theta = rope.theta * stretched ** (half / (half - 1))
+            return theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
         case Linear(factor):
             return plain / factor
         case Llama3(factor, low, high, original):
@@ -82,13 +113,15 @@ def frequencies(rope: Rope, head_dim: int) -> Float[Array, " E"]:
     return plain / factor * (1.0 - kept) + plain * kept
 
 
-def rotate(x_bthe: Float[Array, "B T H E"], positions_bt: Int[Array, "B T"], rope: Rope) -> Float[Array, "B T H E"]:
-    """The first `share` of each head rotated by its position, halves paired as in Llama and NeoX."""
+def rotate(
+    x_bthe: Float[Array, "B T H E"], positions_bt: Int[Array, "B T"], rope: Rope, room: int
+) -> Float[Array, "B T H E"]:
+    """The first `share` of each head rotated by its position, halves paired as in Llama and NeoX. room: columns of a row."""
     rotated = rope.rotated(x_bthe.shape[-1])
-    frequency_e = frequencies(rope, x_bthe.shape[-1])
+    frequency_e = frequencies(rope, x_bthe.shape[-1], room)
     angle_bt1e = positions_bt[:, :, None, None] * frequency_e[None, None, None, :]
     cos, sin = jnp.cos(angle_bt1e), jnp.sin(angle_bt1e)
-    if isinstance(rope.scaling, Yarn):
+    if isinstance(rope.scaling, Yarn | LongRope):
         cos, sin = (each * rope.scaling.attention_factor for each in (cos, sin))
     left, right, rest = jnp.split(x_bthe, [rotated // 2, rotated], axis=-1)
     turned = [left * cos - right * sin, right * cos + left * sin, rest]

@@ -1,4 +1,5 @@
-"""The decoder of GPT-2, NeoX, Llama, Mistral, Qwen, Gemma, Phi-3 and OLMo 2, by config. Shape suffixes name the dimensions:
+"""The decoder of GPT-2, OPT, NeoX, Llama and its heirs (rlhf_jax/models/families.py), by config. Shape suffixes name the
+dimensions:
 
 b rows, t query tokens, s key tokens, d width, h heads, g queries per key/value head, k key/value heads, e head width.
 """
@@ -46,17 +47,25 @@ class TransformerConfig:
     mlp_bias: bool | None = None
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # added to an RMS norm's weight; Gemma's is 1
-    norms: Literal["before", "after", "both"] = "before"  # of each residual branch
+    norms: Literal["before", "after", "both", "sum"] = (
+        "before"  # of each residual branch; or of its sum with the stream
+    )
+    final_norm: bool = True
     qk_norm: Literal["off", "head", "width"] = "off"  # over each head, or over all of them together
     parallel: bool = False  # attention and MLP both read the block's input
     rope: Rope = PLAIN
     local_rope: Rope | None = None  # of the sliding layers; None is `rope`
     window: int | None = None  # tokens, itself included, that a sliding layer looks back on
     sliding: tuple[bool, ...] | None = None  # which layers slide; None is all of them where there is a window
+    turned: tuple[bool, ...] | None = None  # which layers have rotary positions; None is all
     attention_scale: float | None = None  # None is 1/√head_dim
     attention_cap: float | None = None  # cap·tanh(score/cap)
     logit_cap: float | None = None
+    logit_scale: float = 1.0
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of each branch
+    embedding_width: int | None = None  # where it is not the width; a matrix leads from it into the stream and one back
+    position_offset: int = 0  # row of the first learned position
     # Of products; norms, softmax and logits are float32. In float16 there is sampling and reading, and no training.
     compute: Literal["float32", "bfloat16", "float16"] = "float32"
     cache: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -67,11 +76,26 @@ class TransformerConfig:
     axis_name: str | None = None  # of jax.pmap, whose devices share out the rows
 
     @property
+    def out_width(self) -> int:
+        """Of what the decoder hands to its head."""
+        return self.width if self.embedding_width is None else self.embedding_width
+
+    @property
     def head_width(self) -> int:
         return self.width // self.heads if self.head_dim is None else self.head_dim
 
     def slides(self, layer: int) -> bool:
         return self.window is not None and (self.sliding is None or self.sliding[layer])
+
+    def turns(self, layer: int) -> bool:
+        return self.position == "rope" and (self.turned is None or self.turned[layer])
+
+
+class Kind(NamedTuple):
+    """What is a layer's own: Python bools, or with config.scan traced ones."""
+
+    slides: bool | Bool[Array, "*L"]  # it looks back on a window
+    turns: bool | Bool[Array, "*L"]  # it has rotary positions
 
 
 class Cache(NamedTuple):
@@ -132,8 +156,7 @@ class Attention(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_btd, at: Tokens, layer_cache, slides):
-        """slides: a Python bool, or with config.scan a traced one."""
+    def __call__(self, x_btd, at: Tokens, layer_cache, kind: Kind):
         c = self.config
         B, T, _ = x_btd.shape
         e = c.head_width
@@ -147,12 +170,12 @@ class Attention(nn.Module):
         if c.qk_norm == "head":
             q_bthe, k_btke = norm(c, "query_norm")(q_bthe), norm(c, "key_norm")(k_btke)
         if c.position == "rope":
-            q_bthe, k_btke = (self.turn(x, at, slides) for x in (q_bthe, k_btke))
+            q_bthe, k_btke = (self.turn(x, at, kind) for x in (q_bthe, k_btke))
         k_bkse, v_bkse = k_btke.swapaxes(1, 2), v_btke.swapaxes(1, 2)
 
         allowed_bts = at.allowed_bts
-        if c.window is not None:
-            allowed_bts = _either(slides, at.within(c.window), at.allowed_bts)
+        if (window := c.window) is not None:
+            allowed_bts = _either(kind.slides, lambda: at.within(window), lambda: at.allowed_bts)
         if layer_cache is not None:
             room = layer_cache[0].shape[2]
             if room == at.mask_bs.shape[1]:
@@ -177,19 +200,23 @@ class Attention(nn.Module):
         out = Linear(c.width, out_bias, residual_layers=c.layers, dtype=c.compute, name="out")
         return out(out_bthe.reshape(B, T, c.heads * e)), layer_cache
 
-    def turn(self, x_bthe, at: Tokens, slides):
-        c = self.config
-        if c.local_rope is None:
-            return rotate(x_bthe, at.positions_bt, c.rope)
-        if isinstance(slides, bool):
-            return rotate(x_bthe, at.positions_bt, c.local_rope if slides else c.rope)
-        return _either(slides, rotate(x_bthe, at.positions_bt, c.local_rope), rotate(x_bthe, at.positions_bt, c.rope))
+    def turn(self, x_bthe, at: Tokens, kind: Kind):
+        c, room = self.config, at.mask_bs.shape[1]
+
+        def by(rope):
+            return lambda: rotate(x_bthe, at.positions_bt, rope, room)
+
+        def rotated():
+            return by(c.rope)() if c.local_rope is None else _either(kind.slides, by(c.local_rope), by(c.rope))
+
+        return _either(kind.turns, rotated, lambda: x_bthe)
 
 
-def _either(slides, local, replicated):
-    if isinstance(slides, bool):
-        return local if slides else replicated
-    return jnp.where(slides, local, replicated)
+def _either(choice, this, that):
+    """Of two functions' results; a Python bool computes one of them only."""
+    if isinstance(choice, bool):
+        return this() if choice else that()
+    return jnp.where(choice, this(), that())
 
 
 def _put(kept_bkse, new_bkte, column):
@@ -251,14 +278,14 @@ def norm(config: TransformerConfig, name: str) -> nn.Module:
     return nn.RMSNorm(epsilon=c.norm_eps, dtype=c.compute, name=name)
 
 
-def embed(count: int, deviation: float, config: TransformerConfig, name: str) -> nn.Embed:
-    """A table of so many vectors of the residual stream."""
+def embed(count: int, deviation: float, config: TransformerConfig, name: str, width: int | None = None) -> nn.Embed:
+    """A table of so many vectors, as wide as the residual stream or as said."""
 
     def promoted(*tables: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
         return [replicate_columns(table_vd) for table_vd in promote_dtype(*tables, dtype=dtype, inexact=inexact)]
 
     init, dtype = nn.initializers.normal(deviation), config.compute
-    return nn.Embed(count, config.width, embedding_init=init, dtype=dtype, promote_dtype=promoted, name=name)
+    return nn.Embed(count, width or config.width, embedding_init=init, dtype=dtype, promote_dtype=promoted, name=name)
 
 
 class Dropout(nn.Module):
@@ -285,28 +312,33 @@ class Block(nn.Module):
 
     config: TransformerConfig
     deterministic: bool
-    slides: bool  # of this layer; config.scan hands it in with the layer's cache instead
+    kind: Kind | None  # None: config.scan hands it in with the layer's cache
 
     @nn.compact
     def __call__(self, x_btd, layer, at: Tokens):
         c = self.config
-        layer_cache, slides = (layer, self.slides) if not c.scan else layer
+        layer_cache, kind = layer if self.kind is None else (layer, self.kind)
 
         def dropout(x):
             return Dropout(c.dropout, self.deterministic)(x, at.row_b)
 
         def before(x, name):
-            return x if c.norms == "after" else norm(c, f"{name}_norm")(x)
+            return norm(c, f"{name}_norm")(x) if c.norms in ("before", "both") else x
 
         def after(x, name):
-            return x if c.norms == "before" else norm(c, f"{name}_out_norm")(x)
+            x = norm(c, f"{name}_out_norm")(x) if c.norms in ("after", "both") else x
+            return x if c.residual_scale == 1.0 else x * jnp.asarray(c.residual_scale, x.dtype)
+
+        def of_sum(x, name):
+            return norm(c, f"{name}_norm")(x) if c.norms == "sum" else x
 
         attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
-        attended, layer_cache = attention(before(x_btd, "attention"), at, layer_cache, slides)
+        attended, layer_cache = attention(before(x_btd, "attention"), at, layer_cache, kind)
         attended = dropout(after(attended, "attention"))
-        read = x_btd if c.parallel else x_btd + attended
+        read = x_btd if c.parallel else of_sum(x_btd + attended, "attention")
         mixed = dropout(after(mlp(before(read, "mlp")), "mlp"))
-        return constrain_rows(read + mixed + attended if c.parallel else read + mixed), layer_cache
+        mixed = read + mixed + attended if c.parallel else of_sum(read + mixed, "mlp")
+        return constrain_rows(mixed), layer_cache
 
 
 class Transformer(nn.Module):
@@ -344,19 +376,21 @@ class Transformer(nn.Module):
         row_b = jnp.arange(len(tokens_bt)) if row_b is None else jnp.asarray(row_b)
         at = Tokens(positions_bt, mask_bs, start, allowed_bts, row_b)
 
-        embedding = embed(c.vocab_size, 0.02, c, "embedding")
+        embedding = embed(c.vocab_size, 0.02, c, "embedding", c.embedding_width)
         # PAD may be one past the vocabulary; nobody looks at it
         x_btd = embedding(jnp.minimum(tokens_bt, c.vocab_size - 1))
         if c.embedding_scale != 1.0:
             x_btd = x_btd * jnp.asarray(c.embedding_scale, c.compute)
+        if c.embedding_width is not None:
+            x_btd = Linear(c.width, False, dtype=c.compute, name="embedding_in")(x_btd)
         if c.position == "learned":
-            x_btd = x_btd + embed(c.context, 0.01, c, "position")(positions_bt)
+            x_btd = x_btd + embed(c.position_offset + c.context, 0.01, c, "position")(positions_bt + c.position_offset)
         x_btd = constrain_rows(Dropout(c.dropout, deterministic)(x_btd, row_b))
 
         block: Any = nn.remat(Block) if c.remat else Block
         if c.scan:
             caches = None if cache is None else (cache.keys[0], cache.values[0])
-            slides = jnp.array([c.slides(i) for i in range(c.layers)])
+            kinds = Kind(*(jnp.array([each(i) for i in range(c.layers)]) for each in (c.slides, c.turns)))
             scan: Any = nn.scan
             all_blocks = scan(
                 block,
@@ -365,17 +399,22 @@ class Transformer(nn.Module):
                 in_axes=(0, nn.broadcast),
                 length=c.layers,
             )
-            x_btd, caches = all_blocks(c, deterministic, False, name="blocks")(x_btd, (caches, slides), at)
+            x_btd, caches = all_blocks(c, deterministic, None, name="blocks")(x_btd, (caches, kinds), at)
             layers = [caches]
         else:
             layers = []
             for i in range(c.layers):
                 layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
-                x_btd, layer_cache = block(c, deterministic, c.slides(i), name=f"block_{i}")(x_btd, layer_cache, at)
+                kind = Kind(c.slides(i), c.turns(i))
+                x_btd, layer_cache = block(c, deterministic, kind, name=f"block_{i}")(x_btd, layer_cache, at)
                 layers.append(layer_cache)
         if cache is not None:
             cache = Cache(*(tuple(each) for each in zip(*layers, strict=True)))
-        return norm(c, "final_norm")(x_btd), cache
+        if c.final_norm:
+            x_btd = norm(c, "final_norm")(x_btd)
+        if c.embedding_width is not None:
+            x_btd = Linear(c.embedding_width, False, dtype=c.compute, name="embedding_out")(x_btd)
+        return x_btd, cache
 
 
 def stack_blocks(params: PyTree, layers: int) -> PyTree:

@@ -171,8 +171,11 @@ def decoder_from_json(said: Mapping[str, Any]) -> TransformerConfig:
         if of is None:
             return None
         scaling = dict(of["scaling"]) if of["scaling"] else None
-        return Rope(**{**of, "scaling": scaling and ROPE_SCALINGS[scaling.pop("kind")](**scaling)})
+        if scaling:
+            kind: Any = ROPE_SCALINGS[scaling.pop("kind")]
+            scaling = kind(**{name: tuple(x) if isinstance(x, list) else x for name, x in scaling.items()})
+        return Rope(**{**of, "scaling": scaling})
 
-    sliding = said["sliding"]
     ropes = {name: rope(said[name]) for name in ("rope", "local_rope")}
-    return TransformerConfig(**{**said, **ropes, "sliding": sliding if sliding is None else tuple(sliding)})
+    lists = {name: tuple(x) for name, x in said.items() if isinstance(x, list)}
+    return TransformerConfig(**{**said, **ropes, **lists})

@@ -30,7 +30,7 @@ from rlhf_jax.models import (
     unstack_blocks,
 )
 from rlhf_jax.models.attention import attend
-from rlhf_jax.models.rope import Linear, Llama3, Yarn, frequencies, rotate
+from rlhf_jax.models.rope import Dynamic, Linear, Llama3, LongRope, Yarn, frequencies, rotate
 from rlhf_jax.types import PromptBatch
 from tests.models.conftest import GPT2, LLAMA, wild
 
@@ -38,7 +38,9 @@ LONG = pytest.mark.long
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 PAD, NEVER = 0, -1
 NEW = 8  # tokens written
-SLIDING = replace(LLAMA, layers=3, window=3, sliding=(True, False, True), local_rope=Rope(theta=100.0))
+SLIDING = replace(
+    LLAMA, layers=3, window=3, sliding=(True, False, True), local_rope=Rope(theta=100.0), turned=(True, True, False)
+)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 13, (3, 8)))
 MASK = jnp.arange(8)[None, :] >= jnp.array([0, 2, 5])[:, None]  # rows of 8, 6 and 3 tokens, padded on the left
 PROMPTS = PromptBatch(TOKENS[:, :5], jnp.arange(5)[None, :] >= jnp.array([0, 2, 4])[:, None])
@@ -423,11 +425,12 @@ def test_a_matrix_that_there_is_not(config, targets, named):
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3, 16)), jnp.float32)
 POSITIONS = jnp.tile(jnp.arange(6) * 7, (2, 1))
+ROOM = 36
 
 
 def test_rotation_by_hand():
     """Dimensions j and j + 8 of 16 turned by position·θ^(−2j/16)."""
-    found = np.asarray(rotate(X, POSITIONS, Rope(theta=500.0)))
+    found = np.asarray(rotate(X, POSITIONS, Rope(theta=500.0), ROOM))
     x, j = np.asarray(X, np.float64), np.arange(8)
     z = (x[..., :8] + 1j * x[..., 8:]) * np.exp(1j * np.asarray(POSITIONS)[:, :, None, None] * 500.0 ** (-2 * j / 16))
     np.testing.assert_allclose(found, np.concatenate([z.real, z.imag], axis=-1), atol=1e-4)
@@ -435,21 +438,23 @@ def test_rotation_by_hand():
 
 @pytest.mark.parametrize("scaling", [None, Linear(4.0), Llama3(8.0, 1.0, 4.0, 16), Yarn(4.0, 16, attention=1.0)])
 def test_rotation_keeps_norms(scaling):
-    turned = rotate(X, POSITIONS, Rope(scaling=scaling))
+    turned = rotate(X, POSITIONS, Rope(scaling=scaling), ROOM)
     np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(X, axis=-1), rtol=1e-5)
     assert np.abs(turned - X).max() > 0.1
 
 
 def test_a_linear_factor_divides_positions():
-    np.testing.assert_array_equal(rotate(X, POSITIONS, Rope(scaling=Linear(1.0))), rotate(X, POSITIONS, Rope()))
-    halved = rotate(X, POSITIONS * 2, Rope(scaling=Linear(2.0)))
-    np.testing.assert_allclose(halved, rotate(X, POSITIONS, Rope()), atol=1e-5)
+    np.testing.assert_array_equal(
+        rotate(X, POSITIONS, Rope(scaling=Linear(1.0)), ROOM), rotate(X, POSITIONS, Rope(), ROOM)
+    )
+    halved = rotate(X, POSITIONS * 2, Rope(scaling=Linear(2.0)), ROOM)
+    np.testing.assert_allclose(halved, rotate(X, POSITIONS, Rope(), ROOM), atol=1e-5)
 
 
 def test_part_of_a_head_is_left_as_it_is():
-    found = rotate(X, POSITIONS, Rope(share=0.25))
+    found = rotate(X, POSITIONS, Rope(share=0.25), ROOM)
     np.testing.assert_array_equal(found[..., 4:], X[..., 4:])
-    np.testing.assert_array_equal(found[..., :4], rotate(X[..., :4], POSITIONS, Rope()))
+    np.testing.assert_array_equal(found[..., :4], rotate(X[..., :4], POSITIONS, Rope(), ROOM))
     assert (np.abs(found - X)[:, 1:, :, :4] > 0).all()
 
 
@@ -457,7 +462,7 @@ def test_yarn_sharpens_by_its_attention_factor():
     """Norms grow by 0.1·log(4) + 1 (the paper's √(1/t), equation 15), or by the factor given."""
     norms = jnp.linalg.norm(X, axis=-1)
     for yarn, factor in ((Yarn(4.0, 16), 0.1 * math.log(4) + 1), (Yarn(4.0, 16, attention=1.3), 1.3)):
-        found = jnp.linalg.norm(rotate(X, POSITIONS, Rope(scaling=yarn)), axis=-1)
+        found = jnp.linalg.norm(rotate(X, POSITIONS, Rope(scaling=yarn), ROOM), axis=-1)
         np.testing.assert_allclose(found, factor * norms, rtol=1e-5)
 
 
@@ -465,8 +470,24 @@ def test_yarn_sharpens_by_its_attention_factor():
 def test_fast_pairs_keep_their_frequency_and_slow_ones_are_divided(scaling):
     """At 128 dimensions and θ = 10,000 over 2048 tokens, pair j makes 2048·θ^(−j/64)/2π turns: more than 32 for j = 0,
     fewer than one for j = 63."""
-    plain, found = (np.asarray(frequencies(Rope(scaling=s), 128)) for s in (None, scaling))
+    plain, found = (np.asarray(frequencies(Rope(scaling=s), 128, ROOM)) for s in (None, scaling))
     assert 2048 * plain[0] / (2 * math.pi) > 32 and 2048 * plain[63] / (2 * math.pi) < 1
     assert found[0] == plain[0]
     assert found[63] == pytest.approx(plain[63] / 4, rel=1e-6)
     assert (np.diff(found / plain) <= 1e-6).all() and ((found / plain > 0.3) & (found / plain < 0.9)).any()
+
+
+def test_longrope_goes_by_the_room_of_a_row():
+    """Frequency j is 10000^(−2j/8) over the j-th factor of one list or of the other."""
+    short, long = (1.0, 1.5, 2.0, 4.0), (3.0, 5.0, 8.0, 9.0)
+    plain = 10_000.0 ** (-np.arange(4) / 4)
+    scaling = LongRope(short, long, original_context=36, attention_factor=1.0)
+    for room, factors in ((36, short), (37, long)):
+        np.testing.assert_allclose(frequencies(Rope(scaling=scaling), 8, room), plain / np.array(factors), rtol=1e-5)
+
+
+def test_a_dynamic_base_goes_by_the_room_of_a_row():
+    """θ·(4·room/16 − 3)^(8/6) beyond 16 columns, θ up to them."""
+    for room, theta in ((9, 10_000.0), (16, 10_000.0), (24, 10_000.0 * 3.0 ** (8 / 6))):
+        found = frequencies(Rope(scaling=Dynamic(4.0, 16)), 8, room)
+        np.testing.assert_allclose(found, theta ** (-np.arange(4) / 4), rtol=1e-5)
