@@ -5,6 +5,7 @@ add one: write its `read` (what has no key there is off), list its tensors, and 
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,119 +13,84 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.models.rope import Linear, Llama3, Rope, Yarn
+from rlhf_jax.models import config_keys
+from rlhf_jax.models.config_keys import NEEDED, SCALING, OrNull, default_of, may_be_null
+from rlhf_jax.models.rope import Dynamic, Linear, Llama3, LongRope, Rope, Yarn
 from rlhf_jax.models.transformer import TransformerConfig
 
 
 class Keys:
-    """A config.json that remembers what was read of it, so that nothing in it is silently left out."""
+    """A config.json that remembers what was read of it, so that nothing that counts is silently left out.
 
-    def __init__(self, values: dict, source: str):
-        self.values, self.source, self.unread = values, source, set(values)
+    defaults: the keys that count and what each is where it is missing (rlhf_jax/models/config_keys.py).
+    """
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value, or the default where the key is missing or null. A default of ... is none: the key must be there."""
+    def __init__(self, values: dict, defaults: dict, source: str):
+        self.values, self.defaults, self.source = values, defaults, source
+        self.unread, self.refusals = set(values) & set(defaults), []
+
+    def get(self, name: str) -> Any:
+        """The value, or the default where the key is missing. InputError: there is none, or a null that says nothing."""
         self.unread.discard(name)
-        value = self.values.get(name)
-        if value is None and default is ...:
-            raise InputError(f"{self.source} has no {name!r}; add it, or copy the file anew")
-        return default if value is None else value
+        default = self.defaults[name]
+        if name not in self.values:
+            if default_of(default) is NEEDED:
+                raise InputError(f"{self.source} has no {name!r}; add it, or copy the file anew")
+            return default_of(default)
+        if self.values[name] is None and not may_be_null(default):
+            raise InputError(f"{self.source}: {name} is null; give it a value, or remove it for the usual one")
+        return self.values[name]
 
-    def _checked(self, name: str, default: Any, fits: Callable[[Any], bool], kind: str) -> Any:
-        value = self.get(name, default)
+    def _checked(self, name: str, fits: Callable[[Any], bool], kind: str) -> Any:
+        value = self.get(name)
         if self.values.get(name) is not None and not fits(value):
             raise InputError(f"{self.source}: {name} = {value!r} is not {kind}; mend it, or copy the file anew")
         return value
 
-    def whole(self, name: str, default: Any = ..., least: int = 1) -> Any:
-        return self._checked(
-            name, default, lambda x: type(x) is int and least <= x < 2**31, f"a whole number from {least} up"
-        )
+    def whole(self, name: str, least: int = 1) -> Any:
+        return self._checked(name, lambda x: type(x) is int and least <= x < 2**31, f"a whole number from {least} up")
 
-    def number(self, name: str, default: Any = ..., zero: bool = False, sign: bool = False) -> Any:
+    def number(self, name: str, zero: bool = False, sign: bool = False) -> Any:
         """zero, sign: whether it may be 0, or any."""
 
         def fits(x: Any) -> bool:
             return type(x) in (int, float) and abs(x) < 1e38 and (x > 0 or sign or (zero and x == 0))
 
-        return self._checked(name, default, fits, "a number" if sign else f"a number {'≥' if zero else '>'} 0")
+        return self._checked(name, fits, "a number" if sign else f"a number {'≥' if zero else '>'} 0")
 
-    def switch(self, name: str, default: Any) -> Any:
-        return self._checked(name, default, lambda x: type(x) is bool, "true or false")
+    def switch(self, name: str) -> Any:
+        return self._checked(name, lambda x: type(x) is bool, "true or false")
 
-    def map(self, name: str, default: Any = None) -> Any:
-        return self._checked(name, default, lambda x: type(x) is dict, "a map of keys and values")
+    def map(self, name: str) -> Any:
+        return self._checked(name, lambda x: type(x) is dict, "a map of keys and values")
 
-    def only(self, name: str, *allowed: Any) -> None:
-        """A switch of which we have one position (the first, where it is missing)."""
-        value = self.get(name, allowed[0])
-        if value not in allowed:
-            raise InputError(f"{self.source}: {name} = {value!r} is not implemented, only {allowed[0]!r} is")
+    def list(self, name: str) -> Any:
+        return self._checked(name, lambda x: type(x) is list, "a list")
 
     def one_of(self, name: str, value: Any, known: dict) -> Any:
+        """What is known under a value; of one that is not, any, for `finish` says so."""
         if not isinstance(value, str) or value not in known:
-            raise InputError(
-                f"{self.source}: {name} = {value!r} is not implemented, only {', '.join(map(repr, known))}"
-            )
+            self.refuse(name, value, f"only {', '.join(map(repr, known))}")
+            return next(iter(known.values()))
         return known[value]
 
+    def refuse(self, name: str, value: Any, advice: str) -> None:
+        """Notes a value that is not implemented."""
+        self.refusals.append(f"{name} = {reprlib.repr(value)} is not implemented, {advice}")
+
     def finish(self) -> None:
-        if unread := sorted(self.unread - UNRELATED):
-            name = unread[0]
-            raise InputError(
-                f"{self.source}: {name} = {self.values[name]!r} is not implemented; remove the key if it is off"
-            )
+        """InputError: all that is not implemented."""
+        for name in sorted(self.unread):
+            value, off = self.values[name], default_of(self.defaults[name])
+            if value != off and (value or off):
+                self.refuse(
+                    name, value, ADVICE.get(name, f"only {off!r} is" if off is not None else "remove it if it is off")
+                )
+        if self.refusals:
+            raise InputError(f"{self.source}: {'; '.join(self.refusals)}")
 
 
-# Keys that say nothing about what the model computes: training, generation, bookkeeping.
-UNRELATED = {
-    "_name_or_path",
-    "_attn_implementation_autoset",
-    "architectures",
-    "attention_dropout",
-    "attn_pdrop",
-    "auto_map",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "decoder_start_token_id",
-    "dtype",
-    "embd_pdrop",
-    "eos_token_id",
-    "finetuning_task",
-    "gradient_checkpointing",
-    "hidden_dropout",
-    "id2label",
-    "initializer_range",
-    "is_decoder",
-    "label2id",
-    "model_type",
-    "n_ctx",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "prefix",
-    "pretraining_tp",
-    "problem_type",
-    "resid_pdrop",
-    "return_dict",
-    "rlhf_jax_score_bias",
-    "sep_token_id",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "task_specific_params",
-    "tokenizer_class",
-    "torch_dtype",
-    "transformers_version",
-    "unk_token_id",
-    "use_cache",
-}
+ADVICE = {"quantization_config": "save the weights as floats, without it"}
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
@@ -235,6 +201,24 @@ NEOX_TENSORS = [
     turned("embed_out.weight", "unembedding"),
 ]
 
+OPT_LAYER = "model.decoder.layers.{i}"
+OPT_TENSORS = [
+    same("model.decoder.embed_tokens.weight", "transformer/embedding/embedding"),
+    same("model.decoder.embed_positions.weight", "transformer/position/embedding"),
+    turned("model.decoder.project_in.weight", "transformer/embedding_in/kernel"),
+    *norm(f"{OPT_LAYER}.self_attn_layer_norm", f"{BLOCK}/attention_norm"),
+    *linear(f"{OPT_LAYER}.self_attn.q_proj", f"{BLOCK}/attention/query"),
+    *linear(f"{OPT_LAYER}.self_attn.k_proj", f"{BLOCK}/attention/key"),
+    *linear(f"{OPT_LAYER}.self_attn.v_proj", f"{BLOCK}/attention/value"),
+    *linear(f"{OPT_LAYER}.self_attn.out_proj", f"{BLOCK}/attention/out"),
+    *norm(f"{OPT_LAYER}.final_layer_norm", f"{BLOCK}/mlp_norm"),
+    *linear(f"{OPT_LAYER}.fc1", f"{BLOCK}/mlp/up"),
+    *linear(f"{OPT_LAYER}.fc2", f"{BLOCK}/mlp/down"),
+    *norm("model.decoder.final_layer_norm", "transformer/final_norm"),
+    turned("model.decoder.project_out.weight", "transformer/embedding_out/kernel"),
+    turned("lm_head.weight", "unembedding"),
+]
+
 LLAMA_FRAME = [
     same("model.embed_tokens.weight", "transformer/embedding/embedding"),
     *linear("model.layers.{i}.self_attn.o_proj", f"{BLOCK}/attention/out"),
@@ -299,310 +283,474 @@ GATED = {
 }
 
 
-def rope_of(keys: Keys, context: int, values: dict | None, theta: float, share: float) -> Rope:
-    """From Transformers 5's rope_parameters, or from rope_scaling and the keys beside it."""
-    inner = Keys(values or {}, f"{keys.source}, rotary positions")
-    kind = inner.get("rope_type", inner.get("type", "default"))
-    inner.get("type")
-    theta, share = float(inner.number("rope_theta", theta)), float(inner.number("partial_rotary_factor", share))
+def rope_of(keys: Keys, context: int, values: dict, theta: float, share: float, original: int, partial: bool) -> Rope:
+    """Of what rope_parameters or rope_scaling holds. partial: whether the family rotates a share of a head; what does not
+    leaves that key unread where nothing is stretched."""
+    defaults = {
+        "rope_theta": theta,
+        "partial_rotary_factor": OrNull(share),
+        "original_max_position_embeddings": original,
+    }
+    inner = Keys(values, SCALING | defaults, f"{keys.source}, rotary positions")
+    kind = inner.get("rope_type" if "rope_type" in values else "type")
+    theta, share = float(inner.number("rope_theta")), inner.number("partial_rotary_factor")
+    share = 1.0 if share is None or (kind == "default" and not partial) else float(share)
     if theta <= 1 or share > 1:
         raise InputError(f"{keys.source}: rope_theta {theta} and the rotated share {share} must be > 1 and ≤ 1")
-    original = inner.whole("original_max_position_embeddings", keys.whole("original_max_position_embeddings", context))
+    if share < 1 and not partial:
+        keys.refuse("partial_rotary_factor", share, "only 1 is for this model_type")
+    original = inner.whole("original_max_position_embeddings")
     match kind:
         case "default":
-            inner.unread -= {"factor", "original_max_position_embeddings"}
             scaling = None
         case "linear":
-            scaling = Linear(float(inner.number("factor")))
+            scaling = Linear(_factor(inner, context, original))
         case "llama3":
             low, high = float(inner.number("low_freq_factor")), float(inner.number("high_freq_factor"))
             if low >= high:
                 raise InputError(f"{inner.source}: low_freq_factor {low} is not below high_freq_factor {high}")
-            scaling = Llama3(float(inner.number("factor")), low, high, inner.whole("original_max_position_embeddings"))
+            scaling = Llama3(_factor(inner, context, original), low, high, original)
         case "yarn":
-            factor = float(inner.number("factor", context / original))
-            attention = inner.number("attention_factor", None)
-            mscale, all_dim = (inner.number(name, None, zero=True) for name in ("mscale", "mscale_all_dim"))
-            if attention is None and mscale and all_dim:
+            factor, attention = _factor(inner, context, original), inner.number("attention_factor")
+            mscale, all_dim = (inner.number(name, zero=True) for name in ("mscale", "mscale_all_dim"))
+            if attention is None and mscale and all_dim and factor > 1:
                 attention = (0.1 * mscale * math.log(factor) + 1.0) / (0.1 * all_dim * math.log(factor) + 1.0)
-            fast, slow = float(inner.number("beta_fast", 32)), float(inner.number("beta_slow", 1))
-            scaling = Yarn(factor, original, fast, slow, attention, inner.switch("truncate", True))
+            fast, slow = inner.number("beta_fast", zero=True) or 32, inner.number("beta_slow", zero=True) or 1
+            scaling = Yarn(factor, original, float(fast), float(slow), attention, inner.switch("truncate"))
+        case "longrope":
+            short, long = (tuple(_factors(inner, name)) for name in ("short_factor", "long_factor"))
+            # the factor and not a factor's default: here it need not be
+            factor = _factor(inner, context, original) if "factor" in values else context / original
+            attention = inner.number("attention_factor")
+            if attention is None:
+                attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+            scaling = LongRope(short, long, original, float(attention))
+        case "dynamic":
+            scaling = Dynamic(_factor(inner, context, original), context)
         case _:
-            raise InputError(
-                f"{keys.source}: rope_type {kind!r} is not implemented, only default, linear, llama3 and yarn"
-            )
-    inner.finish()
+            keys.refuse("rope_type", kind, "only default, linear, dynamic, llama3, longrope and yarn are")
+            scaling = None
     return Rope(theta, share, scaling)
 
 
-def ropes(
+def _factor(inner: Keys, context: int, original: int) -> float:
+    """By which positions are stretched; null is by as much as the context is longer than the original one."""
+    factor = inner.number("factor")
+    return context / original if factor is None else float(factor)
+
+
+def _factors(inner: Keys, name: str) -> list[float]:
+    """One a pair of dimensions."""
+    found = inner.list(name)
+    if not all(type(x) in (int, float) and 0 < x < 1e38 for x in found):
+        raise InputError(f"{inner.source}: {name} = {reprlib.repr(found)} is not a list of numbers > 0")
+    return [float(x) for x in found]
+
+
+def the_rope(
     keys: Keys,
     context: int,
     share_key: str = "partial_rotary_factor",
     theta_key: str = "rope_theta",
-    theta: float = 10_000.0,
-) -> dict[str, Rope]:
-    """By kind of layer, where there are several, else under ""."""
-    theta, share = float(keys.number(theta_key, theta)), float(keys.number(share_key, 1.0))
+    partial: bool = False,
+    names: dict[str, str] | None = None,
+) -> Rope:
+    """Of a family that has one for all layers. names: old ones of ways to stretch.
+
+    Where rope_scaling says anything it stands for rope_parameters, not beside them; and the original context is what stands
+    beside them before what stands in them.
+    """
+    theta, share = float(keys.number(theta_key)), keys.number(share_key)
     new, old = keys.map("rope_parameters"), keys.map("rope_scaling")
-    if new is not None and "full_attention" in new:
-        kinds = Keys(new, f"{keys.source}, rope_parameters")
-        found = {kind: kinds.map(kind) for kind in ("full_attention", "sliding_attention")}
-        kinds.finish()
-        return {kind: rope_of(keys, context, each, theta, share) for kind, each in found.items() if each is not None}
-    return {"": rope_of(keys, context, new if new is not None else old, theta, share)}
-
-
-def the_rope(keys: Keys, context: int, share_key: str = "partial_rotary_factor", theta_key: str = "rope_theta") -> Rope:
-    """Of a family that has one for all layers."""
-    found = ropes(keys, context, share_key, theta_key)
-    if "" not in found:
+    values = dict(old or new or {})
+    if original := keys.whole("original_max_position_embeddings"):
+        values["original_max_position_embeddings"] = original
+    kind = values.get("rope_type", values.get("type"))
+    if names and isinstance(kind, str):
+        values["rope_type"] = names.get(kind, kind)
+    if values.keys() & KINDS:
         raise InputError(f"{keys.source}: rope_parameters by kind of layer is not implemented for this model_type")
-    return found[""]
+    return rope_of(keys, context, values, theta, 1.0 if share is None else share, context, partial)
 
 
-def sliding_layers(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
-    """By layer_types where there are any."""
-    kinds = keys.get("layer_types")
-    if kinds is None:
-        return tuple(default)
-    if not isinstance(kinds, list):
-        raise InputError(f"{keys.source}: layer_types = {kinds!r} is not a list of kinds, one a layer")
-    if len(kinds) != layers:
-        raise InputError(f"{keys.source}: layer_types names {len(kinds)} layers and num_hidden_layers is {layers}")
-    known = {"sliding_attention": True, "full_attention": False}
-    return tuple(keys.one_of("layer_types", kind, known) for kind in kinds)
+def ropes_by_kind(keys: Keys, context: int, local_theta: float) -> tuple[Rope, Rope]:
+    """Of a family that has one for the layers that see all and one for those that slide; rope_scaling is the former's."""
+    theta, share = float(keys.number("rope_theta")), keys.number("partial_rotary_factor")
+    new, old = keys.map("rope_parameters") or {}, keys.map("rope_scaling") or {}
+    if unknown := sorted(new.keys() - KINDS):
+        raise InputError(
+            f"{keys.source}: rope_parameters has {unknown[0]!r} and may have only {', '.join(sorted(KINDS))}"
+        )
+    kinds = Keys(new, dict.fromkeys(KINDS), f"{keys.source}, rope_parameters")
+    full, local = (kinds.map(kind) or {} for kind in ("full_attention", "sliding_attention"))
+    for values in (full, local, old):
+        if values.get("truncate") not in (None, True):  # Transformers looks for it where it cannot stand here
+            keys.refuse("truncate", values["truncate"], "only true is for this model_type")
+    share = 1.0 if share is None else share
+    return (
+        rope_of(keys, context, full | old, theta, share, context, False),
+        rope_of(keys, context, local, local_theta, share, context, False),
+    )
 
 
-def common(keys: Keys, tied: bool, mlp: str | None = None) -> dict[str, Any]:
+KINDS = {"full_attention", "sliding_attention"}
+
+
+def sliding_layers(keys: Keys, layers: int, window: int | None, default: Sequence[bool]) -> dict[str, Any]:
+    """The window and the layers that have it, by layer_types where there are any."""
+    kinds = keys.list("layer_types")
+    sliding = tuple(default)
+    if kinds is not None:
+        if len(kinds) != layers:
+            raise InputError(f"{keys.source}: layer_types names {len(kinds)} layers and num_hidden_layers is {layers}")
+        known = {"sliding_attention": True, "full_attention": False}
+        sliding = tuple(keys.one_of("layer_types", kind, known) for kind in kinds)
+    if window is None and any(sliding):
+        raise InputError(f"{keys.source}: layers slide and sliding_window is off; give it, or make all layers full")
+    return {"window": window, "sliding": sliding} if any(sliding) else {}
+
+
+def common(keys: Keys, activation: str = "hidden_act", gates: dict[str, str] = GATED) -> dict[str, Any]:
     """What Llama's config and its heirs' share."""
-    heads = keys.whole("num_attention_heads")
-    width = keys.whole("hidden_size")
-    keys.only("use_bidirectional_attention", False)
+    heads, width = keys.whole("num_attention_heads"), keys.whole("hidden_size")
+    head_dim, kv_heads = keys.whole("head_dim"), keys.whole("num_key_value_heads")
     return {
         "vocab_size": keys.whole("vocab_size"),
         "context": keys.whole("max_position_embeddings"),
         "width": width,
         "layers": keys.whole("num_hidden_layers"),
         "heads": heads,
-        "kv_heads": keys.whole("num_key_value_heads", heads),
+        "kv_heads": heads if kv_heads is None else kv_heads,
         "hidden": keys.whole("intermediate_size"),
         "norm": "rmsnorm",
         "position": "rope",
-        "mlp": mlp or keys.one_of("hidden_act", keys.get("hidden_act", "silu"), GATED),
+        "mlp": keys.one_of(activation, keys.get(activation), gates),
         "bias": False,
-        "tied": keys.switch("tie_word_embeddings", tied),
+        "tied": keys.switch("tie_word_embeddings"),
         "dropout": 0.0,
-        "head_dim": keys.whole("head_dim", width // heads),
-        "norm_eps": keys.number("rms_norm_eps", 1e-6),
+        "head_dim": width // heads if head_dim is None else head_dim,
+        "norm_eps": keys.number("rms_norm_eps"),
     }
 
 
+def attention_biases(keys: Keys) -> dict[str, Any]:
+    """One switch for query, key, value and out."""
+    bias = keys.switch("attention_bias")
+    return {"qkv_bias": bias, "out_bias": bias}
+
+
 def gpt2(keys: Keys) -> TransformerConfig:
-    """GPT-2 (Radford et al. 2019)."""
-    width, heads = keys.whole("n_embd"), keys.whole("n_head")
-    for name, position in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        keys.only(name, position)
-    keys.get("reorder_and_upcast_attn")  # our scores are float32 anyhow
+    """GPT-2 (Radford et al. 2019). Four of its keys go by the names of other families too, which come first."""
+    width, heads, layers, context = (
+        keys.whole(usual if usual in keys.values else own)
+        for own, usual in (
+            ("n_embd", "hidden_size"),
+            ("n_head", "num_attention_heads"),
+            ("n_layer", "num_hidden_layers"),
+            ("n_positions", "max_position_embeddings"),
+        )
+    )
+    keys.unread -= {"n_embd", "n_head", "n_layer", "n_positions"}
     return TransformerConfig(
         vocab_size=keys.whole("vocab_size"),
-        context=keys.whole("n_positions"),
+        context=context,
         width=width,
-        layers=keys.whole("n_layer"),
+        layers=layers,
         heads=heads,
         kv_heads=heads,
-        hidden=keys.whole("n_inner", 4 * width),
+        hidden=keys.whole("n_inner") or 4 * width,
         norm="layernorm",
         position="learned",
-        mlp=keys.one_of("activation_function", keys.get("activation_function", "gelu_new"), PLAIN),
+        mlp=keys.one_of("activation_function", keys.get("activation_function"), PLAIN),
         bias=True,
-        tied=keys.switch("tie_word_embeddings", True),
+        tied=keys.switch("tie_word_embeddings"),
         dropout=0.0,
-        norm_eps=keys.number("layer_norm_epsilon", 1e-5),
+        norm_eps=keys.number("layer_norm_epsilon"),
     )
 
 
 def neox(keys: Keys) -> TransformerConfig:
     """GPT-NeoX and Pythia (Biderman et al. 2023, arXiv:2304.01373)."""
-    context, heads = keys.whole("max_position_embeddings"), keys.whole("num_attention_heads")
-    bias = keys.switch("attention_bias", True)
+    context, heads, width = (
+        keys.whole(name) for name in ("max_position_embeddings", "num_attention_heads", "hidden_size")
+    )
+    if (head_dim := keys.whole("head_dim")) not in (None, width // heads):
+        keys.refuse("head_dim", head_dim, f"only {width // heads} is, which is hidden_size / num_attention_heads")
     return TransformerConfig(
         vocab_size=keys.whole("vocab_size"),
         context=context,
-        width=keys.whole("hidden_size"),
+        width=width,
         layers=keys.whole("num_hidden_layers"),
         heads=heads,
         kv_heads=heads,
         hidden=keys.whole("intermediate_size"),
         norm="layernorm",
         position="rope",
-        mlp=keys.one_of("hidden_act", keys.get("hidden_act", "gelu"), PLAIN),
+        mlp=keys.one_of("hidden_act", keys.get("hidden_act"), PLAIN),
         bias=True,
-        tied=keys.switch("tie_word_embeddings", False),
+        tied=keys.switch("tie_word_embeddings"),
         dropout=0.0,
-        qkv_bias=bias,
-        out_bias=bias,
-        norm_eps=keys.number("layer_norm_eps", 1e-5),
-        parallel=keys.switch("use_parallel_residual", True),
-        rope=the_rope(keys, context, "rotary_pct", "rotary_emb_base"),
+        **attention_biases(keys),
+        norm_eps=keys.number("layer_norm_eps"),
+        parallel=keys.switch("use_parallel_residual"),
+        rope=the_rope(keys, context, "rotary_pct", "rotary_emb_base", partial=True),
     )
 
 
 def llama(keys: Keys) -> TransformerConfig:
     """Llama 1 to 3."""
-    fields, bias = common(keys, tied=False), keys.switch("attention_bias", False)
-    mlp_bias = keys.switch("mlp_bias", False)
+    fields = common(keys)
     rope = the_rope(keys, fields["context"])
-    return TransformerConfig(**fields, qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias, rope=rope)
+    return TransformerConfig(**fields, **attention_biases(keys), mlp_bias=keys.switch("mlp_bias"), rope=rope)
 
 
 def mistral(keys: Keys) -> TransformerConfig:
     """Mistral: Llama with a window, in all layers."""
-    fields, window = common(keys, tied=False), keys.whole("sliding_window", None)
+    fields, window = common(keys), keys.whole("sliding_window")
     return TransformerConfig(**fields, rope=the_rope(keys, fields["context"]), window=window)
 
 
 def qwen2(keys: Keys) -> TransformerConfig:
     """Qwen 2 and 2.5: Llama with biases on query, key and value."""
-    return TransformerConfig(**common(keys, tied=False), **qwen_window(keys), qkv_bias=True)
+    return TransformerConfig(**common(keys), **qwen_window(keys), qkv_bias=True)
 
 
 def qwen3(keys: Keys) -> TransformerConfig:
     """Qwen 3: norms on each head's query and key."""
-    bias = keys.switch("attention_bias", False)
-    fields = common(keys, tied=False) | {"head_dim": keys.whole("head_dim", 128)}
-    return TransformerConfig(**fields, **qwen_window(keys), qkv_bias=bias, out_bias=bias, qk_norm="head")
+    return TransformerConfig(**common(keys), **qwen_window(keys), **attention_biases(keys), qk_norm="head")
 
 
 def qwen_window(keys: Keys) -> dict[str, Any]:
     """The window, which the first max_window_layers layers do not have."""
-    layers, first = keys.whole("num_hidden_layers"), keys.whole("max_window_layers", 28, least=0)
-    window = keys.whole("sliding_window", 4096) if keys.switch("use_sliding_window", False) else None
-    keys.get("sliding_window")
-    sliding = sliding_layers(keys, layers, [window is not None and i >= first for i in range(layers)])
+    layers, first = keys.whole("num_hidden_layers"), keys.whole("max_window_layers", least=0)
+    window = keys.whole("sliding_window")
+    window = window if keys.switch("use_sliding_window") else None
+    usual = [window is not None and i >= first for i in range(layers)]
     rope = the_rope(keys, keys.whole("max_position_embeddings"))
-    return {"rope": rope} | ({"window": window, "sliding": sliding} if window is not None and any(sliding) else {})
+    return {"rope": rope} | sliding_layers(keys, layers, window, usual)
 
 
-def gemma_common(keys: Keys) -> dict[str, Any]:
-    """Gemma writes "gelu" in old files and computes its tanh form all the same."""
-    act = keys.get("hidden_activation", keys.get("hidden_act", "gelu_pytorch_tanh"))
-    keys.get("hidden_act")
-    mlp = keys.one_of("hidden_activation", act, {"gelu": "geglu", "gelu_pytorch_tanh": "geglu"})
-    fields, bias = common(keys, tied=True, mlp=mlp), keys.switch("attention_bias", False)
-    return fields | {
-        "head_dim": keys.whole("head_dim", 256),
-        "norm_offset": 1.0,
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "embedding_scale": fields["width"] ** 0.5,
-    }
+def gemma_common(keys: Keys, *activation: Any) -> dict[str, Any]:
+    """Scaled embeddings, norms that multiply by 1 + w."""
+    fields = common(keys, *activation)
+    return fields | attention_biases(keys) | {"norm_offset": 1.0, "embedding_scale": fields["width"] ** 0.5}
 
 
 def gemma(keys: Keys) -> TransformerConfig:
-    """Gemma 1: scaled embeddings, norms that multiply by 1 + w."""
-    fields = gemma_common(keys)
+    """Gemma 1, which writes "gelu" in old files and computes its tanh form all the same."""
+    fields = gemma_common(keys, "hidden_act", GATED | {"gelu": "geglu"})
     return TransformerConfig(**fields, rope=the_rope(keys, fields["context"]))
 
 
 def gemma2(keys: Keys) -> TransformerConfig:
     """Gemma 2: every other layer slides, norms on both sides, capped scores and logits."""
-    fields = gemma_common(keys)
+    fields = gemma_common(keys, "hidden_activation")
+    layers = fields["layers"]
     return TransformerConfig(
         **fields,
+        **sliding_layers(keys, layers, keys.whole("sliding_window"), [i % 2 == 0 for i in range(layers)]),
         norms="both",
         rope=the_rope(keys, fields["context"]),
-        window=keys.whole("sliding_window", 4096),
-        sliding=sliding_layers(keys, fields["layers"], [i % 2 == 0 for i in range(fields["layers"])]),
-        attention_scale=keys.number("query_pre_attn_scalar", 256) ** -0.5,
-        attention_cap=keys.number("attn_logit_softcapping", None),
-        logit_cap=keys.number("final_logit_softcapping", None),
+        attention_scale=keys.number("query_pre_attn_scalar") ** -0.5,
+        attention_cap=keys.number("attn_logit_softcapping"),
+        logit_cap=keys.number("final_logit_softcapping"),
     )
 
 
 def gemma3(keys: Keys) -> TransformerConfig:
     """Gemma 3's text decoder: five layers slide, with a base of their own, the sixth does not."""
-    fields = gemma_common(keys)
-    layers, every = fields["layers"], keys.whole("sliding_window_pattern", keys.whole("_sliding_window_pattern", 6))
-    keys.get("_sliding_window_pattern")
-    found = ropes(keys, fields["context"], theta=1_000_000.0)
-    local_theta = float(keys.number("rope_local_base_freq", 10_000.0))
+    fields = gemma_common(keys, "hidden_activation")
+    layers, every = fields["layers"], keys.whole("sliding_window_pattern")
+    usual = [bool((i + 1) % every) for i in range(layers)]
+    rope, local_rope = ropes_by_kind(keys, fields["context"], float(keys.number("rope_local_base_freq")))
     return TransformerConfig(
         **fields,
+        **sliding_layers(keys, layers, keys.whole("sliding_window"), usual),
         norms="both",
         qk_norm="head",
-        rope=found.get("full_attention", found.get("", Rope())),
-        local_rope=found.get("sliding_attention", Rope(local_theta)),
-        window=keys.whole("sliding_window", 4096),
-        sliding=sliding_layers(keys, layers, [bool((i + 1) % every) for i in range(layers)]),
-        attention_scale=keys.number("query_pre_attn_scalar", 256) ** -0.5,
-        attention_cap=keys.number("attn_logit_softcapping", None),
-        logit_cap=keys.number("final_logit_softcapping", None),
+        rope=rope,
+        local_rope=local_rope,
+        attention_scale=keys.number("query_pre_attn_scalar") ** -0.5,
+        logit_cap=keys.number("final_logit_softcapping"),
     )
 
 
 def phi3(keys: Keys) -> TransformerConfig:
-    """Phi-3: Llama with its matrices side by side."""
-    fields = common(keys, tied=False)
-    return TransformerConfig(
-        **fields, rope=the_rope(keys, fields["context"]), window=keys.whole("sliding_window", None)
-    )
+    """Phi-3 and 4: Llama with its matrices side by side. Its longrope went by other names."""
+    fields = common(keys)
+    rope = the_rope(keys, fields["context"], partial=True, names={"su": "longrope", "yarn": "longrope"})
+    return TransformerConfig(**fields, rope=rope, window=keys.whole("sliding_window"))
 
 
 def olmo2(keys: Keys) -> TransformerConfig:
     """OLMo 2: norms after each branch, and over all heads' queries and keys."""
-    fields, bias = common(keys, tied=False), keys.switch("attention_bias", False)
-    rope = the_rope(keys, fields["context"])
-    return TransformerConfig(**fields, rope=rope, norms="after", qk_norm="width", qkv_bias=bias, out_bias=bias)
+    fields, rope = common(keys) | attention_biases(keys), the_rope(keys, keys.whole("max_position_embeddings"))
+    return TransformerConfig(**fields, rope=rope, norms="after", qk_norm="width")
+
+
+def olmo3(keys: Keys) -> TransformerConfig:
+    """OLMo 3: OLMo 2, of which three layers slide and the fourth does not; those that slide have positions unstretched."""
+    fields, window = common(keys) | attention_biases(keys), keys.whole("sliding_window")
+    usual = [bool((i + 1) % 4) for i in range(fields["layers"])]
+    rope, local_rope = ropes_by_kind(keys, fields["context"], keys.defaults["rope_theta"])
+    return TransformerConfig(
+        **fields,
+        **sliding_layers(keys, fields["layers"], window, usual),
+        rope=rope,
+        local_rope=local_rope,
+        norms="after",
+        qk_norm="width",
+    )
+
+
+def ministral(keys: Keys) -> TransformerConfig:
+    """Ministral: Mistral whose layers slide or not, one by one."""
+    fields, window = common(keys), keys.whole("sliding_window")
+    sliding = sliding_layers(keys, fields["layers"], window, [window is not None] * fields["layers"])
+    return TransformerConfig(**fields, **sliding, rope=the_rope(keys, fields["context"]))
+
+
+def granite(keys: Keys) -> TransformerConfig:
+    """Granite 3: Llama with a factor on each of embeddings, scores, branches and logits."""
+    fields, rope = common(keys) | attention_biases(keys), the_rope(keys, keys.whole("max_position_embeddings"))
+    return TransformerConfig(
+        **fields,
+        rope=rope,
+        mlp_bias=keys.switch("mlp_bias"),
+        embedding_scale=float(keys.number("embedding_multiplier")),
+        attention_scale=float(keys.number("attention_multiplier")),
+        residual_scale=float(keys.number("residual_multiplier")),
+        logit_scale=1.0 / keys.number("logits_scaling"),
+    )
+
+
+def smollm3(keys: Keys) -> TransformerConfig:
+    """SmolLM3: Llama of which every fourth layer has no positions."""
+    fields, layers = common(keys) | attention_biases(keys), keys.whole("num_hidden_layers")
+    rotary, every = keys.list("no_rope_layers"), keys.whole("no_rope_layer_interval")
+    if rotary is None:
+        rotary = [bool((i + 1) % every) for i in range(layers)]
+    elif len(rotary) < layers or any(x not in (0, 1) for x in rotary):
+        raise InputError(f"{keys.source}: no_rope_layers = {reprlib.repr(rotary)} is not a 0 or a 1 for each layer")
+    window = keys.whole("sliding_window")
+    window = window if keys.switch("use_sliding_window") else None
+    usual = [window is not None and not rotary[i] for i in range(layers)]
+    return TransformerConfig(
+        **fields,
+        **sliding_layers(keys, layers, window, usual),
+        mlp_bias=keys.switch("mlp_bias"),
+        rope=the_rope(keys, fields["context"]),
+        turned=tuple(bool(x) for x in rotary[:layers]),
+    )
+
+
+def opt(keys: Keys) -> TransformerConfig:
+    """OPT (Zhang et al. 2022, arXiv:2205.01068). Its 350M has norms of sums, none at the end, and narrower embeddings."""
+    width, heads, before = (
+        keys.whole("hidden_size"),
+        keys.whole("num_attention_heads"),
+        keys.switch("do_layer_norm_before"),
+    )
+    bias, embedding = keys.switch("enable_bias"), keys.whole("word_embed_proj_dim")
+    return TransformerConfig(
+        vocab_size=keys.whole("vocab_size"),
+        context=keys.whole("max_position_embeddings"),
+        width=width,
+        layers=keys.whole("num_hidden_layers"),
+        heads=heads,
+        kv_heads=heads,
+        hidden=keys.whole("ffn_dim"),
+        norm="layernorm",
+        position="learned",
+        mlp=keys.one_of("activation_function", keys.get("activation_function"), PLAIN),
+        bias=True,
+        tied=keys.switch("tie_word_embeddings"),
+        dropout=0.0,
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bias,
+        norms="before" if before else "sum",
+        final_norm=before and not keys.switch("_remove_final_layer_norm"),
+        embedding_width=None if embedding == width else embedding,
+        position_offset=2,
+    )
 
 
 class Family(NamedTuple):
     classes: str  # what the names of its classes begin with
+    keys: dict[str, Any]  # of its config.json that count, and their defaults
     read: Callable[[Keys], TransformerConfig]
     tensors: Sequence[Tensor]  # the embedding first
     head: str = "ForCausalLM"  # what the name of its language model ends with
 
 
 FAMILIES = {
-    "gpt2": Family("GPT2", gpt2, GPT2_TENSORS, head="LMHeadModel"),
-    "gpt_neox": Family("GPTNeoX", neox, NEOX_TENSORS),
-    "llama": Family("Llama", llama, LLAMA_TENSORS),
-    "mistral": Family("Mistral", mistral, LLAMA_TENSORS),
-    "qwen2": Family("Qwen2", qwen2, LLAMA_TENSORS),
-    "qwen3": Family("Qwen3", qwen3, LLAMA_TENSORS),
-    "gemma": Family("Gemma", gemma, LLAMA_TENSORS),
-    "gemma2": Family("Gemma2", gemma2, GEMMA2_TENSORS),
-    "gemma3_text": Family("Gemma3", gemma3, GEMMA2_TENSORS),
-    "phi3": Family("Phi3", phi3, PHI3_TENSORS),
-    "olmo2": Family("Olmo2", olmo2, OLMO2_TENSORS),
+    "gpt2": Family("GPT2", config_keys.GPT2, gpt2, GPT2_TENSORS, head="LMHeadModel"),
+    "gpt_neox": Family("GPTNeoX", config_keys.NEOX, neox, NEOX_TENSORS),
+    "llama": Family("Llama", config_keys.LLAMA, llama, LLAMA_TENSORS),
+    "mistral": Family("Mistral", config_keys.MISTRAL, mistral, LLAMA_TENSORS),
+    "qwen2": Family("Qwen2", config_keys.QWEN2, qwen2, LLAMA_TENSORS),
+    "qwen3": Family("Qwen3", config_keys.QWEN3, qwen3, LLAMA_TENSORS),
+    "gemma": Family("Gemma", config_keys.GEMMA, gemma, LLAMA_TENSORS),
+    "gemma2": Family("Gemma2", config_keys.GEMMA2, gemma2, GEMMA2_TENSORS),
+    "gemma3_text": Family("Gemma3", config_keys.GEMMA3, gemma3, GEMMA2_TENSORS),
+    "phi3": Family("Phi3", config_keys.PHI3, phi3, PHI3_TENSORS),
+    "olmo2": Family("Olmo2", config_keys.OLMO2, olmo2, OLMO2_TENSORS),
+    "olmo3": Family("Olmo3", config_keys.OLMO3, olmo3, OLMO2_TENSORS),
+    "ministral": Family("Ministral", config_keys.MINISTRAL, ministral, LLAMA_TENSORS),
+    "granite": Family("Granite", config_keys.GRANITE, granite, LLAMA_TENSORS),
+    "smollm3": Family("SmolLM3", config_keys.SMOLLM3, smollm3, LLAMA_TENSORS),
+    "opt": Family("OPT", config_keys.OPT, opt, OPT_TENSORS),
 }
+
+
+def text_part(values: dict, source: str) -> dict:
+    """The config.json of the text decoder alone, where a folder's model reads images too (Gemma 3); else the same values.
+
+    What stands outside of text_config holds for the whole: ids of special tokens, weights' type, and whether the head is the
+    embedding. The whole does not cap its logits, whatever its text_config says.
+    """
+    if values.get("model_type") != "gemma3":
+        return values
+    text = Keys(values, {"text_config": OrNull(NEEDED)}, source).map("text_config") or {}
+    outer = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config")
+    shared = {name: values[name] for name in outer if values.get(name) is not None}
+    tied = {"tie_word_embeddings": values.get("tie_word_embeddings", True)}
+    return text | shared | tied | {"model_type": "gemma3_text", "final_logit_softcapping": None}
 
 
 def family_of(values: dict, source: str) -> Family:
     """The family that config.json names. InputError: one that we do not have."""
     name = values.get("model_type")
+    if name == "mistral" and "layer_types" in values:  # as Transformers' AutoConfig has it
+        name = "ministral"
     if not isinstance(name, str) or name not in FAMILIES:
-        raise InputError(f"{source}: model_type {name!r} is not implemented, only {', '.join(FAMILIES)}")
+        raise InputError(f"{source}: model_type {name!r} is not implemented, only {', '.join([*FAMILIES, 'gemma3'])}")
     return FAMILIES[name]
 
 
 def read_transformer_config(values: dict, source: str) -> TransformerConfig:
-    """What config.json describes. InputError: a key or a value that we do not implement, by name."""
-    keys = Keys(values, source)
-    config = family_of(values, source).read(keys)
+    """What config.json describes. InputError: keys or values that we do not implement, all of them by name."""
+    family = family_of(values, source)
+    keys = Keys(values, family.keys, source)
+    config = family.read(keys)
     keys.finish()
     if config.heads % config.kv_heads or (config.head_dim is None and config.width % config.heads):
         raise InputError(
             f"{source}: {config.heads} heads share neither a width of {config.width} nor {config.kv_heads} keys evenly"
         )
-    if config.position == "rope" and config.rope.rotated(config.head_width) % 2:
-        raise InputError(
-            f"{source}: {config.rope.rotated(config.head_width)} rotated dimensions a head; they must be even"
-        )
+    for rope in (config.rope, config.local_rope) if config.position == "rope" else ():
+        rotated = config.head_width if rope is None else rope.rotated(config.head_width)
+        if rotated % 2 or not rotated:
+            raise InputError(f"{source}: {rotated} rotated dimensions a head; they must be even")
+        if rope is not None and isinstance(rope.scaling, Dynamic) and rotated == 2:
+            raise InputError(f"{source}: rope_type dynamic stretches more than 2 rotated dimensions a head")
+        if rope is not None and isinstance(rope.scaling, LongRope):
+            for name, factors in (("short_factor", rope.scaling.short), ("long_factor", rope.scaling.long)):
+                if len(factors) != rotated // 2:
+                    raise InputError(
+                        f"{source}: {name} has {len(factors)} numbers for {rotated // 2} pairs of dimensions"
+                    )
     return config
 
 

@@ -20,12 +20,18 @@ from rlhf_jax.models.families import (
     computed,
     family_of,
     read_transformer_config,
+    text_part,
     write_transformer_config,
 )
 from rlhf_jax.models.heads import LanguageModel, ScalarModel
 from rlhf_jax.models.transformer import TransformerConfig, unstack_blocks
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# In the folder of a model that reads images too: its text decoder, in two orders of words, and what else it has.
+TEXT, IMAGES = (
+    re.compile(r"^(model\.language_model|language_model\.model)\."),
+    ("vision_tower.", "multi_modal_projector."),
+)
 BUFFERS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")  # constants in old files
 SCORE_BIAS = "rlhf_jax_score_bias"  # in config.json: torch's score layer has none
 FLOATS = ("F64", "F32", "BF16", "F16")  # what weights may be; quantised ones have their scales elsewhere
@@ -43,10 +49,10 @@ class Pretrained(NamedTuple):
 
 
 def read_decoder(folder: Path | str) -> tuple[TransformerConfig, dict]:
-    """The decoder that a folder's config.json describes, and that file's values. InputError: it is missing or broken, or has
-    a key that is unknown or missing."""
+    """The decoder that a folder's config.json describes, and that file's values, or its text part's. InputError: it is
+    missing or broken, or has a key that is not implemented or missing."""
     path = Path(folder) / "config.json"
-    values = _json(path)
+    values = text_part(_json(path), str(path))
     return read_transformer_config(values, str(path)), values
 
 
@@ -62,36 +68,66 @@ def load_pretrained(
     One tensor at a time goes from the file to where it belongs: `place` says of a parameter's path and shape on which
     devices, so that a model larger than one device's memory loads. dtype None keeps the file's.
     InputError: a file that is missing, broken or cut off; a key of config.json, or a tensor, that is unknown, missing or of
-    another shape than config.json says.
+    another shape than config.json says; a head that config.json ties to another embedding. No weight is read before all
+    else is known to be right, and then those two first.
     """
     folder = Path(folder)
     config, values = read_decoder(folder)
-    files, shapes, params = _files(folder), _shapes(config, scalar), {}
-    found = _with_prefix(files, values)
+    bias = _score_bias(values, str(folder / "config.json"))
+    shapes, params = _shapes(config, scalar), {}
+    if scalar:
+        del shapes["bias",]
+    wanted, found = _matched(folder, config, values, scalar, shapes)
+    if config.tied and not scalar:
+        _check_tied(folder, values, found)
+    for tensor in wanted:
+        array = found[tensor.name].read()
+        for path, part in zip(tensor.paths, tensor.split(array, config), strict=True):
+            _put(params, path, _placed(np.ascontiguousarray(part, dtype=dtype), path, place))
+    if scalar:
+        _put(params, ("bias",), _placed(np.asarray(bias).astype(params["kernel"].dtype), ("bias",), place))
+    return Pretrained(config, params, values)
+
+
+def _score_bias(values: dict, source: str) -> float:
+    return Keys(values, {SCORE_BIAS: 0.0}, source).number(SCORE_BIAS, sign=True)
+
+
+def _matched(
+    folder: Path, config: TransformerConfig, values: dict, scalar: bool, shapes: dict[ParamPath, tuple[int, ...]]
+) -> tuple[list["OurTensor"], dict[str, "Stored"]]:
+    """The tensors that the config asks for, and all that the files hold, by our names. InputError: they do not match."""
+    found, wanted, left = _with_prefix(_stored(folder), values), [], dict(shapes)
     for tensor in _tensors(config, values, scalar):
-        if not shapes.keys() >= set(tensor.paths):
+        if not left.keys() >= set(tensor.paths):
             continue  # a bias, say, that this config does not have
-        wanted = [shapes.pop(path) for path in tensor.paths]
+        parts = [np.broadcast_to(np.int8(0), left.pop(path)) for path in tensor.paths]
         if tensor.name not in found:
             raise InputError(
                 f"{folder} has no tensor {tensor.name}, which its config.json asks for: copy the files anew"
             )
-        theirs = found.pop(tensor.name)
-        whole = tensor.join([np.broadcast_to(np.int8(0), shape) for shape in wanted], config).shape
-        array = _read(files[theirs], theirs, whole)
-        for path, part in zip(tensor.paths, tensor.split(array, config), strict=True):
-            _put(params, path, _placed(np.ascontiguousarray(part, dtype=dtype), path, place))
-    if scalar:
-        bias = np.asarray(Keys(values, str(folder / "config.json")).number(SCORE_BIAS, 0.0, sign=True))
-        del shapes["bias",]
-        _put(params, ("bias",), _placed(bias.astype(params["kernel"].dtype), ("bias",), place))
-    assert not shapes, f"no family's table gives {shapes}"
-    heads = {"lm_head.weight", "embed_out.weight"} if config.tied or scalar else set()
-    if unknown := [name for name in found if name not in heads and not BUFFERS.search(name)]:
+        found[tensor.name].check(tensor.join(parts, config).shape)
+        wanted.append(tensor)
+    assert not left, f"no family's table gives {left}"
+    known = {tensor.name for tensor in wanted} | ({_head(values).name} if config.tied or scalar else set())
+    if unknown := [name for name in found if name not in known and not BUFFERS.search(name)]:
         raise InputError(
             f"{folder} has a tensor {min(unknown)}, which its config.json does not ask for: copy the files anew"
         )
-    return Pretrained(config, params, values)
+    return wanted, found
+
+
+def _check_tied(folder: Path, values: dict, found: dict[str, "Stored"]) -> None:
+    """Old files of tied models hold the head as well. InputError: it is another than the embedding."""
+    embedding, head = family_of(values, "config.json").tensors[0].name, _head(values).name
+    if head not in found:
+        return
+    found[head].check(found[embedding].shape)
+    if not np.array_equal(found[head].read(), found[embedding].read()):
+        raise InputError(
+            f"{folder}: {head} is another than {embedding}, and config.json ties the two: set tie_word_embeddings to false "
+            f"to keep it, or take it out of the file"
+        )
 
 
 def save_pretrained(
@@ -210,16 +246,49 @@ def _json(path: Path) -> dict:
     return values
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Tensor → file."""
+class Stored(NamedTuple):
+    """A tensor in a file, of which no more than the file's header was read."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if self.shape != shape:
+            raise InputError(
+                f"{self.path}: {self.name} has the shape {self.shape} and config.json says {shape}: they do not belong "
+                "together"
+            )
+        if self.dtype not in FLOATS:
+            raise InputError(f"{self.path}: {self.name} is of type {self.dtype}, not {', '.join(FLOATS)}: convert it")
+
+    def read(self) -> np.ndarray:
+        try:
+            return _opened(self.path).get_tensor(self.name)
+        except SafetensorError as error:
+            raise InputError(f"{self.path} is broken ({error}): copy it anew") from None
+
+
+def _stored(folder: Path) -> dict[str, Stored]:
+    """What the files of a folder hold, by name."""
     if (folder / INDEX).exists():
         index = _json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
             raise InputError(f"{folder / INDEX} has no weight_map: copy it anew")
-        return {name: folder / file for name, file in index.items()}
-    if not (folder / SINGLE).exists():
+    elif (folder / SINGLE).exists():
+        index = dict.fromkeys(_opened(folder / SINGLE).keys(), SINGLE)
+    else:
         raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}; convert its weights to safetensors")
-    return dict.fromkeys(_opened(folder / SINGLE).keys(), folder / SINGLE)
+    files = {name: _opened(folder / name) for name in set(index.values())}
+    held = {name: set(file.keys()) for name, file in files.items()}
+    stored = {}
+    for tensor, name in index.items():
+        if tensor not in held[name]:
+            raise InputError(f"{folder / name} has no tensor {tensor}, and the index beside it says so: copy both anew")
+        header = files[name].get_slice(tensor)
+        stored[tensor] = Stored(folder / name, tensor, tuple(header.get_shape()), header.get_dtype())
+    return stored
 
 
 def _opened(path: Path) -> Any:
@@ -231,29 +300,22 @@ def _opened(path: Path) -> Any:
         raise InputError(f"{path} is broken or cut off ({error}): copy it anew") from None
 
 
-def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    file = _opened(path)
-    try:
-        stored = file.get_slice(name)
-        if tuple(stored.get_shape()) != shape:
-            found = tuple(stored.get_shape())
-            raise InputError(
-                f"{path}: {name} has the shape {found} and config.json says {shape}: they do not belong together"
-            )
-        if stored.get_dtype() not in FLOATS:
-            raise InputError(f"{path}: {name} is of type {stored.get_dtype()}, not {', '.join(FLOATS)}: convert it")
-        return file.get_tensor(name)
-    except SafetensorError as error:
-        raise InputError(f"{path} is broken ({error}): copy it anew") from None
-
-
-def _with_prefix(files: dict[str, Path], values: dict) -> dict[str, str]:
-    """Our name of each tensor → its name in the files, which bare transformers' lack a prefix of."""
+def _with_prefix(stored: dict[str, Stored], values: dict) -> dict[str, Stored]:
+    """By our names, of which bare transformers' lack a prefix and those that read images too have others; what they read
+    images with is left out."""
+    if any(TEXT.match(name) for name in stored):
+        named = {TEXT.sub("model.", name).removeprefix("language_model."): each for name, each in stored.items()}
+        return {name: each for name, each in named.items() if not name.removeprefix("model.").startswith(IMAGES)}
     prefix = family_of(values, "config.json").tensors[0].name.split(".")[0] + "."
-    if any(name.startswith(prefix) for name in files):
-        return {name: name for name in files}
+    if any(name.startswith(prefix) for name in stored):
+        return stored
     heads = ("lm_head.", "embed_out.", "score.")
-    return {name if name.startswith(heads) else prefix + name: name for name in files}
+    return {name if name.startswith(heads) else prefix + name: each for name, each in stored.items()}
+
+
+def _head(values: dict) -> Tensor:
+    """The family's unembedding."""
+    return next(each for each in family_of(values, "config.json").tensors if each.paths == ("unembedding",))
 
 
 SCORE = Tensor("score.weight", ("kernel",), lambda x, c: (x[0],), lambda xs, c: xs[0][None])

@@ -11,21 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
     LanguageModel,
+    Rope,
     ScalarModel,
     hidden_states,
     load_pretrained,
     logits,
+    pretrained,
     read_transformer_config,
     save_pretrained,
     scalars,
     stack_blocks,
     write_transformer_config,
 )
+from rlhf_jax.models.rope import Linear
 from tests.models.conftest import GPT2, LLAMA, wild
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -138,6 +142,27 @@ def test_a_tied_models_file_may_hold_the_head_as_well(tmp_path):
     assert_same_bits(load_pretrained(tmp_path).params, params)
 
 
+def test_a_tied_models_file_may_not_hold_another_head(tmp_path):
+    """It would be lost; with the key put right it is read."""
+    params = wild(LanguageModel(GPT2))
+    save_pretrained(tmp_path, GPT2, params)
+    tensors = load_file(tmp_path / WEIGHTS)
+    head = np.array(tensors["transformer.wte.weight"])
+    head[3, 5] += 0.01
+    save_file(tensors | {"lm_head.weight": head}, tmp_path / WEIGHTS)
+    refused(
+        tmp_path,
+        tmp_path,
+        "lm_head.weight is another than transformer.wte.weight",
+        "tie_word_embeddings to false",
+        weights=2,
+    )
+    spoil(tmp_path, tie_word_embeddings=False)
+    found = load_pretrained(tmp_path)
+    assert not found.config.tied
+    np.testing.assert_array_equal(found.params["unembedding"], head.T)
+
+
 def test_each_tensor_goes_to_its_devices(tmp_path):
     """Matrices with their first axis over 8 devices: each holds one eighth. The rest is on all."""
     config = replace(LLAMA, vocab_size=16, hidden=32)
@@ -197,9 +222,42 @@ def says(*words):
     return re.compile("^" + "".join(f"[^\n]*{re.escape(str(word))}" for word in words) + "[^\n]*$")
 
 
-def refused(folder, *words, **how):
-    with pytest.raises(InputError, match=says(*words)):
-        load_pretrained(folder, **how)
+def refused(folder, *words, weights=0, **how):
+    """weights: how many tensors' values are read before that is known."""
+    taken = []
+
+    def counting(path, framework):
+        return CountedReads(safe_open(path, framework), taken)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "safe_open", counting)
+        with pytest.raises(InputError, match=says(*words)):
+            load_pretrained(folder, **how)
+    assert len(taken) == weights, taken
+
+
+class CountedReads:
+    """A safetensors file that notes which tensors are read, and not which headers."""
+
+    def __init__(self, file, taken):
+        self.file, self.taken = file, taken
+
+    def keys(self):
+        return self.file.keys()
+
+    def get_slice(self, name):
+        return Header(self.file.get_slice(name))
+
+    def get_tensor(self, name):
+        self.taken.append(name)
+        return self.file.get_tensor(name)
+
+
+class Header:
+    """Of a tensor whose values cannot be read here."""
+
+    def __init__(self, stored):
+        self.get_shape, self.get_dtype = stored.get_shape, stored.get_dtype
 
 
 def spoil(folder, **changes):
@@ -226,24 +284,96 @@ def test_a_config_that_is_no_json(folder, text):
     refused(folder, folder / "config.json", "copy it anew")
 
 
+GEMMA2_OF_NOTHING = {"model_type": "gemma2"}
+LONGROPE = {"type": "longrope", "short_factor": [1, 2], "long_factor": [2, 3], "original_max_position_embeddings": 8}
+BASE = {
+    "model_type": "llama",
+    "vocab_size": 16,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 16,
+}
+SEVERAL = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+HEIR = BASE | {"num_key_value_heads": 2, "head_dim": 4}
+FULL = {  # every key that each family reads
+    "gpt2": write_transformer_config(GPT2) | {"scale_attn_weights": True},
+    "gpt_neox": BASE
+    | {"rotary_pct": 0.5, "rotary_emb_base": 1e4, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
+    | {"use_parallel_residual": True, "attention_bias": True, "tie_word_embeddings": False},
+    "llama": BASE
+    | {"num_key_value_heads": 2, "head_dim": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False}
+    | {"mlp_bias": False, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mistral": HEIR | {"sliding_window": 4},
+    "ministral": HEIR | {"sliding_window": 4, "layer_types": ["full_attention"] * 2},
+    "qwen2": HEIR | {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0},
+    "qwen3": HEIR | {"head_dim": 4, "layer_types": ["full_attention"] * 2},
+    "gemma": HEIR | {"hidden_act": "gelu_pytorch_tanh"},
+    "gemma2": HEIR | {"query_pre_attn_scalar": 4, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3_text": HEIR | {"rope_parameters": SEVERAL, "sliding_window_pattern": 2, "rope_local_base_freq": 1e4},
+    "phi3": HEIR | {"partial_rotary_factor": 0.5, "original_max_position_embeddings": 16},
+    "olmo2": HEIR | {"attention_bias": False},
+    "olmo3": HEIR | {"rope_parameters": SEVERAL, "layer_types": ["full_attention"] * 2, "sliding_window": 4},
+    "granite": HEIR
+    | {"embedding_multiplier": 12, "attention_multiplier": 0.1, "residual_multiplier": 0.2, "logits_scaling": 8},
+    "smollm3": HEIR | {"no_rope_layers": [1, 0], "no_rope_layer_interval": 2, "use_sliding_window": False},
+    "opt": {key: value for key, value in BASE.items() if key != "intermediate_size"}
+    | {"ffn_dim": 24, "do_layer_norm_before": False, "word_embed_proj_dim": 8, "enable_bias": True}
+    | {"activation_function": "relu", "_remove_final_layer_norm": False},
+}
+FULL = {family: values | {"model_type": family} for family, values in FULL.items()}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"model_type": "mamba"}, ["model_type 'mamba' is not implemented", "llama"]),
         ({"model_type": None}, ["model_type None is not implemented"]),
         ({"model_type": ["llama"]}, ["model_type ['llama'] is not implemented"]),
-        ({"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, ["rope_type 'longrope' is not implemented"]),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, ["rope_type 'dynamic' is not", "yarn"]),
+        (
+            {"rope_scaling": {"type": "mrope"}, "rope_parameters": None},
+            ["rope_type = 'mrope' is not implemented", "yarn"],
+        ),
+        ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1, 2]}}, ["no 'short_factor'"]),
+        ({"rope_scaling": LONGROPE | {"long_factor": [1, 2, 3]}}, ["long_factor has 3 numbers for 2 pairs"]),
+        ({"rope_scaling": LONGROPE | {"short_factor": [1, "2"]}}, ["short_factor", "is not a list of numbers > 0"]),
+        ({"rope_scaling": LONGROPE | {"short_factor": 1}}, ["short_factor = 1 is not a list"]),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, ["no 'factor'"]),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
         ({"rope_parameters": {"rope_type": "linear"}}, ["rotary positions", "'factor'"]),
         ({"rope_parameters": {"rope_type": "linear", "factor": "2"}}, ["factor = '2' is not a number"]),
-        ({"rope_parameters": {"rope_theta": 1e4, "spin": 3}}, ["spin = 3 is not implemented"]),
         ({"rope_parameters": [1e4]}, ["rope_parameters = [10000.0] is not a map"]),
         ({"rope_parameters": {"full_attention": {}}}, ["rope_parameters by kind of layer"]),
-        ({"residual_multiplier": 0.5}, ["residual_multiplier = 0.5 is not implemented", "remove the key"]),
+        (
+            {"quantization_config": {"bits": 4}},
+            ["quantization_config = {'bits': 4} is not implemented", "save", "floats"],
+        ),
+        ({"is_causal": False}, ["is_causal = False is not implemented, only True is"]),
+        ({"sliding_window": 8}, ["sliding_window = 8 is not implemented, remove it"]),
+        (
+            {
+                "is_causal": False,
+                "hidden_act": "quick_gelu",
+                "per_layer_config": {"0": {}},
+                "rope_scaling": {"type": "su"},
+            },
+            ["hidden_act = 'quick_gelu'", "rope_type = 'su'", "is_causal = False", "per_layer_config"],
+        ),
         ({"hidden_act": "quick_gelu"}, ["hidden_act = 'quick_gelu' is not implemented", "'silu'"]),
         ({"hidden_act": ["silu"]}, ["hidden_act = ['silu'] is not implemented"]),
-        ({"use_bidirectional_attention": True}, ["use_bidirectional_attention = True is not implemented"]),
-        ({"hidden_size": None}, ["no 'hidden_size'"]),
+        ({"hidden_size": None}, ["hidden_size is null", "remove it"]),
+        ({"model_type": "gpt_neox", "head_dim": 8}, ["head_dim = 8 is not implemented, only 4 is"]),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, ["use_bidirectional_attention = True is not"]),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, ["only False is"]),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2}, ["layers slide", "sliding_window is off"]),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, ["no_rope_layers = [1] is not", "each layer"]),
+        (
+            {"model_type": "opt", "layer_norm_elementwise_affine": False},
+            ["layer_norm_elementwise_affine = False", "True"],
+        ),
+        ({"model_type": "gemma3"}, ["no 'text_config'"]),
+        ({"model_type": "gemma3", "text_config": [1]}, ["text_config = [1] is not a map"]),
         ({"hidden_size": "big"}, ["hidden_size = 'big' is not a whole number"]),
         ({"hidden_size": -16}, ["hidden_size = -16 is not a whole number from 1 up"]),
         ({"num_hidden_layers": 2.0}, ["num_hidden_layers = 2.0 is not a whole number"]),
@@ -261,40 +391,65 @@ def test_a_config_that_we_do_not_implement(folder, changes, words):
     refused(folder, folder / "config.json", *words)
 
 
-BASE = {
-    "model_type": "llama",
-    "vocab_size": 16,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 16,
-}
-SEVERAL = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-FULL = {  # every key that each family reads
-    "gpt2": write_transformer_config(GPT2) | {"scale_attn_weights": True},
-    "gpt_neox": BASE
-    | {"rotary_pct": 0.5, "rotary_emb_base": 1e4, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
-    | {"use_parallel_residual": True, "attention_bias": True, "tie_word_embeddings": False},
-    "llama": BASE
-    | {"num_key_value_heads": 2, "head_dim": 4, "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False}
-    | {"mlp_bias": False, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
-    "mistral": BASE | {"sliding_window": 4},
-    "qwen2": BASE | {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0},
-    "qwen3": BASE | {"head_dim": 4, "layer_types": ["full_attention"] * 2},
-    "gemma": BASE | {"head_dim": 4, "hidden_activation": "gelu_pytorch_tanh"},
-    "gemma2": BASE | {"query_pre_attn_scalar": 4, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-    "gemma3_text": BASE | {"rope_parameters": SEVERAL, "sliding_window_pattern": 2, "rope_local_base_freq": 1e4},
-    "phi3": BASE | {"partial_rotary_factor": 0.5, "original_max_position_embeddings": 16},
-    "olmo2": BASE | {"attention_bias": False},
-}
-FULL = {family: values | {"model_type": family} for family, values in FULL.items()}
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("qwen2", {"use_mrope": False}),  # Qwen2.5, and what was distilled from DeepSeek-R1 into it
+        ("llama", {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}}),
+        ("llama", {"unsloth_fixed": True, "unsloth_version": "2025.1", "_flash_attn_2_enabled": True}),
+        ("gpt2", {"_num_labels": 1, "n_special": 0, "predict_special_tokens": True, "output_past": True, "n_ctx": 8}),
+        ("phi3", {"attention_bias": False, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False}),
+        ("gemma2", {"hidden_act": "relu", "cache_implementation": "hybrid", "is_causal": True}),
+        ("gemma3_text", {"attn_logit_softcapping": 5.0, "_sliding_window_pattern": 2}),
+        ("gemma", {"hidden_activation": "relu", "add_cross_attention": True}),
+        ("opt", {"hidden_act": "gelu", "layerdrop": 0.5, "do_sample": True, "prefix": "</s>"}),
+        ("gpt_neox", {"rope_theta": 3.0, "partial_rotary_factor": 0.7, "is_decoder": True}),
+        ("granite", {"partial_rotary_factor": 0.5, "use_bidirectional_attention": True}),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, dict) else x,
+)
+def test_keys_that_change_no_number(family, keys):
+    """By what Transformers reads of them, which tests/models/test_config_keys.py compares: none of it."""
+    values = FULL[family]
+    assert read_transformer_config(values | keys, "here") == read_transformer_config(values, "here")
+
+
+def test_what_is_missing_is_what_transformers_takes():
+    """The defaults of its classes, which are not Llama's."""
+    assert read(GEMMA2_OF_NOTHING).attention_cap == 50.0 and read(GEMMA2_OF_NOTHING).logit_cap == 30.0
+    assert read(GEMMA2_OF_NOTHING | {"attn_logit_softcapping": None}).attention_cap is None
+    assert read({"model_type": "gpt_neox"}).rope.share == 0.25
+    assert read({"model_type": "phi3"}).norm_eps == read({"model_type": "olmo2"}).norm_eps == 1e-5
+    gemma3 = read({"model_type": "gemma3_text"})
+    assert gemma3.local_rope == Rope(10_000.0) and gemma3.rope == Rope(1_000_000.0)
+    mistral = read({"model_type": "mistral"})
+    assert mistral.window == 4096 and mistral.kv_heads == 8
+    assert read({"model_type": "mistral", "sliding_window": None}).window is None
+
+
+def test_rope_scaling_stands_for_rope_parameters():
+    both = {"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}, "rope_theta": 7.0}
+    assert read({"model_type": "llama"} | both).rope == Rope(5.0)
+    assert read({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}} | both).rope == Rope(
+        7.0, scaling=Linear(2.0)
+    )
+    kinds = {"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 3.0}}
+    gemma3 = {"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    found = read(gemma3 | {"rope_parameters": kinds})
+    assert found.rope == Rope(5.0, scaling=Linear(8.0)) and found.local_rope == Rope(3.0)
+
+
+def read(values):
+    return read_transformer_config(values, "here")
+
+
 NONSENSE = ["big", "", [], ["big"], {"a": [1]}, -1, 0.5, 10**400]
 
 
 @pytest.mark.parametrize("family", FULL)
 def test_no_value_of_a_wrong_kind_ends_in_a_traceback(family):
-    """Whatever stands at a key, it is read as a config or refused in one line; a map where none belongs is refused."""
+    """Whatever stands at a key, it is read as a config or refused in one line; a map where none belongs is refused, but for
+    what a map of rotary positions holds beside what is read of it."""
     values = FULL[family]
     read_transformer_config(values, "here")
     for name in values:
@@ -304,24 +459,26 @@ def test_no_value_of_a_wrong_kind_ends_in_a_traceback(family):
                 read_transformer_config(values | {name: value}, "here")
             except InputError as error:
                 refusal = str(error)
-            assert refusal is not None or not isinstance(value, dict), (name, value)
+            assert refusal is not None or not isinstance(value, dict) or name.startswith("rope_"), (name, value)
             assert refusal is None or says("here").match(refusal), (name, value)
 
 
-@pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn"])
+@pytest.mark.parametrize("scaling", ["linear", "dynamic", "llama3", "longrope", "yarn"])
 def test_no_rotary_value_of_a_wrong_kind_ends_in_a_traceback(scaling):
     rotary = {
         "linear": {"factor": 2.0},
+        "dynamic": {"factor": 2.0},
+        "longrope": {"short_factor": [1.0, 1.5], "long_factor": [2.0, 2.5], "attention_factor": 1.1},
         "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
         "yarn": {"beta_fast": 32, "beta_slow": 1, "attention_factor": 1.1, "mscale": 1.0, "mscale_all_dim": 0.5}
         | {"truncate": True},
     }[scaling] | {"rope_type": scaling, "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 8}
-    for values in (BASE, FULL["gemma3_text"]):
-        read_transformer_config(values | {"rope_parameters": rotary}, "here")
+    for values, put in ((BASE, lambda x: x), (FULL["gemma3_text"], lambda x: SEVERAL | {"full_attention": x})):
+        read_transformer_config(values | {"rope_parameters": put(rotary)}, "here")
         for name in rotary:
             for value in ["big", [], {"a": [1]}, -1, True if name != "truncate" else 1]:
                 with pytest.raises(InputError, match=says("here")):
-                    read_transformer_config(values | {"rope_parameters": rotary | {name: value}}, "here")
+                    read_transformer_config(values | {"rope_parameters": put(rotary | {name: value})}, "here")
     kinds = SEVERAL | {"gate_attention": {}}
     with pytest.raises(InputError, match=says("gate_attention")):
         read_transformer_config(FULL["gemma3_text"] | {"rope_parameters": kinds}, "here")

@@ -1,11 +1,13 @@
 """Against Transformers itself, where it is installed: what it writes we read, and what we write it reads, to equal logits."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.models import (
     LanguageModel,
@@ -34,6 +36,16 @@ LLAMA = {
     "pad_token_id": 0,
 }
 GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "pad_token_id": 0}
+OPT = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim", "intermediate_size")} | {
+    "ffn_dim": 48
+}
+WITHOUT_HEAD_DIM = {k: v for k, v in LLAMA.items() if k != "head_dim"}
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 5.0,
+}
 NEOX = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "head_dim")}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -43,6 +55,11 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4],
+    "long_factor": [1.0, 1.5, 2.0, 3.0, 4.5, 6.0],
+}
 SLIDING = {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 1}
 GEMMA_LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
 
@@ -75,10 +92,10 @@ CASES = {
     "llama, yarn, mscale": ("Llama", LLAMA | rope(**YARN, mscale=1.2, mscale_all_dim=0.7)),
     "mistral": ("Mistral", LLAMA | {"sliding_window": None}),
     "mistral, window": ("Mistral", LLAMA | {"sliding_window": 5}),
-    "qwen2": ("Qwen2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "qwen2": ("Qwen2", WITHOUT_HEAD_DIM),
     "qwen2, window, tied": (
         "Qwen2",
-        {k: v for k, v in LLAMA.items() if k != "head_dim"} | SLIDING | {"tie_word_embeddings": True},
+        WITHOUT_HEAD_DIM | SLIDING | {"tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3", LLAMA),
     "qwen3, window, biases": ("Qwen3", LLAMA | SLIDING | {"attention_bias": True}),
@@ -101,15 +118,60 @@ CASES = {
             },
         },
     ),
-    "phi3": ("Phi3", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "phi3": ("Phi3", WITHOUT_HEAD_DIM),
     "phi3, window, half rotated": (
         "Phi3",
-        {k: v for k, v in LLAMA.items() if k != "head_dim"} | rope(partial_rotary_factor=0.5) | {"sliding_window": 5},
+        WITHOUT_HEAD_DIM | rope(partial_rotary_factor=0.5) | {"sliding_window": 5},
     ),
-    "olmo2": ("Olmo2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "olmo2": ("Olmo2", WITHOUT_HEAD_DIM),
+    "opt": ("OPT", OPT),
+    "opt, 350m": ("OPT", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 24}),
+    "opt, untied, gelu, no biases": (
+        "OPT",
+        OPT
+        | {
+            "tie_word_embeddings": False,
+            "activation_function": "gelu",
+            "enable_bias": False,
+            "word_embed_proj_dim": 24,
+        },
+    ),
+    "granite": ("Granite", WITHOUT_HEAD_DIM | GRANITE),
+    "granite, tied, biases": (
+        "Granite",
+        WITHOUT_HEAD_DIM | GRANITE | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "smollm3": ("SmolLM3", WITHOUT_HEAD_DIM | {"no_rope_layer_interval": 2}),
+    "smollm3, window": ("SmolLM3", WITHOUT_HEAD_DIM | SLIDING | {"no_rope_layers": [1, 0, 0], "attention_bias": True}),
+    "olmo3": ("Olmo3", WITHOUT_HEAD_DIM | {"sliding_window": 5}),
+    "olmo3, yarn": (
+        "Olmo3",
+        WITHOUT_HEAD_DIM
+        | {
+            "sliding_window": 5,
+            "layer_types": GEMMA_LAYERS,
+            "rope_parameters": {
+                "full_attention": YARN | {"attention_factor": 1.2, "rope_theta": 20_000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500_000.0},
+            },
+        },
+    ),
+    "ministral": ("Ministral", LLAMA | {"sliding_window": 5, "layer_types": GEMMA_LAYERS}),
+    # the rows are longer than the original context
+    "llama, longrope": ("Llama", LLAMA | rope(**LONGROPE, original_max_position_embeddings=8)),
+    "llama, longrope, short": ("Llama", LLAMA | rope(**LONGROPE, original_max_position_embeddings=16)),
+    "llama, dynamic": ("Llama", LLAMA | rope(rope_type="dynamic", factor=4.0) | {"max_position_embeddings": 8}),
+    "llama, dynamic, within": ("Llama", LLAMA | rope(rope_type="dynamic", factor=4.0)),
+    "phi3, longrope, half rotated": (
+        "Phi3",
+        WITHOUT_HEAD_DIM
+        | rope(rope_type="longrope", partial_rotary_factor=0.5, short_factor=[1.1, 1.4], long_factor=[3.0, 5.0])
+        | {"original_max_position_embeddings": 8, "tie_word_embeddings": True},
+    ),
 }
-TOKENS = np.random.default_rng(0).integers(1, 96, (3, 14))
-MASK = np.arange(14) >= np.array([0, 3, 9])[:, None]
+TOKENS = np.random.default_rng(0).integers(1, 96, (6, 14))
+LEFT = np.arange(14) >= np.array([0, 3, 9])[:, None]  # padded on the left; and the same on the right
+MASK = np.concatenate([LEFT, LEFT[:, ::-1]])
 POSITIONS = np.maximum(np.cumsum(MASK, axis=1) - 1, 0)
 
 
@@ -121,12 +183,16 @@ def theirs(name: str, kind: str = ""):
     config._attn_implementation = "eager"
     kind = kind or ("LMHeadModel" if classes == "GPT2" else "ForCausalLM")
     classes = "Gemma3Text" if (classes, kind) == ("Gemma3", "ForSequenceClassification") else classes
-    torch.manual_seed(0)
     model = getattr(transformers, f"{classes}{kind}")(config).eval()
+    return filled(model, 0.0 if classes.startswith("Gemma") else 1.0)
+
+
+def filled(model, shift: float):
+    """shift: of norms' scales and of biases."""
+    torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            shift = 1.0 if parameter.ndim == 1 and not classes.startswith("Gemma") else 0.0
-            parameter.copy_(0.2 * torch.randn_like(parameter) + shift)
+            parameter.copy_(0.2 * torch.randn_like(parameter) + (shift if parameter.ndim == 1 else 0.0))
     return model
 
 
@@ -185,7 +251,46 @@ def test_there_and_back(name, tmp_path):
     assert config_of_old == config
 
 
-@pytest.mark.parametrize("name", ["gpt2", "neox", "llama", "qwen3", "gemma2", "mistral, window", "phi3"])
+def test_the_text_part_of_a_model_that_reads_images(tmp_path):
+    """In the hub's order of words and in Transformers' own; what comes out is the text decoder alone."""
+    text = CASES["gemma3"][1] | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "final_logit_softcapping": 2.0}
+    images = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=images | {"image_size": 28, "patch_size": 14}, eos_token_id=[1, 7]
+    )
+    config._attn_implementation = "eager"
+    model = filled(transformers.Gemma3ForConditionalGeneration(config).eval(), 0.0)
+    expected = their_logits(model)
+    model.save_pretrained(tmp_path / "hub")
+    tensors = load_file(tmp_path / "hub" / "model.safetensors")
+    assert any(name.startswith("language_model.model.layers.") for name in tensors)
+    assert any("vision_tower." in name for name in tensors)
+    theirs_now = {name: x.contiguous() for name, x in model.state_dict().items() if name != "lm_head.weight"}
+    assert any(name.startswith("model.language_model.layers.") for name in theirs_now)
+    shutil.copytree(tmp_path / "hub", tmp_path / "now")
+    save_file({name: x.numpy() for name, x in theirs_now.items()}, tmp_path / "now" / "model.safetensors")
+    for folder in (tmp_path / "hub", tmp_path / "now"):
+        config, params, values = load_pretrained(folder)
+        assert_close(our_logits(config, params), expected)
+    assert values["eos_token_id"] == [1, 7]
+    save_pretrained(tmp_path / "ours", config, params, values)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    assert type(again).__name__ == "Gemma3ForCausalLM"
+    assert_close(their_logits(again), expected)
+
+
+def test_a_mistral_whose_layers_differ_is_a_ministral(tmp_path):
+    """As AutoConfig reads it."""
+    model = theirs("ministral")
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"model_type": "mistral"}))
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    config, params, _ = load_pretrained(tmp_path)
+    assert_close(our_logits(config, params), their_logits(again))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama", "qwen3", "gemma2", "mistral, window", "phi3", "opt, 350m"])
 def test_scalar_heads(name, tmp_path):
     model = theirs(name, "ForSequenceClassification")
     model.save_pretrained(tmp_path / "theirs")
