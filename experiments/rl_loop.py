@@ -47,7 +47,7 @@ class Settings(config.Checked):
     value_lr: config.Positive = 1e-3  # value: learning rate of the network
 
 
-def reward(prompts: list[data.Prompt], answers: list[str]) -> list[float]:
+def reward(prompts: list[data.Prompt], answers: list[str], rows: list[data.Columns]) -> list[float]:
     """1 for as many sentences, or items of a list, as the prompt asks for: one where it names no number; else 0."""
     asked = [next((n for word, n in ((" two ", 2), (" three ", 3)) if word in x.text), 1) for x in prompts]
     written = [(y.count("."), y.count(".") + y.count(",")) for y in answers]

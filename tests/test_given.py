@@ -225,7 +225,7 @@ def entrance(tokenizer, world, tmp_path, monkeypatch):
             "objective/kl": rl_loop.equations.mean(scores),
         }
 
-    def reward(prompts, answers):
+    def reward(prompts, answers, rows):
         seen.asked += zip(prompts, answers, strict=True)
         return [float(len(answer)) for answer in answers]
 
@@ -259,8 +259,8 @@ def test_the_entrance_learns_from_training_prompts_and_text_and_returns_its_aver
 
 def test_the_entrance_refuses_a_reward_that_is_no_number_for_each_answer(entrance, monkeypatch):
     for given in ([float("nan")] * 4, [1.0], None):
-        monkeypatch.setattr(rl_loop, "reward", lambda prompts, answers, given=given: given)
-        refusal(lambda: rl_loop.main(entrance.c), "the reward function gave")
+        monkeypatch.setattr(rl_loop, "reward", lambda prompts, answers, rows, given=given: given)
+        refusal(lambda: rl_loop.main(entrance.c), "the reward function lambda gave")
 
 
 def test_the_entrance_sets_aside_what_it_is_told_to_and_nothing_else(entrance):

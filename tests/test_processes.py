@@ -57,20 +57,25 @@ SCORES = """
 import json, sys
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import join_processes
-from rlhf_jax.stages.policy import scores_for_all
+from rlhf_jax.data import Prompt
+from rlhf_jax.stages.rewards import Rewards, opinions_for_all
 
 process = int(sys.argv[2])
 join_processes(sys.argv[1], 2, process)
 
-def its_own(prompts, texts):  # another one on every process, as a judge's opinion would be
-    return [process + len(text) for text in texts]
+def its_own(prompts, answers, rows):  # another one on every process, as a judge's opinion would be
+    return [process + len(answer) if answer else None for answer in answers]
 
-def raises(prompts, texts):
+def raises(prompts, answers, rows):
     raise OSError(f"no answer to process {process}")
 
-print(json.dumps(scores_for_all(its_own, [], ["a", "bc"]).tolist()))
+prompts = [Prompt("x"), Prompt("y")]
+def len_of(prompts, answers, rows):
+    return [float(not answer) for answer in answers]
+
+print(json.dumps(opinions_for_all(Rewards(functions=(its_own, len_of)), prompts, ["a", ""]).tolist()))
 try:
-    scores_for_all(raises, [], ["a", "bc"])
+    opinions_for_all(Rewards(functions=(raises,)), prompts, ["a", "bc"])
 except InputError as error:
     print(error)
 """
@@ -84,8 +89,8 @@ def test_the_first_of_two_processes_asks_the_reward_function_for_both(tmp_path):
     lines = [[sys.executable, "-c", SCORES, where, str(process)] for process in (0, 1)]
     processes = [subprocess.Popen(l, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for l in lines]
     first, second = (process.communicate(timeout=300)[0].splitlines()[-2:] for process in processes)
-    assert first[0] == second[0] == "[1.0, 2.0]"
-    assert first[1].startswith("the reward function raised OSError: no answer to process 0 (")
+    assert first[0] == second[0] == "[[1.0, NaN], [0.0, 1.0]]"
+    assert first[1].startswith("the reward function raises raised OSError: no answer to process 0 (")
     assert second[1] == "the reward function went wrong on the first process, which says how"
 
 

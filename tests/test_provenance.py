@@ -271,7 +271,7 @@ def test_a_reward_function_is_given_each_prompt_with_its_own_answer(models, toke
         after = replace(state, step=state.step + 1)
         return after, {"wrong": Mean(right, jnp.float32(1)), "objective/kl": Mean(right, jnp.float32(1))}
 
-    def reward(prompts, answers):
+    def reward(prompts, answers, rows):
         said.extend(zip(prompts, answers, strict=True))
         ids = [tokenizer.encode(p.text)[-T:] for p in prompts]
         return [float(sum(row)) for row in ids]

@@ -27,9 +27,10 @@ MAY = {
     "steps": {"models", "equations"},
     "evals": {"models", "equations", "steps"},
     "labelers": {"models", "equations", "steps", "data"},
+    "rewards": {"data"},
     "moderation": {"models", "equations", "steps", "evals", "labelers"},
-    "stages": {*GROUND, "config", "steps", "evals", "labelers", "moderation"},
-    "serving": {*GROUND, "config", "steps", "evals", "labelers", "moderation", "stages"},
+    "stages": {*GROUND, "config", "steps", "evals", "labelers", "rewards", "moderation"},
+    "serving": {*GROUND, "config", "steps", "evals", "labelers", "rewards", "moderation", "stages"},
 }
 
 

@@ -27,6 +27,7 @@ from experiments import export as export_program
 from rlhf_jax import runtime, stages, steps
 from rlhf_jax.data import (
     Demonstration,
+    encode_prompts,
     load_tokenizer,
     read_demonstrations,
     read_prompts,
@@ -296,52 +297,49 @@ def learn_less(state, x, scores, text, coef, frozen, **more):
     return replace(state, step=state.step + 1), {"objective/scores": mean(scores)}
 
 
-class Scored:
-    """The reward model's own scores as a function of the text: it looks at the tokens while they are drawn."""
+def as_the_model(model):
+    """A reward model's own scores as a function of the answers, which know their tokens."""
 
-    def __init__(self, model):
-        self.model, self.seen = model, []
+    def scores(prompts, answers, rows):
+        x, T = encode_prompts(prompts, model.tokenizer, two_arms.FORMAT.prompt_tokens), two_arms.FORMAT.answer_tokens
+        y = np.full((len(answers), T), model.tokenizer.pad)
+        for row, answer in zip(y, answers, strict=True):
+            row[: len(answer.ids)] = answer.ids
+        mask = np.arange(T) < np.array([[len(answer.ids)] for answer in answers])
+        tokens, mask = (np.concatenate(both, axis=1) for both in ((x.tokens, y), (x.mask, mask)))
+        return stages.scores_of(model, tokens, mask, batch=len(answers))
 
-    def sample(self, *given, **more):
-        x = steps.sample(*given, **more)
-        jax.debug.callback(lambda *rows: self.seen.append(rows), x.tokens, x.mask)
-        return x
-
-    def __call__(self, prompts, texts):
-        jax.effects_barrier()
-        tokens, mask = map(np.asarray, self.seen.pop())
-        assert len(prompts) == len(texts) == len(tokens)
-        return stages.scores_of(self.model, tokens, mask, batch=len(tokens)).tolist()
+    return scores
 
 
-def test_a_function_that_scores_as_the_reward_model_gives_the_same_numbers(made, tmp_path):
-    inner = trained(made.out / "first" / "policy")
-    scored = Scored(made.reward)
-    halves = steps.Iteration(scored.sample, steps.learn)
-    outer = made.policy(tmp_path / "policy", reward=scored, value=made.reward, iteration=halves)
+@pytest.mark.parametrize("beside", ["nothing", "the model"])
+def test_a_function_that_scores_as_the_reward_model_gives_the_same_numbers(made, tmp_path, beside):
+    """Alone, and as 3/4 of the reward beside the model itself as the other quarter."""
+    inner, function = trained(made.out / "first" / "policy"), as_the_model(made.reward)
+    mixed = stages.Rewards([made.reward], [function], [0.25, 0.75])
+    outer = made.policy(tmp_path / "policy", reward=function if beside == "nothing" else mixed, value=made.reward)
     # To the bit with XLA's defaults; the tests' flags let it sum in another order where the program is another.
     for a, b in zip(read_metrics(inner.folder), read_metrics(outer.folder), strict=True):
+        assert b.pop("time/reward") > 0
+        parts = [b.pop(name) for name in ("reward/scores", "reward/reward_model") if name in b]
+        assert parts == pytest.approx([a["objective/reward_model"]] * (1 + (beside != "nothing")), rel=1e-5, abs=1e-6)
         assert {name: a[name] for name in b} == pytest.approx(b, rel=1e-5, abs=1e-6)
     a, b = (Checkpoints(each.folder / "checkpoints", None).read("policy", 2)[0] for each in (inner, outer))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
 
 
-def good(prompts, texts):
-    return [float(len(text)) for text in texts]
+def good(prompts, answers, rows):
+    return [float(len(answer)) for answer in answers]
 
 
-def raises(prompts, texts):
+def raises(prompts, answers, rows=()):
     raise KeyError("no such prompt")
 
 
 WRONG = {
-    "too few": (lambda prompts, texts: good(prompts, texts)[1:], ["for 16 answers", "a finite number for each"]),
-    "nan": (lambda prompts, texts: [float("nan"), *good(prompts, texts)[1:]], ["gave [nan, ", "for 16 answers"]),
-    "a table": (lambda prompts, texts: [good(prompts, texts)], ["gave [[", "for 16 answers"]),
-    "one number": (lambda prompts, texts: 1.0, ["gave 1.0 for 16 answers"]),
-    "words": (lambda prompts, texts: ["good"] * len(texts), ["gave ['good', 'good'"]),
-    "none": (lambda prompts, texts: None, ["gave None for 16 answers"]),
-    "raises": (raises, ["raised KeyError: 'no such prompt' (test_studies.py, line", "in raises)"]),
+    "nan": (lambda *given: [float("nan"), *good(*given)[1:]], ["the reward function reward gave nan at the answer "]),
+    "none": (lambda *given: None, ["gave None for 16 answers"]),
+    "raises": (raises, ["raised KeyError: 'no such prompt' (test_studies.py, line", "in raises) at the answer"]),
 }
 
 
@@ -349,37 +347,41 @@ def test_a_reward_function_that_goes_wrong_is_a_sentence_and_loses_nothing(made,
     """It goes wrong in the third of four iterations, none of which is due to be saved; mended, the run goes on from there."""
     asked = argparse.Namespace(times=0, how="")  # of which only the class is part of the function's hash
 
-    def reward(prompts, texts):
+    def reward(*given):
         asked.times += 1
-        return (WRONG[asked.how][0] if asked.times == 3 else good)(prompts, texts)
+        return (WRONG[asked.how][0] if asked.times >= 3 and asked.how else good)(*given)
 
     halves = steps.Iteration(sample, learn_less, has_value=False)
     call = partial(made.policy, tmp_path / "policy", reward=reward, c=replace(PPO, iterations=4), iteration=halves)
     for asked.how, (_, words) in WRONG.items():
         asked.times = min(asked.times, 2)
-        refusal(call, *words)
+        refusal(call, *words, f"; {tmp_path / 'policy' / 'reward_failed.json'} has it")
         assert Checkpoints(tmp_path / "policy" / "checkpoints", None).steps() == [2]
         assert steps_of(tmp_path / "policy") == [1, 2]
+        said = json.loads((tmp_path / "policy" / "reward_failed.json").read_text())
+        assert said["iteration"] == 3 and said["who"] == "the reward function reward"
+        assert len(said["answers"]) == 16 if asked.how == "none" else "Human:" in said["prompt"] and "answer" in said
+    asked.how, asked.times = "", 2
     call()
     assert steps_of(tmp_path / "policy") == [1, 2, 3, 4]
-    assert asked.times == 3 + 2  # the first two iterations are not made again
+    assert asked.times == 2 + 2  # the first two iterations are not made again
 
 
-def forgets_a_name(prompts, texts):
-    return [float(len(text)) for text in texts] if len(prompts[0].text) < 0 else unknown
+def forgets_a_name(prompts, answers, rows):
+    return [float(len(answer)) for answer in answers] if len(prompts[0].text) < 0 else unknown
 
 
-def remembers_it(prompts, texts):
-    return [float(len(text)) / 2 for text in texts]
+def remembers_it(prompts, answers, rows):
+    return [float(len(answer)) / 2 for answer in answers]
 
 
 def test_a_reward_function_that_raised_may_be_mended_and_the_record_says_so(made, tmp_path, capsys):
     """Until a checkpoint owes something to the mended one."""
     folder, calls = tmp_path / "policy", []
 
-    def forgetful(prompts, texts):
+    def forgetful(prompts, answers, rows):
         calls.append(1)
-        return good(prompts, texts) if len(calls) < 3 else forgets_a_name(prompts, texts)
+        return (good if len(calls) < 3 else forgets_a_name)(prompts, answers, rows)
 
     halves = steps.Iteration(sample, learn_less, has_value=False)
     call = partial(made.policy, folder, c=replace(PPO, iterations=4), iteration=halves)

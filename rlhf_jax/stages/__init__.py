@@ -48,13 +48,14 @@ from rlhf_jax.stages.model import (
     whole,
     with_lora,
 )
-from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments, scores_by
+from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
 from rlhf_jax.stages.program import Program, begin
 from rlhf_jax.stages.rankings import Ranker, ask, simulated
 from rlhf_jax.stages.report import compare, evaluate
 from rlhf_jax.stages.reward_model import Reward, reward_model
+from rlhf_jax.stages.rewards import RewardFunction, Rewards, scores_by
 from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
 from rlhf_jax.stages.saved import model_in, trained, trained_in
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
@@ -100,6 +101,8 @@ __all__ = [
     "Program",
     "Ranker",
     "Reward",
+    "RewardFunction",
+    "Rewards",
     "Run",
     "Runtime",
     "Stream",

@@ -16,6 +16,7 @@ from rlhf_jax.config import Checked, Count, Natural, Positive, PositiveShare, Se
 from rlhf_jax.data import Columns, Demonstration, Messages, Prompt, content_sha256, encode_prompts, fits
 from rlhf_jax.evals import Answers, answer, scores
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
+from rlhf_jax.rewards import AnswerText
 from rlhf_jax.runtime import Made, Origin, write_atomically
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import RUN, Run
@@ -120,15 +121,24 @@ def draw_answers(
 
 def texts_of(
     model: Trained, params: PyTree, prompts: Sequence[Prompt], key: Key[Array, ""], sampling: Sampling, batch: int
-) -> list[str]:
+) -> list[AnswerText]:
     """An answer to each prompt, as text."""
     encoded = encode_prompts(prompts, model.tokenizer, model.format.prompt_tokens)
     return decoded(model, answers_of(model, params, encoded, key, sampling, batch))
 
 
-def decoded(model: Trained, answers: Answers) -> list[str]:
-    """The text of each answer, without its EOS and the white space around it."""
-    return [model.tokenizer.decode(ids).strip() for ids in answers.ids(model.tokenizer.ends)]
+def decoded(model: Trained, answers: Answers) -> list[AnswerText]:
+    """The text of each answer, without its EOS and the white space around it, with its tokens."""
+    return written(answers.ids(()), model)
+
+
+def written(ids: Sequence[list[int]], model: Trained, iteration: int = 0) -> list[AnswerText]:
+    """The same of tokens, with the EOS where the model came to one."""
+    t = model.tokenizer
+    texts = [t.decode([i for i in row if i not in t.ends]).strip() for row in ids]
+    return [
+        AnswerText(text, row, any(i in t.ends for i in row), iteration) for text, row in zip(texts, ids, strict=True)
+    ]
 
 
 def answers_of(

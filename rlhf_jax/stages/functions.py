@@ -15,7 +15,11 @@ def asked(who: str, function: Callable, *given: Any) -> Any:
     except InputError:
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{who} raised {what} ({where})") from error
+        raise InputError(raised(who, error)) from error
+
+
+def raised(who: str, error: Exception) -> str:
+    """What was raised, and where, in words."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
+    return f"{who} raised {' '.join(f'{type(error).__name__}: {error}'.split())} ({where})"

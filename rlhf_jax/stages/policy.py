@@ -1,6 +1,7 @@
 """Reinforcement learning of a policy: PPO-ptx (InstructGPT, §3.5 and App. C.4), or another iteration."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int, PyTree
-from numpy import ndarray
+from jaxtyping import Float, PyTree
 
 from rlhf_jax.config import (
     AboveOneOrInf,
@@ -41,11 +41,21 @@ from rlhf_jax.models import (
     scalar_from_language_model,
     scalar_head,
 )
-from rlhf_jax.runtime import Watch, first_process, mapped, of_first_process, place, shard_rows
-from rlhf_jax.stages.answers import answers_of, decoded, scores_of
+from rlhf_jax.runtime import Watch, mapped, place, shard_rows
+from rlhf_jax.stages.answers import answers_of, decoded, scores_of, written
 from rlhf_jax.stages.datasets import Parts, parts_of
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.model import Trained, whole
+from rlhf_jax.stages.rewards import (
+    RewardError,
+    RewardFunction,
+    Rewards,
+    keep_failure,
+    opinions_for_all,
+    part_metrics,
+    rewards_of,
+    together,
+)
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
     has_row,
@@ -69,10 +79,10 @@ from rlhf_jax.steps import (
     ema_lag,
     initial_state,
     iteration,
+    reward_scores,
 )
 from rlhf_jax.types import Moments, PPOBatch, PPOState, PromptBatch, TextBatch
 
-RewardFunction = Callable[[list[Prompt], list[str]], Sequence[float]]
 Judge = Callable[[list[Prompt], list[str]], Mapping[str, float]]
 
 
@@ -165,7 +175,7 @@ class PPO(Checked):
 def policy(
     folder: Path | str,
     start: Trained,
-    reward: Trained | Sequence[Trained] | RewardFunction,
+    reward: Trained | RewardFunction | Sequence[Trained | RewardFunction] | Rewards,
     prompts: Parts[Prompt] | Sequence[Prompt],
     settings: PPO = PPO(),
     run: Run = RUN,
@@ -179,8 +189,10 @@ def policy(
 ) -> Trained:
     """Trains a policy by reinforcement learning, with a KL penalty towards the model that it starts from.
 
-    reward: a reward model, an ensemble of them, or a function (prompts, answers) → scores. The value network starts as
-    `value`, else as the (first) reward model, else as the policy below a fresh projection. prompts: .train to learn from,
+    reward: a reward model, an ensemble of them, a function (prompts, answers, rows) → a number for each answer, or None where
+    it has no opinion, or several of both, which are added (see `Rewards`, which has their weights). rows: what columns else
+    each prompt's row has. The value network starts as `value`, else as the (first) reward model, else as the policy below a
+    fresh projection. prompts: .train to learn from,
     .valid to evaluate on; without parts all are to learn from. text: .train for the pretraining mix, .valid for its loss.
     iteration: two pure halves, see rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves.
     answers: to each prompt, one after the other. order: runs with the same one get the same prompts in the same order. The
@@ -190,7 +202,8 @@ def policy(
     after the first iteration, every runtime.evaluate_every and the last, and where a look has the best figure so far
     (runtime.best) it is saved. policy/ema_lag says by what share of its way the policy is ahead of the average.
 
-    If the reward function raises, what was learned is saved, and the same call continues with the function mended or not.
+    If a reward function raises, what was learned is saved, reward_failed.json says at which answer, and the same call
+    continues with the function mended or not.
     InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
     together; what reward or judge did wrong.
     """
@@ -200,7 +213,8 @@ def policy(
         raise InputError(
             f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
         )
-    models, function = reward_models(reward), reward if callable(reward) else None
+    rewards = rewards_of(reward)
+    models = tuple(rewards.models)
     require_belonging(start, models, value)
     if c.pretrain_examples and not (text and text.train):
         raise InputError(
@@ -210,19 +224,20 @@ def policy(
     inputs = {f"reward{'' if i == 0 else f'_{i + 1}'}": m.sha256 for i, m in enumerate(models)}
     mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
     batch = {"batch": run.runtime.batch} if c.score_norm == "fixed" else {}  # deals out the draws of π_SFT's answers
+    weights = {"weights": list(rewards.weights)} if rewards.weights else {}
     code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
     stage = open_stage(
         folder,
         c.iterations,
         start,
-        {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch},
+        {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch, **weights},
         {
             **parents(start=start, **({"value": value} if value else {})),
             **inputs,
             "prompts": content_sha256(fit),
             **mixed,
         },
-        code | ({"reward": function} if function else {}),
+        code | rewards.code,
         run,
         part=c.part,
         best=run.runtime.best,
@@ -241,21 +256,24 @@ def policy(
     pieces = {"models": nets, "optimisers": optimisers, "plan": plan, "form": c.form}
     state = initial_state(frozen.sft, value_params, optimisers, run.key(folder.name))
     if c.score_norm == "fixed":
-        state = replace(state, scores=reference_moments(start, frozen, models, fit, c, run, mesh))
+        state = replace(
+            state, scores=reference_moments(start, frozen, () if rewards.functions else models, fit, c, run, mesh)
+        )
     state = stage.resume(place(state, mesh, run.mesh.rule()))
     frozen, coef = place(frozen, mesh, run.mesh.rule()), place(c.coefficients, mesh)
-    if function is None:
-        program = in_one(iteration, pieces, mesh, run)
+    if rewards.functions:
+        program = around(iteration, pieces, mesh, run, start, rewards, answers)
     else:
-        program = around(iteration, pieces, mesh, run, start, function)
+        program = in_one(iteration, pieces, mesh, run)
     evaluate = evaluation(start, prompts, text, judge, c, run)
     for i in stage.steps(int(state.step), rl_watch()):
         chosen, batch = batch_of(i)
         try:
             state, metrics = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
-        except InputError:
-            stage.failed(i, state, "reward")
-            raise
+        except RewardError as error:
+            there = keep_failure(folder, i, error)
+            stage.failed(i, state, error.code)
+            raise InputError(f"{error}{there}") from error
         if looks := i == 0 or (i + 1) % run.runtime.evaluate_every == 0 or i + 1 == stage.total:
             try:
                 with jax.set_mesh(mesh):
@@ -289,17 +307,18 @@ def in_one(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> P
 
 
 def around(
-    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, model: Trained, reward: RewardFunction
+    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, model: Trained, rewards: Rewards, answers: int
 ) -> Program:
-    """Sampling, a Python function of the text, and learning from what it gives. Of several processes the first calls it,
-    with all answers."""
+    """Sampling and the reward models' scores, Python functions of the text, and learning from what they give together. Of
+    several processes the first calls the functions, with all answers."""
     if run.mesh.pmap:
         raise InputError("mesh.pmap needs a reward model, and the reward is a function; leave it out")
 
     @jax.jit
     def draw(state: PPOState, prompts: PromptBatch, frozen: Frozen):
         x = halves.sample(state, prompts, frozen, models=pieces["models"], plan=pieces["plan"])
-        return x, replicate_rows((x.y.tokens, x.y.mask))
+        given = reward_scores(x, frozen, model=frozen.adapt(pieces["models"]).value).T if frozen.reward else None
+        return x, replicate_rows((x.y.tokens, x.y.mask, given))
 
     def rest(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
         state, metrics = halves.learn(state, x, scores, text, coef, frozen, **pieces)
@@ -309,43 +328,16 @@ def around(
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
         with jax.set_mesh(mesh):
-            x, drawn = draw(state, batch.prompts, frozen)
-        texts = written(np.asarray(drawn[0]), np.asarray(drawn[1]), model)
-        given = scores_for_all(reward, prompts, texts)
-        state, metrics = learn(state, x, place(given[None], mesh), batch.pretrain, coef, frozen)
-        return state, values(metrics)
+            x, (tokens, mask, given) = draw(state, batch.prompts, frozen)
+        texts = written(np.asarray(tokens), np.asarray(mask), model, int(state.step))
+        of_models, began = None if given is None else np.asarray(given).T, time.monotonic()
+        said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
+        took = {"time/reward": time.monotonic() - began}
+        scores = together(rewards, said, of_models)
+        state, metrics = learn(state, x, place(scores, mesh), batch.pretrain, coef, frozen)
+        return state, values(metrics) | part_metrics(rewards, said, of_models, answers) | took
 
     return call
-
-
-def scores_for_all(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> Float[ndarray, " B"]:
-    """The same scores on every process: those of the first, which alone calls the function. InputError, on every process, as
-    for `scores_by`."""
-    given, error = np.full(len(texts), np.nan, np.float32), None
-    if first_process():
-        try:
-            given = scores_by(reward, prompts, texts)
-        except InputError as found:
-            error = found
-    given = of_first_process(given)
-    if np.isnan(given).any():
-        raise error or InputError("the reward function went wrong on the first process, which says how")
-    return given
-
-
-def scores_by(reward: RewardFunction, prompts: Sequence[Prompt], texts: Sequence[str]) -> Float[ndarray, " B"]:
-    """What a function gives the answers. InputError: it raises, or gives something else than a finite number for each."""
-    said = asked("the reward function", reward, list(prompts), list(texts))
-    try:
-        given = np.asarray(said, np.float32)
-    except (TypeError, ValueError):
-        given = np.full(0, np.nan, np.float32)
-    if given.shape != (len(texts),) or not np.isfinite(given).all():
-        raise InputError(
-            f"the reward function gave {shortened(said)} for {len(texts)} answers; let it give a list with a finite number "
-            "for each"
-        )
-    return given
 
 
 def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:
@@ -360,28 +352,6 @@ def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dic
             f"the judge gave {shortened(said)}; let it give a dict of finite numbers, none of which is called step"
         )
     return figures
-
-
-def written(tokens: Int[ndarray, "B T"], mask: Bool[ndarray, "B T"], model: Trained) -> list[str]:
-    """The text of each answer of a rollout."""
-    t = model.tokenizer
-    return [
-        t.decode([int(i) for i in row[here] if i not in t.ends]).strip() for row, here in zip(tokens, mask, strict=True)
-    ]
-
-
-def reward_models(reward: Trained | Sequence[Trained] | RewardFunction) -> tuple[Trained, ...]:
-    """The reward models; none where the reward is a function. InputError: a language model in their place, or nothing."""
-    if callable(reward):
-        return ()
-    several = isinstance(reward, Iterable) and not isinstance(reward, str)
-    models = (reward,) if isinstance(reward, Trained) else tuple(reward) if several else ()
-    if not models or not all(isinstance(model, Trained) for model in models):
-        raise InputError(f"the reward is {shortened(reward)}; give a reward model, several, or a function")
-    for model in models:
-        if not model.scalar:
-            raise InputError(f"{model.folder} is a language model; give a reward model, or a function, as the reward")
-    return models
 
 
 def networks(
@@ -480,10 +450,10 @@ def reference_moments(
     count: int = 256,
 ) -> Moments:
     """Of the scores that π_SFT's own answers to training prompts get (Ziegler et al. 2019, code: 256 samples).
-    InputError: the reward is a function."""
+    InputError: a reward is a function."""
     if not rewards:
         raise InputError(
-            'ppo.score_norm = "fixed" takes reward models, and the reward is a function; set it to "running"'
+            'ppo.score_norm = "fixed" takes reward models, and a reward is a function; set it to "running"'
         )
     encoded, batch = encode_prompts(prompts[:count], model.tokenizer, model.format.prompt_tokens), run.runtime.batch
     params, *each = (whole(p, frozen.base, model.lora) for p in (frozen.sft, *frozen.reward))

@@ -78,6 +78,7 @@ class Runtime(Checked):
     best: str = ""  # RL's look with the largest of this figure in metrics.jsonl is saved, and stays; "" is none
     evaluate_every: Count = 10  # RL iterations between looks, at held-out prompts and pretraining text
     batch: Count = 128  # rows at a time where nothing is trained; it deals out the draws of sampled answers
+    reward_seconds: PositiveOrInf = 600.0  # that reward functions may take for an iteration's answers; inf is no limit
     wandb: bool = False  # log to Weights & Biases too; needs the extra
 
 
