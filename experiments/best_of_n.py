@@ -1,4 +1,4 @@
-"""Best-of-n: the answer of n that the reward model likes best, from the model that RL starts from.
+"""Best-of-n: the answer of n that the reward, a model or functions, likes best, from the model that RL starts from.
 
     python experiments/best_of_n.py configs/best_of_n.toml
 
@@ -7,7 +7,7 @@ PPO. Seconds on two cores, from the models of configs/tiny.toml. Writes best_of_
 judge's verdict, both against one more answer of the model, which is none of the n, and the KL from the model, at most
 log n − (n − 1)/n nats. Where reward and verdict have nothing to do with each other, every n wins half of the time.
 
-Differences from these papers: 1. the judge is the built-in world's gold preference, or the reward model itself on files.
+Differences from these papers: 1. the judge is the built-in world's gold preference, or the reward itself on files.
 """
 
 import json
@@ -36,17 +36,21 @@ from rlhf_jax.stages import (
     judge_of,
     require_belonging,
     require_prompts,
-    scores_of,
+    rewarded,
+    rewards_in,
     trained,
 )
 
 
 @dataclass(frozen=True)
 class Given:
-    """Folders of trained models, of any run."""
+    """Folders of trained models, of any run, and rewards."""
 
     start: str = "runs/tiny/rl_init"  # the folder of the model that answers
-    reward: str = "runs/tiny/reward_model"  # of the reward model that chooses
+    reward: str = (
+        "runs/tiny/reward_model"  # or my_rewards.py:name, a function, which chooses; several with commas between
+    )
+    weights: str = ""  # of each, with commas between; "" is 1 each
 
 
 @dataclass(frozen=True)
@@ -59,27 +63,29 @@ class Config(Program):
 
 
 def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
-    model, reward, batch = trained(c.given.start), trained(c.given.reward), c.runtime.batch
-    require_belonging(model, [reward])
+    model, batch = trained(c.given.start), c.runtime.batch
     data = data_of(model, c.files or c.world, c.seed)
+    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
+    require_belonging(model, rewards.models)
     require_prompts(data.prompts.test, model)
-    judge = judge_of(data, model, reward, c.evaluate)
+    judge = judge_of(data, model, rewards, c.evaluate)
     prompts, params = encode_prompts(judge.prompts, model.tokenizer, model.format.prompt_tokens), model.params()
     scored, verdicts = [], []
     for draw in range(c.best_of + 1):
         key = c.run.key(f"best of n, {draw}")
         answers = answers_of(model, params, prompts, key, c.evaluate.sampling, batch)
-        scored.append(scores_of(judge.reward.model, *answers.concat(), batch=batch, params=judge.reward.params))
+        texts = decoded(model, answers)
+        scored.append(rewarded(judge, answers, texts, c.run))
         if judge.truth is None or judge.questions is None:
             verdicts.append(scored[-1])
         else:
-            asked = zip(judge.questions, decoded(model, answers), strict=True)
+            asked = zip(judge.questions, texts, strict=True)
             verdicts.append(np.array([judge.truth.gold(question, text) for question, text in asked]))
-    score, verdict, texts = np.stack(scored), np.stack(verdicts), [prompt.text for prompt in judge.prompts]
+    score, verdict, asked = np.stack(scored), np.stack(verdicts), [prompt.text for prompt in judge.prompts]
     scale, found = None if judge.truth is None else RANGE, {}
     n = 1
     while n <= c.best_of:
-        found[n] = {**chosen(n, score, verdict, texts, scale), "kl": best_of_n_kl(n)}
+        found[n] = {**chosen(n, score, verdict, asked, scale), "kl": best_of_n_kl(n)}
         n *= 2
     return found
 

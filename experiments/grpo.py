@@ -41,6 +41,7 @@ from rlhf_jax.stages import (
     data_of,
     policy,
     prompts_that_fit_all,
+    rewards_in,
     trained,
     trained_in,
 )
@@ -60,10 +61,11 @@ class Group(Checked):
 
 @dataclass(frozen=True)
 class Given:
-    """Folders of trained models, of any run."""
+    """Folders of trained models, of any run, and rewards."""
 
     start: str = "runs/tiny/rl_init"  # the folder of the policy that RL starts from, and the KL's reference
-    reward: str = "runs/tiny/reward_model"  # of the reward model; several, with commas between, are an ensemble
+    reward: str = "runs/tiny/reward_model"  # or my_rewards.py:name, a function; several with commas between
+    weights: str = ""  # of each, with commas between; "" is 1 each
     against: str = "runs/tiny/sft, runs/tiny/pretrain"  # of models that the policy is compared with
 
 
@@ -115,6 +117,7 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
     state = replace(state, step=state.step + 1, kl_scale=kl_scale)
     return state, summed(losses) | rollout_metrics(x, scores, score) | {
         "objective/rlhf_reward": mean(r),
+        "group/no_difference": mean(jnp.ptp(score.reshape(-1, answers), axis=1) == 0),
         "group/deviation": mean(jnp.std(r.reshape(-1, answers), axis=1)),
         "episode": mean(state.step * episodes),
     }
@@ -139,14 +142,14 @@ def main(c: Config) -> None:
     require_groups(c.group, c.ppo)
     start = trained(c.given.start)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = trained_in(c.given.reward)
+    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     halves = Iteration(sample, partial(learn, advantage=c.group.advantage, answers=c.group.answers), has_value=False)
     policy_of = partial(policy, text=data.text, judge=judge, answers=c.group.answers, order="group", iteration=halves)
     found = policy_of(c.folder / "group", start, rewards, data.prompts, c.ppo, c.run)
     others = trained_in(c.given.against)
-    compare(c.folder / "group.json", "group", found, others, start, data, rewards[0], c.evaluate, c.run)
+    compare(c.folder / "group.json", "group", found, others, start, data, rewards, c.evaluate, c.run)
 
 
 if __name__ == "__main__":

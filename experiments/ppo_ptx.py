@@ -40,6 +40,7 @@ from rlhf_jax.stages import (
     data_of,
     policy,
     prompts_that_fit_all,
+    rewards_in,
     trained,
     trained_in,
 )
@@ -58,10 +59,11 @@ from rlhf_jax.types import Experience
 
 @dataclass(frozen=True)
 class Given:
-    """Folders of trained models, of any run."""
+    """Folders of trained models, of any run, and rewards."""
 
     start: str = "runs/tiny/rl_init"  # the folder of the policy that RL starts from, and the KL's reference
-    reward: str = "runs/tiny/reward_model"  # of the reward model; several, with commas between, are an ensemble
+    reward: str = "runs/tiny/reward_model"  # or my_rewards.py:name, a function; several with commas between
+    weights: str = ""  # of each, with commas between; "" is 1 each
     against: str = "runs/tiny/sft, runs/tiny/pretrain"  # of models that the policy is compared with
 
 
@@ -113,13 +115,13 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
 def main(c: Config) -> None:
     start = trained(c.given.start)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = trained_in(c.given.reward)
+    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     policy_of = partial(policy, text=data.text, judge=judge, iteration=Iteration(sample, learn))
     found = policy_of(c.folder / "ppo_ptx", start, rewards, data.prompts, c.ppo, c.run)
     others = trained_in(c.given.against)
-    compare(c.folder / "ppo_ptx.json", "ppo_ptx", found, others, start, data, rewards[0], c.evaluate, c.run)
+    compare(c.folder / "ppo_ptx.json", "ppo_ptx", found, others, start, data, rewards, c.evaluate, c.run)
 
 
 if __name__ == "__main__":

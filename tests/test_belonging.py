@@ -84,7 +84,10 @@ def takers(models, tmp_path, monkeypatch):
     def best_of_n(reward):
         found = {"start": models.lm, "reward": reward}
         monkeypatch.setattr(best_of_n_program, "trained", found.get)
-        c = SimpleNamespace(given=SimpleNamespace(start="start", reward="reward"), runtime=RUN.runtime)
+        monkeypatch.setattr(best_of_n_program, "data_of", lambda *given: data)
+        monkeypatch.setattr(best_of_n_program, "rewards_in", lambda name, *more: stages.Rewards((found[name],)))
+        given = SimpleNamespace(start="start", reward="reward", weights="")
+        c = SimpleNamespace(given=given, runtime=RUN.runtime, files=None, world=None, seed=0)
         return best_of_n_program.best_of_n(c)
 
     data = stages.DataSets(stages.Parts(()), ROWS, stages.Parts((), (), PROMPTS))

@@ -712,22 +712,24 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
         "policy",
         trained=lambda folder: f"start in {folder}",
         trained_in=lambda folders: [f"model in {each.strip()}" for each in folders.split(",")],
+        rewards_in=lambda names, weights, truth: (names, weights, truth),
         data_of=lambda model, settings, seed: asked.append(model) or world,
         prompts_that_fit_all=lambda prompts, start: prompts,
         compare=lambda path, *given: made.update(compare=given),
     )
-    given = program.Given("init", "r1, r2", "sft, base")
+    given = program.Given("init", "r1, mine.py:f", "1, 2", "sft, base")
     c = replace(program.Config(out=str(tmp_path)), given=given, ppo=stages.PPO(batch=8, minibatches=2))
+    rewards_given = ("r1, mine.py:f", "1, 2", world.truth)
     program.main(c)
     (name,) = set(made) - {"compare"}
     assert asked == ["start in init"]
     (start, rewards, prompts, settings, run), more = made[name]
-    assert (start, rewards, settings) == ("start in init", ["model in r1", "model in r2"], c.ppo) and run == c.run
+    assert (start, rewards, settings) == ("start in init", rewards_given, c.ppo) and run == c.run
     assert prompts == world.prompts and more["text"] is world.text
     assert more["judge"]([world.prompts.test[0]], ["No."]).keys() == {"gold/mean"}
     _, model, others, reference, data, reward, *_ = made["compare"]
     assert (model, others) == (name, ["model in sft", "model in base"])
-    assert (reference, data, reward) == ("start in init", world, "model in r1")
+    assert (reference, data, reward) == ("start in init", world, rewards_given)
 
 
 @pytest.mark.parametrize("source", ["rankings.jsonl", ""])

@@ -24,6 +24,8 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import PromptBatch
 
+KNOWN = ("prompt", "messages", "completion", "completions", "chosen", "rejected", "category", "user")  # no columns
+
 
 class Columns(dict[str, Any]):
     """What else a row says: the right answer, tests, where it is from. Equal ones have one hash; nothing writes into them."""
@@ -51,7 +53,7 @@ def read_prompts(source: str) -> list[Prompt]:
     Rows are {prompt}, or {messages}, {chosen} or {chosen, rejected}, of which the prompt is what precedes the
     answer. Whole conversations hold their own prompt whether or not one is given besides, as they do for
     `read_demonstrations` and `read_rankings`, so that all three know a row by one text. Any may have a
-    {category} and a {user}, which is a string or a whole number.
+    {category} and a {user}, which is a string or a whole number. What else a row says are the prompt's columns.
 
     InputError, with the line: another shape, broken dialogue, an empty prompt.
     """
@@ -120,7 +122,8 @@ def _prompt(row: Row) -> Prompt:
     else:
         found = ", ".join(fields) or "nothing"
         raise InputError(f"no prompt (found: {found}): give prompt, messages, or chosen")
-    return Prompt(text, category, name_of(row, "user"))
+    columns = Columns((key, value) for key, value in fields.items() if key not in KNOWN)
+    return Prompt(text, category, name_of(row, "user"), columns)
 
 
 def _has_conversation(fields: dict[str, Any]) -> bool:

@@ -32,6 +32,7 @@ from rlhf_jax.stages.evaluation import (
     judge_of,
     loaded,
     packed_loss,
+    rewarded,
     truthful,
     write,
 )
@@ -48,6 +49,7 @@ from rlhf_jax.stages.model import (
     whole,
     with_lora,
 )
+from rlhf_jax.stages.named_rewards import rewards_in
 from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
@@ -154,6 +156,8 @@ __all__ = [
     "require_figure",
     "require_prompts",
     "reward_model",
+    "rewarded",
+    "rewards_in",
     "run_tokenizer",
     "sample_answers",
     "scores_by",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
+from numpy import ndarray
 
 from rlhf_jax.config import Checked, Count, Natural, NotNegative, PositiveShare
 from rlhf_jax.data import Prompt, encode_prompt, encode_prompts, prompt_text
@@ -49,6 +50,7 @@ from rlhf_jax.models import (
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
 from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.rewards import Rewards, opinions_for_all, rewards_of, together
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.training import has_row, packed, prompts_that_fit
 from rlhf_jax.types import AnyArray
@@ -85,14 +87,15 @@ class Judge(NamedTuple):
     prompts: list[Prompt]
     questions: list[Question] | None
     truth: Truth | None
-    reward: Loaded
+    reward: Loaded | None  # model, the first of several; None where the rewards are functions
+    functions: Rewards | None = None  # what the reward models say, and functions, where there are any
 
 
 class Written(NamedTuple):
     """One model's answers to the held-out prompts."""
 
     answers: Answers
-    texts: list[str]
+    texts: Sequence[str]
     reward: np.ndarray  # r_θ(x, y)
     verdict: np.ndarray  # of the judge
 
@@ -102,16 +105,21 @@ def loaded(model: Trained) -> Loaded:
     return Loaded(model, model.params())
 
 
-def judge_of(data: DataSets, model: Trained, reward: Trained, c: Evaluate) -> Judge:
-    """The gold preference of the built-in world; with the user's files the reward model, which PPO was trained on, so that
-    its verdict on PPO is flattering."""
+def judge_of(data: DataSets, model: Trained, reward: Trained | Rewards, c: Evaluate) -> Judge:
+    """The gold preference of the built-in world; with the user's files the reward, which PPO was trained on, so that its
+    verdict on PPO is flattering."""
+    rewards = rewards_of(reward)
+    scored = loaded(rewards.models[0]) if rewards.models else None, rewards if rewards.functions else None
     prompts, truth = prompts_that_fit(data.prompts.test, model, "test")[: c.prompts], data.truth
     if truth is None:
-        return Judge("the reward model that PPO was trained on", prompts, None, None, loaded(reward))
-    return Judge("the gold preference", prompts, [truth.question(p) for p in prompts], truth, loaded(reward))
+        name = "the reward that PPO was trained on" if rewards.functions else "the reward model that PPO was trained on"
+        return Judge(name, prompts, None, None, *scored)
+    return Judge("the gold preference", prompts, [truth.question(p) for p in prompts], truth, *scored)
 
 
-def written_by(this: Loaded, prompts: Sequence[Prompt], role: str, c: Evaluate, run: Run) -> tuple[Answers, list[str]]:
+def written_by(
+    this: Loaded, prompts: Sequence[Prompt], role: str, c: Evaluate, run: Run
+) -> tuple[Answers, Sequence[str]]:
     """A model's answers to prompts."""
     model, params = this
     encoded = encode_prompts(prompts, model.tokenizer, model.format.prompt_tokens)
@@ -122,11 +130,24 @@ def written_by(this: Loaded, prompts: Sequence[Prompt], role: str, c: Evaluate, 
 def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
     """A model's answers to the held-out prompts, and what reward model and judge say of them."""
     answers, texts = written_by(this, judge.prompts, "evaluate", c, run)
-    reward = scores_of(judge.reward.model, *answers.concat(), batch=run.runtime.batch, params=judge.reward.params)
+    reward = rewarded(judge, answers, texts, run)
     if judge.truth is None or judge.questions is None:
         return Written(answers, texts, reward, reward)
     gold = [judge.truth.gold(q, text) for q, text in zip(judge.questions, texts, strict=True)]
     return Written(answers, texts, reward, np.array(gold))
+
+
+def rewarded(judge: Judge, answers: Answers, texts: Sequence[str], run: Run) -> Float[ndarray, " N"]:
+    """What the reward gives the answers to the judge's prompts; of an ensemble the first reward model counts."""
+    of_model = None
+    if judge.reward is not None:
+        model, params = judge.reward
+        of_model = scores_of(model, *answers.concat(), batch=run.runtime.batch, params=params)
+        if judge.functions is None:
+            return of_model
+    assert judge.functions is not None
+    said = opinions_for_all(judge.functions, judge.prompts, texts, run.runtime.reward_seconds)
+    return together(judge.functions, said, None if of_model is None else of_model[None])[0]
 
 
 def helpful(judge: Judge, written: dict[str, Written], name: str, others: Sequence[str] = ("sft", "base")) -> Figures:

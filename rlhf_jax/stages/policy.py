@@ -329,7 +329,8 @@ def around(
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
         with jax.set_mesh(mesh):
             x, (tokens, mask, given) = draw(state, batch.prompts, frozen)
-        texts = written(np.asarray(tokens), np.asarray(mask), model, int(state.step))
+        ids = [[int(i) for i in row[here]] for row, here in zip(np.asarray(tokens), np.asarray(mask), strict=True)]
+        texts = written(ids, model, int(state.step))
         of_models, began = None if given is None else np.asarray(given).T, time.monotonic()
         said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
         took = {"time/reward": time.monotonic() - began}

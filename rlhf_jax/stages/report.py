@@ -30,6 +30,7 @@ from rlhf_jax.stages.evaluation import (
     write,
 )
 from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.rewards import Rewards, rewards_of
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
 
@@ -92,6 +93,7 @@ def evaluate(
         evaluation[name] |= alignment_tax(this, data, run)
         if data.truth is not None:
             evaluation[name] |= truthful(this, data.truth, c, run) | harmless(this, data.truth, c, run)
+    assert judge.reward is not None
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
     samples = samples_of(judge, written, c, run)
@@ -125,17 +127,18 @@ def compare(
     others: Sequence[Trained],
     start: Trained,
     data: DataSets,
-    reward: Trained,
+    reward: Trained | Rewards,
     settings: Evaluate = Evaluate(),
     run: Run = RUN,
 ) -> Figures:
     """How one model stands against others on held-out prompts, how far it is from the one that it started from, and what it
     cost on pretraining text; written to `path` as JSON, and printed. All go by their folders' names, and by more of the path
     where two have one name. InputError: no prompt fits; models that do not belong together."""
+    models = rewards_of(reward).models
     for each in (model, start):
-        require_belonging(each, [reward])
+        require_belonging(each, models)
     for other in others:
-        require_belonging(other, () if data.truth else [reward])  # the world's judge reads text
+        require_belonging(other, () if data.truth else models)  # the world's judge reads text
     require_prompts(data.prompts.test, model)
     judge = judge_of(data, model, reward, settings)
     rivals = {key: loaded(other) for key, other in told_apart(others, name).items()}

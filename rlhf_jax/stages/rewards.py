@@ -110,16 +110,11 @@ def rewards_of(reward: Any) -> Rewards:
     if isinstance(reward, Rewards):
         return reward
     several = isinstance(reward, Iterable) and not isinstance(reward, str | Mapping) and not callable(reward)
-    models: list[Trained] = []
-    functions: list[Any] = []
-    for part in reward if several else [reward]:
-        if isinstance(part, Trained):
-            models.append(part)
-        elif callable(part):
-            functions.append(part)
-        else:
-            raise InputError(f"the reward is {shortened(part)}; give a reward model, several, or a function")
-    return Rewards(tuple(models), tuple(functions))
+    parts: list[Any] = list(reward) if several else [reward]
+    if not parts or not all(isinstance(part, Trained) or callable(part) for part in parts):
+        raise InputError(f"the reward is {shortened(reward)}; give a reward model, several, or a function")
+    models = tuple(part for part in parts if isinstance(part, Trained))
+    return Rewards(models, tuple(part for part in parts if not isinstance(part, Trained)))
 
 
 def function_name(function: Any) -> str:
