@@ -27,6 +27,8 @@ from rlhf_jax.runtime import run, write_atomically
 from rlhf_jax.stages import (
     Evaluate,
     Files,
+    Format,
+    Memory,
     Program,
     World,
     answers_of,
@@ -34,11 +36,12 @@ from rlhf_jax.stages import (
     data_of,
     decoded,
     judge_of,
+    model_in,
+    read_as_text,
     require_belonging,
     require_prompts,
     rewarded,
     rewards_in,
-    trained,
 )
 
 
@@ -56,6 +59,8 @@ class Given:
 @dataclass(frozen=True)
 class Config(Program):
     given: Given = Given()
+    format: Format = Format()  # of models from Hugging Face folders; a stage's has its own
+    memory: Memory = Memory()
     best_of: Count = 16  # answers to a prompt, at most
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
@@ -63,9 +68,9 @@ class Config(Program):
 
 
 def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
-    model, batch = trained(c.given.start), c.runtime.batch
+    model, batch = model_in(c.given.start, c.format, c.memory), c.runtime.batch
     data = data_of(model, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
+    rewards = read_as_text(rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory), model, None)
     require_belonging(model, rewards.models)
     require_prompts(data.prompts.test, model)
     judge = judge_of(data, model, rewards, c.evaluate)

@@ -16,15 +16,18 @@ from rlhf_jax.runtime import run
 from rlhf_jax.stages import (
     Evaluate,
     Files,
+    Format,
+    Lora,
+    Memory,
     Preference,
     Program,
     World,
     begin,
     compare,
     data_of,
+    model_in,
     preference,
     prompts_that_fit_all,
-    trained,
     trained_in,
 )
 
@@ -42,6 +45,9 @@ class Given:
 @dataclass(frozen=True)
 class Config(Program):
     given: Given = Given()
+    format: Format = Format()  # of models from Hugging Face folders; a stage's has its own
+    memory: Memory = Memory()
+    lora: Lora | None = None
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
     preference: Preference = Preference()
@@ -49,13 +55,13 @@ class Config(Program):
 
 
 def main(c: Config) -> None:
-    start = trained(c.given.start)
+    start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
     rankings = data.to_learn_from(read_rankings(c.given.rankings)) if c.given.rankings else data.rankings.train
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     found = preference(c.folder / "preference", start, rankings, c.preference, c.run)
-    others = trained_in(c.given.against)
-    reward = trained(c.given.reward)
+    others = trained_in(c.given.against, c.format, c.memory)
+    reward = model_in(c.given.reward, c.format, c.memory)
     compare(c.folder / "preference.json", c.preference.objective, found, others, start, data, reward, c.evaluate, c.run)
 
 

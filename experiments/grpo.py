@@ -34,15 +34,18 @@ from rlhf_jax.stages import (
     PPO,
     Evaluate,
     Files,
+    Format,
+    Lora,
+    Memory,
     Program,
     World,
     begin,
     compare,
     data_of,
+    model_in,
     policy,
     prompts_that_fit_all,
     rewards_in,
-    trained,
     trained_in,
 )
 from rlhf_jax.steps import SHUFFLE, Iteration, minibatches, ppo_step, rollout_metrics, sample, training_score
@@ -72,6 +75,9 @@ class Given:
 @dataclass(frozen=True)
 class Config(Program):
     given: Given = Given()
+    format: Format = Format()  # of models from Hugging Face folders; a stage's has its own
+    memory: Memory = Memory()
+    lora: Lora | None = None
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
     ppo: PPO = PPO()
@@ -140,15 +146,15 @@ def require_groups(group: Group, ppo: PPO) -> None:
 
 def main(c: Config) -> None:
     require_groups(c.group, c.ppo)
-    start = trained(c.given.start)
+    start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
+    rewards = rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     halves = Iteration(sample, partial(learn, advantage=c.group.advantage, answers=c.group.answers), has_value=False)
     policy_of = partial(policy, text=data.text, judge=judge, answers=c.group.answers, order="group", iteration=halves)
     found = policy_of(c.folder / "group", start, rewards, data.prompts, c.ppo, c.run)
-    others = trained_in(c.given.against)
+    others = trained_in(c.given.against, c.format, c.memory)
     compare(c.folder / "group.json", "group", found, others, start, data, rewards, c.evaluate, c.run)
 
 

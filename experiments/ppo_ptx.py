@@ -33,15 +33,18 @@ from rlhf_jax.stages import (
     PPO,
     Evaluate,
     Files,
+    Format,
+    Lora,
+    Memory,
     Program,
     World,
     begin,
     compare,
     data_of,
+    model_in,
     policy,
     prompts_that_fit_all,
     rewards_in,
-    trained,
     trained_in,
 )
 from rlhf_jax.steps import (
@@ -70,6 +73,9 @@ class Given:
 @dataclass(frozen=True)
 class Config(Program):
     given: Given = Given()
+    format: Format = Format()  # of models from Hugging Face folders; a stage's has its own
+    memory: Memory = Memory()
+    lora: Lora | None = None
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
     ppo: PPO = PPO()
@@ -113,14 +119,14 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
 
 
 def main(c: Config) -> None:
-    start = trained(c.given.start)
+    start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, data.truth)
+    rewards = rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     policy_of = partial(policy, text=data.text, judge=judge, iteration=Iteration(sample, learn))
     found = policy_of(c.folder / "ppo_ptx", start, rewards, data.prompts, c.ppo, c.run)
-    others = trained_in(c.given.against)
+    others = trained_in(c.given.against, c.format, c.memory)
     compare(c.folder / "ppo_ptx.json", "ppo_ptx", found, others, start, data, rewards, c.evaluate, c.run)
 
 

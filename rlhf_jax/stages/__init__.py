@@ -62,7 +62,7 @@ from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
 from rlhf_jax.stages.saved import model_in, trained, trained_in
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
-from rlhf_jax.stages.text_reward import reads_text
+from rlhf_jax.stages.text_reward import ReadsText, read_as_text
 from rlhf_jax.stages.training import (
     data_of,
     data_that_fit,
@@ -102,6 +102,7 @@ __all__ = [
     "Pretrain",
     "Program",
     "Ranker",
+    "ReadsText",
     "Reward",
     "RewardFunction",
     "Rewards",
@@ -150,7 +151,7 @@ __all__ = [
     "pretrain",
     "prompts_that_fit",
     "prompts_that_fit_all",
-    "reads_text",
+    "read_as_text",
     "reference_moments",
     "require_belonging",
     "require_figure",

@@ -19,9 +19,9 @@ from rlhf_jax.labelers import WEIGHTS, Facets
 from rlhf_jax.rewards import from_trl
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import raised
-from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.model import Format, Memory, Trained
 from rlhf_jax.stages.rewards import Rewards, function_name, require_arguments
-from rlhf_jax.stages.saved import trained
+from rlhf_jax.stages.saved import model_in
 
 GOLD = ("score", *Facets._fields)
 
@@ -44,21 +44,24 @@ class GoldReward:
         return [getattr(facets, self.part) for facets in seen]
 
 
-def rewards_in(names: str, weights: str, truth: Truth | None) -> Rewards:
+def rewards_in(
+    names: str, weights: str, truth: Truth | None, format: Format = Format(), memory: Memory | None = None
+) -> Rewards:
     """The rewards that a config names, with commas between them:
 
-    runs/tiny/reward_model        the folder of a reward model; several are an ensemble
+    runs/tiny/reward_model        the folder of a reward model, of a stage or of Hugging Face; several are an ensemble
     my_rewards.py:exact           a function of a file, from the working directory
     package.module:function       of a package or module, those in the working directory included
     trl:package.module:function   (trl:file.py:function) one that was written for TRL, see `from_trl`
     gold:content                  of the built-in world, whose truth is given: content, constraint, brevity, falsehood,
                                   rudeness, or the score that they make
 
-    weights: a number for each, with commas between; "" is 1 each. InputError: what is not there, or is no reward.
+    weights: a number for each, with commas between; "" is 1 each. format, memory: of models from Hugging Face folders.
+    InputError: what is not there, or is no reward.
     """
     entries = [each.strip() for each in names.split(",") if each.strip()]
     of = weights_of(weights, entries)
-    parts = {name: reward_in(name, truth) for name in entries}
+    parts = {name: reward_in(name, truth, format, memory) for name in entries}
     models = {name: part for name, part in parts.items() if isinstance(part, Trained)}
     functions = {name: part for name, part in parts.items() if not isinstance(part, Trained)}
     alike = {of[name] for name in models}
@@ -90,7 +93,7 @@ def weights_of(text: str, entries: list[str]) -> dict[str, float]:
     return dict(zip(entries, numbers, strict=True))
 
 
-def reward_in(name: str, truth: Truth | None) -> Any:
+def reward_in(name: str, truth: Truth | None, format: Format, memory: Memory | None) -> Any:
     """The reward model or function of one name. InputError: it is not there, or is no reward."""
     if ":" not in name or Path(name).is_dir():
         if not Path(name).is_dir():
@@ -98,7 +101,7 @@ def reward_in(name: str, truth: Truth | None) -> Any:
             raise InputError(
                 f"given.reward: {name} is no folder of a reward model; name one, or a function, as in {asked}:exact"
             )
-        return trained(name)
+        return model_in(name, format, memory)
     kind, _, rest = name.partition(":")
     if kind == "trl" and ":" in rest:
         return from_trl(function_in(rest))

@@ -57,6 +57,7 @@ from rlhf_jax.stages.rewards import (
     together,
 )
 from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import (
     has_row,
     open_stage,
@@ -213,7 +214,8 @@ def policy(
         raise InputError(
             f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
         )
-    rewards = rewards_of(reward)
+    ensemble = {"ensemble": c.ensemble, "uncertainty": c.uncertainty}
+    rewards = read_as_text(rewards_of(reward), start, value, **ensemble)
     models = tuple(rewards.models)
     require_belonging(start, models, value)
     if c.pretrain_examples and not (text and text.train):
@@ -221,7 +223,6 @@ def policy(
             f"{folder}: ppo.pretrain_examples is {c.pretrain_examples} and there is no text; give it some, or 0"
         )
     fit = prompts_that_fit(prompts.train, start, "train")
-    inputs = {f"reward{'' if i == 0 else f'_{i + 1}'}": m.sha256 for i, m in enumerate(models)}
     mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
     batch = {"batch": run.runtime.batch} if c.score_norm == "fixed" else {}  # deals out the draws of π_SFT's answers
     weights = {"weights": list(rewards.weights)} if rewards.weights else {}
@@ -233,7 +234,7 @@ def policy(
         {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch, **weights},
         {
             **parents(start=start, **({"value": value} if value else {})),
-            **inputs,
+            **rewards.inputs,
             "prompts": content_sha256(fit),
             **mixed,
         },

@@ -32,6 +32,7 @@ from rlhf_jax.stages.evaluation import (
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rewards import Rewards, rewards_of
 from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
 
 MARK = "evaluated.json"  # what an evaluation was made from
@@ -134,13 +135,14 @@ def compare(
     """How one model stands against others on held-out prompts, how far it is from the one that it started from, and what it
     cost on pretraining text; written to `path` as JSON, and printed. All go by their folders' names, and by more of the path
     where two have one name. InputError: no prompt fits; models that do not belong together."""
-    models = rewards_of(reward).models
+    rewards = read_as_text(rewards_of(reward), model, None)
+    models = rewards.models
     for each in (model, start):
         require_belonging(each, models)
     for other in others:
         require_belonging(other, () if data.truth else models)  # the world's judge reads text
     require_prompts(data.prompts.test, model)
-    judge = judge_of(data, model, reward, settings)
+    judge = judge_of(data, model, rewards, settings)
     rivals = {key: loaded(other) for key, other in told_apart(others, name).items()}
     this = loaded(model)
     written = {key: write(each, judge, settings, run) for key, each in (rivals | {name: this}).items()}

@@ -85,12 +85,21 @@ class Rewards:
         return (weights[0], weights[1:]) if self.models else (1.0, weights)
 
     @property
-    def code(self) -> dict[str, RewardFunction]:
-        """The functions as a stage's record calls them: reward, reward_2 …, beside the models that go before them."""
+    def recorded(self) -> dict[str, Any]:
+        """The models, then the functions, as a stage's record calls them: reward, reward_2 …"""
         return {
-            "reward" if i == 0 else f"reward_{i + 1}": function
-            for i, function in enumerate(self.functions, len(self.models))
+            "reward" if i == 0 else f"reward_{i + 1}": part for i, part in enumerate((*self.models, *self.functions))
         }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Of what is known by a sha256, as reward models are, that."""
+        return {name: part.sha256 for name, part in self.recorded.items() if hasattr(part, "sha256")}
+
+    @property
+    def code(self) -> dict[str, RewardFunction]:
+        """The functions that are known by their code."""
+        return {name: part for name, part in self.recorded.items() if not hasattr(part, "sha256")}
 
 
 class RewardError(InputError):
@@ -155,7 +164,7 @@ def opinions(
     RewardError: one raises, takes too long, or gives something else than a finite number or None for each; where a function
     has an opinion of nothing else, none has one of an answer.
     """
-    ends, names, codes = time.monotonic() + seconds, rewards.named, list(rewards.code)
+    ends, names, codes = time.monotonic() + seconds, rewards.named, list(rewards.recorded)[len(rewards.models) :]
     given = list(prompts), list(answers), [prompt.columns for prompt in prompts]
     async_first = sorted(range(len(names)), key=lambda i: not is_async(rewards.functions[i]))
     said: dict[int, Any] = {}

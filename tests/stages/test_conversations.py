@@ -90,7 +90,7 @@ def test_ppo_s_answers_come_to_their_end(trained):
 
 def test_the_reward_model_ranks_them(trained):
     *_, reward, _ = trained
-    ask = stages.reads_text(reward)
+    ask = stages.ReadsText((reward,))
     prompts = [Prompt(talk(thing)) for thing in COLOURS]
     good, bad = (
         ask(prompts, answers, [p.columns for p in prompts]) for answers in (list(COLOURS.values()), ["Hello"] * 3)
@@ -99,11 +99,13 @@ def test_the_reward_model_ranks_them(trained):
 
 
 def test_another_template_is_another_model(trained, folder):
-    """What was trained in one template is not continued, judged or valued in another."""
+    """What was trained in one template is not continued or valued in another."""
     out, _, reward, _ = trained
     plain, prompts = stages.imported(folder, replace(FORMAT, chat="hh")), [Prompt(talk("leaf"))]
     refusal(
-        lambda: stages.policy(out / "other", plain, reward, prompts, stages.PPO().plain(), RUN),
+        lambda: stages.policy(
+            out / "other", plain, lambda p, a, r: a, prompts, stages.PPO().plain(), RUN, value=reward
+        ),
         "different chat templates",
     )
     rows = 100 * [Demonstration(talk(thing), colour) for thing, colour in COLOURS.items()]
@@ -146,3 +148,24 @@ def test_the_export_talks_in_transformers(trained, tmp_path):
         ours = texts_of(policy, policy.params(), [Prompt(talk(thing))], jax.random.key(0), GREEDY, 1)
         assert said[-1] == END and tokenizer.decode(said[:-1]) == ours[0]
     assert np.isfinite(float(theirs(ids).logits.sum()))
+
+
+@pytest.mark.long
+def test_a_reward_model_that_reads_text_says_what_it_says_inside(trained, tmp_path, capsys):
+    """Of another size it is a function of the text, and of the same kind too where it is told to be; here answers decode to
+    the bytes that they were, so that the numbers are the same."""
+    _, sft, reward, _ = trained
+    prompts, ppo = (
+        [Prompt(talk(thing)) for thing in COLOURS],
+        stages.PPO(iterations=1, batch=6, minibatches=2, gamma=0.0, pretrain_examples=0, lr=1e-5, value_lr=1e-4),
+    )
+    run_of = {"prompts": prompts, "settings": ppo, "run": RUN, "value": reward}
+    inside = stages.policy(tmp_path / "inside" / "ppo", sft, reward, **run_of)
+    outside = stages.policy(tmp_path / "outside" / "ppo", sft, stages.ReadsText((reward,)), **run_of)
+    for a, b in zip(jax.tree.leaves(inside.params()), jax.tree.leaves(outside.params()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert "reads text" not in capsys.readouterr().err
+    other = replace(reward, decoder=replace(reward.decoder, context=500))
+    found = stages.read_as_text(stages.Rewards((other,)), sft, reward)
+    assert "is of another kind than" in capsys.readouterr().err
+    assert not found.models and found.inputs == {"reward": reward.sha256} and found.code == {}

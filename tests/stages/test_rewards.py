@@ -390,7 +390,7 @@ def test_reward_models_are_one_part_with_one_weight(here, monkeypatch):
     for name in ("a", "b"):
         (here / name).mkdir()
     model = SimpleNamespace(folder=Path("a"), scalar=True)
-    monkeypatch.setattr(sys.modules["rlhf_jax.stages.named_rewards"], "trained", lambda folder: model)
+    monkeypatch.setattr(sys.modules["rlhf_jax.stages.named_rewards"], "model_in", lambda folder, *more: model)
     monkeypatch.setattr(sys.modules["rlhf_jax.stages.named_rewards"], "Trained", SimpleNamespace)
     found = rewards_in("my_rewards.py:exact, a, b", "0.5, 2, 2", None)
     assert found.weights == (2, 0.5) and len(found.models) == 2

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 def test_a_folder_s_architecture_says_that_it_is_a_reward_model(folder):
     model = stages.imported(folder, FORMAT)
     assert model.scalar and model.learned().keys() == {"transformer", "kernel", "bias"}
-    refusal(lambda: stages.reads_text(replace(model, scalar=False)), "is a language model; give a reward model")
+    refusal(lambda: stages.ReadsText((replace(model, scalar=False),)), "is a language model; give a reward model")
 
 
 def test_it_scores_what_transformers_scores(folder):
@@ -60,7 +60,7 @@ def test_it_scores_what_transformers_scores(folder):
             float(theirs(torch.tensor([tokenizer.apply_chat_template(each, return_dict=False)])).logits) + bias
             for each in (said, fruit, empty)
         ]
-    found = stages.reads_text(stages.imported(folder, FORMAT))(PROMPTS, ANSWERS, ROWS)
+    found = stages.ReadsText((stages.imported(folder, FORMAT),))(PROMPTS, ANSWERS, ROWS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -86,12 +86,12 @@ def test_a_model_of_a_stage_reads_up_to_the_end_of_the_answer(folder, monkeypatc
     tokens, mask = np.array([line], np.int32), np.ones((1, len(line)), bool)
     expected, params = scores_of(model, tokens, mask, batch=1), model.params()
     monkeypatch.setattr(stages.Trained, "params", lambda self: params)
-    score = stages.reads_text(replace(model, step=7), batch=2)
+    score = stages.ReadsText((replace(model, step=7),), batch=2)
     assert score(PROMPTS[:1], ANSWERS[:1], ROWS[:1]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_conversation_that_the_reward_model_cannot_read(folder):
-    score = stages.reads_text(stages.imported(folder, FORMAT))
+    score = stages.ReadsText((stages.imported(folder, FORMAT),))
     refusal(
         lambda: score(PROMPTS[:1], ["x" * 200], ROWS[:1]),
         "tokens of the reward model in",
