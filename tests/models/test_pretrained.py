@@ -29,7 +29,7 @@ from rlhf_jax.models import (
     stack_blocks,
     write_transformer_config,
 )
-from rlhf_jax.models.rope import Linear
+from rlhf_jax.models.rope import Linear, Yarn
 from tests.models.conftest import GPT2, LLAMA, wild
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -433,6 +433,9 @@ def test_rope_scaling_stands_for_rope_parameters():
     assert read({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}} | both).rope == Rope(
         7.0, scaling=Linear(2.0)
     )
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+    beside = read({"model_type": "llama", "rope_parameters": yarn, "original_max_position_embeddings": 32})
+    assert beside.rope == Rope(scaling=Yarn(4.0, 32))  # what stands beside the map comes first
     kinds = {"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 3.0}}
     gemma3 = {"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     found = read(gemma3 | {"rope_parameters": kinds})

@@ -491,3 +491,61 @@ def test_a_dynamic_base_goes_by_the_room_of_a_row():
     for room, theta in ((9, 10_000.0), (16, 10_000.0), (24, 10_000.0 * 3.0 ** (8 / 6))):
         found = frequencies(Rope(scaling=Dynamic(4.0, 16)), 8, room)
         np.testing.assert_allclose(found, theta ** (-np.arange(4) / 4), rtol=1e-5)
+
+
+# --- what a family has and others have not ----------------------------------------------------------------------------
+
+
+def test_a_layer_without_positions_does_not_see_the_order():
+    """One block reads the last token's logits off a set of keys and values, where nothing turns them."""
+    turned_round = TOKENS.at[:, :7].set(TOKENS[:, 6::-1])
+    for turned, same in (((False,), True), (None, False)):
+        model = LanguageModel(replace(LLAMA, layers=1, turned=turned))
+        params = wild(LanguageModel(replace(LLAMA, layers=1)))
+        last, again = (logits_of(model, params, tokens)[:1, -1] for tokens in (TOKENS, turned_round))
+        assert np.allclose(last, again, atol=1e-5) == same
+
+
+def test_norms_of_sums():
+    """Where a block adds nothing, x becomes norm(norm(x)) in each."""
+    config = replace(GPT2, norms="sum", final_norm=False, layers=1)
+    params = wild(LanguageModel(config))
+    block = params["transformer"]["block_0"]
+    for branch, matrix in (("attention", "out"), ("mlp", "down")):
+        block[branch][matrix] = jax.tree.map(jnp.zeros_like, block[branch][matrix])
+    words, places = (np.asarray(params["transformer"][name]["embedding"]) for name in ("embedding", "position"))
+    x = words[np.asarray(TOKENS[0])] + places[:8]
+    for name in ("attention_norm", "mlp_norm"):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps)
+        x = x * np.asarray(block[name]["scale"]) + np.asarray(block[name]["bias"])
+    found, _ = hidden_states(LanguageModel(config), params, TOKENS[:1], MASK[:1])
+    np.testing.assert_allclose(found[0], x, atol=1e-4)
+
+
+def test_factors_of_branches_and_logits():
+    params = wild(LanguageModel(LLAMA))
+    plain = logits_of(LanguageModel(LLAMA), params)
+    np.testing.assert_allclose(logits_of(LanguageModel(replace(LLAMA, logit_scale=0.25)), params), plain / 4, rtol=1e-5)
+    scaled = jax.tree.map(lambda x: x, params)
+    for i in range(LLAMA.layers):
+        for branch, matrix in (("attention", "out"), ("mlp", "down")):
+            kernel = scaled["transformer"][f"block_{i}"][branch][matrix]
+            kernel["kernel"] = 0.3 * kernel["kernel"]
+    found = logits_of(LanguageModel(replace(LLAMA, residual_scale=0.3)), params)
+    np.testing.assert_allclose(found, logits_of(LanguageModel(LLAMA), scaled), atol=1e-4)
+
+
+def test_narrower_embeddings_and_a_first_position():
+    """By the matrices that lead in and out, here zeros below an identity; two rows stand before the first position."""
+    config = replace(GPT2, embedding_width=6, position_offset=2)
+    params = wild(LanguageModel(config))
+    wide = jax.tree.map(lambda x: x, params)
+    into, out = jnp.eye(6, GPT2.width), jnp.eye(GPT2.width, 6)
+    params["transformer"]["embedding_in"] = {"kernel": into}
+    params["transformer"]["embedding_out"] = {"kernel": out}
+    table = params["transformer"]["embedding"]["embedding"]
+    wide["transformer"] = {k: v for k, v in wide["transformer"].items() if not k.startswith("embedding_")}
+    wide["transformer"]["embedding"] = {"embedding": jnp.pad(table, ((0, 0), (0, GPT2.width - 6)))}
+    wide["transformer"]["position"] = {"embedding": params["transformer"]["position"]["embedding"][2:]}
+    found, expected = logits_of(LanguageModel(config), params), logits_of(LanguageModel(GPT2), wide)
+    np.testing.assert_allclose(found[MASK], expected[MASK], atol=1e-4)
