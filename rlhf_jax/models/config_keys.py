@@ -67,6 +67,14 @@ MISTRAL = HEIR | {
     "sliding_window": OrNull(4096),
 }
 MINISTRAL = MISTRAL
+MINISTRAL3 = MISTRAL | {
+    "vocab_size": 131072,
+    "num_hidden_layers": 34,
+    "head_dim": OrNull(128),
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+}
 QWEN2 = HEIR | {
     "vocab_size": 151936,
     "intermediate_size": 22016,
@@ -213,6 +221,7 @@ SCALING = {
     "mscale": None,
     "mscale_all_dim": None,
     "truncate": True,
+    "llama_4_scaling_beta": NEEDED,
     "short_factor": NEEDED,
     "long_factor": NEEDED,
 }

@@ -347,6 +347,12 @@ def _factors(inner: Keys, name: str) -> list[float]:
     return [float(x) for x in found]
 
 
+def rotary_values(keys: Keys, usual: dict | None = None) -> dict:
+    """What rope_scaling says, or where it says nothing rope_parameters; usual: where that is missing."""
+    new, old = keys.map("rope_parameters"), keys.map("rope_scaling")
+    return dict(old or (usual if new is None else new) or {})
+
+
 def the_rope(
     keys: Keys,
     context: int,
@@ -354,15 +360,12 @@ def the_rope(
     theta_key: str = "rope_theta",
     partial: bool = False,
     names: dict[str, str] | None = None,
+    usual: dict | None = None,
 ) -> Rope:
-    """Of a family that has one for all layers. names: old ones of ways to stretch.
-
-    Where rope_scaling says anything it stands for rope_parameters, not beside them; and the original context is what stands
-    beside them before what stands in them.
-    """
+    """Of a family that has one for all layers. names: old ones of ways to stretch. The original context is what stands
+    beside rope_parameters before what stands in them."""
     theta, share = float(keys.number(theta_key)), keys.number(share_key)
-    new, old = keys.map("rope_parameters"), keys.map("rope_scaling")
-    values = dict(old or new or {})
+    values = rotary_values(keys, usual)
     if original := keys.whole("original_max_position_embeddings"):
         values["original_max_position_embeddings"] = original
     kind = values.get("rope_type", values.get("type"))
@@ -610,6 +613,31 @@ def ministral(keys: Keys) -> TransformerConfig:
     return TransformerConfig(**fields, **sliding, rope=the_rope(keys, fields["context"]))
 
 
+def ministral3(keys: Keys) -> TransformerConfig:
+    """Ministral 3: Mistral with stretched positions, whose queries grow with them."""
+    fields, window, context = common(keys), keys.whole("sliding_window"), keys.whole("max_position_embeddings")
+    said, rope = rotary_values(keys, MINISTRAL3_ROTARY), the_rope(keys, context, usual=MINISTRAL3_ROTARY)
+    if not isinstance(rope.scaling, Yarn):
+        keys.refuse("rope_type", "default", "only yarn is for this model_type")
+        return TransformerConfig(**fields, window=window)
+    inner = Keys(said, SCALING, f"{keys.source}, rotary positions")
+    growth = float(inner.number("llama_4_scaling_beta", zero=True))
+    return TransformerConfig(
+        **fields, rope=rope, window=window, query_growth=growth, query_context=rope.scaling.original_context
+    )
+
+
+MINISTRAL3_ROTARY = {
+    "rope_type": "yarn",
+    "rope_theta": 1_000_000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
+
 def granite(keys: Keys) -> TransformerConfig:
     """Granite 3: Llama with a factor on each of embeddings, scores, branches and logits."""
     fields, rope = common(keys) | attention_biases(keys), the_rope(keys, keys.whole("max_position_embeddings"))
@@ -698,6 +726,7 @@ FAMILIES = {
     "olmo2": Family("Olmo2", config_keys.OLMO2, olmo2, OLMO2_TENSORS),
     "olmo3": Family("Olmo3", config_keys.OLMO3, olmo3, OLMO2_TENSORS),
     "ministral": Family("Ministral", config_keys.MINISTRAL, ministral, LLAMA_TENSORS),
+    "ministral3": Family("Ministral3", config_keys.MINISTRAL3, ministral3, LLAMA_TENSORS),
     "granite": Family("Granite", config_keys.GRANITE, granite, LLAMA_TENSORS),
     "smollm3": Family("SmolLM3", config_keys.SMOLLM3, smollm3, LLAMA_TENSORS),
     "opt": Family("OPT", config_keys.OPT, opt, OPT_TENSORS),
@@ -705,18 +734,24 @@ FAMILIES = {
 
 
 def text_part(values: dict, source: str) -> dict:
-    """The config.json of the text decoder alone, where a folder's model reads images too (Gemma 3); else the same values.
+    """The config.json of the text decoder alone, where a folder's model reads images too (Gemma 3, Ministral 3); else the
+    same values.
 
     What stands outside of text_config holds for the whole: ids of special tokens, weights' type, and whether the head is the
-    embedding. The whole does not cap its logits, whatever its text_config says.
+    embedding. A Gemma 3 that reads images does not cap its logits, whatever its text_config says.
     """
-    if values.get("model_type") != "gemma3":
+    if values.get("model_type") not in READ_IMAGES:
         return values
-    text = Keys(values, {"text_config": OrNull(NEEDED)}, source).map("text_config") or {}
+    text = Keys(values, {"text_config": NEEDED}, source).map("text_config")
     outer = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype", "quantization_config")
     shared = {name: values[name] for name in outer if values.get(name) is not None}
     tied = {"tie_word_embeddings": values.get("tie_word_embeddings", True)}
-    return text | shared | tied | {"model_type": "gemma3_text", "final_logit_softcapping": None}
+    if values["model_type"] == "gemma3":
+        text = text | {"model_type": "gemma3_text", "final_logit_softcapping": None}
+    return text | shared | tied
+
+
+READ_IMAGES = ("gemma3", "mistral3")
 
 
 def family_of(values: dict, source: str) -> Family:
@@ -725,7 +760,9 @@ def family_of(values: dict, source: str) -> Family:
     if name == "mistral" and "layer_types" in values:  # as Transformers' AutoConfig has it
         name = "ministral"
     if not isinstance(name, str) or name not in FAMILIES:
-        raise InputError(f"{source}: model_type {name!r} is not implemented, only {', '.join([*FAMILIES, 'gemma3'])}")
+        raise InputError(
+            f"{source}: model_type {name!r} is not implemented, only {', '.join([*FAMILIES, *READ_IMAGES])}"
+        )
     return FAMILIES[name]
 
 

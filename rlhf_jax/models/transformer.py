@@ -58,6 +58,10 @@ class TransformerConfig:
     window: int | None = None  # tokens, itself included, that a sliding layer looks back on
     sliding: tuple[bool, ...] | None = None  # which layers slide; None is all of them where there is a window
     turned: tuple[bool, ...] | None = None  # which layers have rotary positions; None is all
+    query_growth: float = (
+        0.0  # β of 1 + β·log(1 + ⌊position / query_context⌋), by which queries are multiplied (Llama 4)
+    )
+    query_context: int = 0
     attention_scale: float | None = None  # None is 1/√head_dim
     attention_cap: float | None = None  # cap·tanh(score/cap)
     logit_cap: float | None = None
@@ -171,6 +175,9 @@ class Attention(nn.Module):
             q_bthe, k_btke = norm(c, "query_norm")(q_bthe), norm(c, "key_norm")(k_btke)
         if c.position == "rope":
             q_bthe, k_btke = (self.turn(x, at, kind) for x in (q_bthe, k_btke))
+        if c.query_growth:
+            growth_bt = 1.0 + c.query_growth * jnp.log1p(jnp.floor(at.positions_bt / c.query_context))
+            q_bthe = (q_bthe * growth_bt[:, :, None, None]).astype(q_bthe.dtype)
         k_bkse, v_bkse = k_btke.swapaxes(1, 2), v_btke.swapaxes(1, 2)
 
         allowed_bts = at.allowed_bts

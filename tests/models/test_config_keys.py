@@ -64,6 +64,7 @@ def test_the_tables_are_their_classes_fields(family):
 
 # --- logits -----------------------------------------------------------------------------------------------------------
 
+MINISTRAL3 = {"rope_type": "yarn", "llama_4_scaling_beta": 0.5}
 SIZES = {
     "vocab_size": 48,
     "hidden_size": 16,
@@ -78,6 +79,7 @@ BASES = {
     "gpt_neox": SIZES | {"hidden_size": 32},
 }
 HEIR = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "rope_theta": 500.0, "pad_token_id": 0}
+BASES["ministral3"] = HEIR | {"rope_parameters": MINISTRAL3 | {"factor": 4.0, "original_max_position_embeddings": 8}}
 FIXED = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "n_embd", "n_layer", "ffn_dim"}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

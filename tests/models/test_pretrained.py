@@ -307,6 +307,7 @@ FULL = {  # every key that each family reads
     | {"mlp_bias": False, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
     "mistral": HEIR | {"sliding_window": 4},
     "ministral": HEIR | {"sliding_window": 4, "layer_types": ["full_attention"] * 2},
+    "ministral3": HEIR | {"sliding_window": 4},
     "qwen2": HEIR | {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0},
     "qwen3": HEIR | {"head_dim": 4, "layer_types": ["full_attention"] * 2},
     "gemma": HEIR | {"hidden_act": "gelu_pytorch_tanh"},

@@ -110,6 +110,29 @@ PUBLISHED = {
     "mistralai/Mistral-Nemo": MISTRAL | {"sliding_window": None, "head_dim": 16},
     "mistralai/Ministral-8B": MISTRAL
     | {"head_dim": 8, "layer_types": ["full_attention", *SLIDES[:3]], "rope_theta": 1e8, "sliding_window": 5},
+    "mistralai/Ministral-3": {
+        **{"architectures": ["Mistral3ForConditionalGeneration"], "dtype": "bfloat16", "image_token_index": 62},
+        **{"model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu"},
+        **{"spatial_merge_size": 2, "tie_word_embeddings": True, "vision_feature_layer": -1},
+        "text_config": HEIR
+        | {
+            "attention_dropout": 0.0,
+            "head_dim": 8,
+            "model_type": "ministral3",
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+        }
+        | {
+            "rope_parameters": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1}
+            | {"mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 8, "rope_theta": 1e6}
+            | {"rope_type": "yarn", "type": "yarn"}
+        },
+        "vision_config": {
+            **{"attention_dropout": 0.0, "head_dim": 8, "hidden_act": "silu", "hidden_size": 16, "image_size": 28},
+            **{"intermediate_size": 16, "model_type": "pixtral", "num_attention_heads": 2, "num_channels": 3},
+            **{"num_hidden_layers": 1, "patch_size": 14},
+        },
+    },
     "Qwen/Qwen2.5": QWEN | {"use_mrope": False},
     "deepseek-ai/DeepSeek-R1-Distill-Qwen": QWEN | {"use_mrope": False, "tie_word_embeddings": False},
     "Qwen/Qwen2.5, long": QWEN
@@ -226,10 +249,10 @@ def errors(values: dict, folder: Path) -> dict[str, tuple[float, float]]:
 
     (folder / "config.json").write_text(json.dumps(values))
     config = transformers.AutoConfig.from_pretrained(folder)
-    whole = config.model_type == "gemma3"
-    classes = transformers.Gemma3ForConditionalGeneration if whole else transformers.AutoModelForCausalLM
+    whole = config.model_type in ("gemma3", "mistral3")
+    classes = transformers.AutoModelForImageTextToText if whole else transformers.AutoModelForCausalLM
     config._attn_implementation = "eager"
-    model = (classes(config) if whole else classes.from_config(config)).float().eval()
+    model = classes.from_config(config).float().eval()
     generator, shift = torch.Generator().manual_seed(0), 0.0 if config.model_type.startswith("gemma") else 1.0
     with torch.no_grad():
         for x in model.parameters():

@@ -522,6 +522,19 @@ def test_norms_of_sums():
     np.testing.assert_allclose(found[0], x, atol=1e-4)
 
 
+def test_queries_that_grow():
+    """By 1 + 0.5·log 2 from the fourth position on, by 1 + 0.5·log 3 from the eighth: as if query's matrix were larger."""
+    params = wild(LanguageModel(replace(LLAMA, layers=1)))
+    found = logits_of(LanguageModel(replace(LLAMA, layers=1, query_growth=0.5, query_context=4)), params)
+    for row, first in enumerate((0, 2, 5)):
+        for t in range(first, 8):
+            larger = jax.tree.map(lambda x: x, params)
+            query = larger["transformer"]["block_0"]["attention"]["query"]
+            query["kernel"] = query["kernel"] * (1 + 0.5 * math.log(1 + (t - first) // 4))
+            expected = logits_of(LanguageModel(replace(LLAMA, layers=1)), larger)
+            np.testing.assert_allclose(found[row, t], expected[row, t], atol=1e-4)
+
+
 def test_factors_of_branches_and_logits():
     params = wild(LanguageModel(LLAMA))
     plain = logits_of(LanguageModel(LLAMA), params)
