@@ -72,6 +72,14 @@ def test_other_weights_in_a_folder_are_noticed_when_they_are_read(huggingface, t
     assert stages.imported(huggingface, FORMAT, tokenizer=tokenizer).learned()
 
 
+def test_a_folder_that_is_refused_is_not_hashed_first(huggingface, tokenizer, monkeypatch):
+    """Its files may be as large as a disk."""
+    monkeypatch.setattr("rlhf_jax.stages.model.folder_sha256", lambda folder: pytest.fail("all weights were read"))
+    values = json.loads((huggingface / "config.json").read_text())
+    (huggingface / "config.json").write_text(json.dumps(values | {"quantization_config": {"bits": 4}}))
+    refusal(lambda: stages.imported(huggingface, FORMAT, tokenizer=tokenizer), "quantization_config")
+
+
 def test_the_hash_of_a_folder_is_of_what_its_files_hold_now(huggingface, tokenizer):
     before = folder_sha256(huggingface)
     assert folder_sha256(huggingface) == before

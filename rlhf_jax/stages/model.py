@@ -217,7 +217,6 @@ def imported(
     format is longer than the model's context.
     """
     folder = Path(folder)
-    sha256 = folder_sha256(folder)
     decoder, values = read_decoder(folder)
     tokenizer = tokenizer or load_tokenizer(folder)
     check_vocabulary(tokenizer, decoder.vocab_size, str(folder))
@@ -228,7 +227,9 @@ def imported(
         )
     fields: dict[str, Any] = asdict(memory or Memory())
     scalar = any(str(name).endswith("ForSequenceClassification") for name in values.get("architectures") or ())
-    made = Trained(replace(decoder, **fields), talking(tokenizer, format), format, values, folder, sha256)
+    made = Trained(
+        replace(decoder, **fields), talking(tokenizer, format), format, values, folder, folder_sha256(folder)
+    )
     return replace(made, scalar=scalar)
 
 
