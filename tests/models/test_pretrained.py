@@ -1,6 +1,7 @@
 """Hugging Face folders: what comes back of what was written, and one sentence for each folder that is bad."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -29,7 +30,7 @@ from rlhf_jax.models import (
     stack_blocks,
     write_transformer_config,
 )
-from rlhf_jax.models.rope import Linear, Yarn
+from rlhf_jax.models.rope import Linear, LongRope, Yarn
 from tests.models.conftest import GPT2, LLAMA, wild
 
 TOKENS = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -441,6 +442,15 @@ def test_rope_scaling_stands_for_rope_parameters():
     gemma3 = {"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     found = read(gemma3 | {"rope_parameters": kinds})
     assert found.rope == Rope(5.0, scaling=Linear(8.0)) and found.local_rope == Rope(3.0)
+
+
+def test_longrope_by_its_old_name():
+    """Phi-3's "su" of 2024, where the original context stands beside the map."""
+    scaling = {name: x for name, x in LONGROPE.items() if name != "original_max_position_embeddings"}
+    phi3 = FULL["phi3"] | {"original_max_position_embeddings": 8, "partial_rotary_factor": 1.0}
+    for name in ("su", "longrope"):
+        found = read(phi3 | {"rope_scaling": scaling | {"type": name}}).rope.scaling
+        assert found == LongRope((1.0, 2.0), (2.0, 3.0), 8, math.sqrt(1 + math.log(16 / 8) / math.log(8)))
 
 
 def read(values):

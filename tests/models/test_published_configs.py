@@ -172,9 +172,6 @@ PUBLISHED = {
     "microsoft/Phi-3-mini-128k, Phi-3.5": PHI3
     | {"original_max_position_embeddings": 8, "sliding_window": 262144}
     | {"rope_scaling": {"long_factor": [1.1, 2.0, 3.0, 5.0], "short_factor": [1.0, 1.1, 1.2, 1.3], "type": "longrope"}},
-    "microsoft/Phi-3-mini-128k of old": PHI3
-    | {"original_max_position_embeddings": 8, "sliding_window": 262144}
-    | {"rope_scaling": {"long_factor": [1.1, 2.0, 3.0, 5.0], "short_factor": [1.0, 1.1, 1.2, 1.3], "type": "su"}},
     "microsoft/Phi-4-mini": PHI3
     | {"original_max_position_embeddings": 8, "sliding_window": 262144, "tie_word_embeddings": True, "head_dim": 8}
     | {
@@ -252,7 +249,7 @@ def errors(values: dict, folder: Path) -> dict[str, tuple[float, float]]:
     whole = config.model_type in ("gemma3", "mistral3")
     classes = transformers.AutoModelForImageTextToText if whole else transformers.AutoModelForCausalLM
     config._attn_implementation = "eager"
-    model = classes.from_config(config).float().eval()
+    model = classes.from_config(config, dtype=torch.float32).eval()  # in bfloat16 Gemma's √width would be rounded
     generator, shift = torch.Generator().manual_seed(0), 0.0 if config.model_type.startswith("gemma") else 1.0
     with torch.no_grad():
         for x in model.parameters():
