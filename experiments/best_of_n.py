@@ -70,7 +70,7 @@ class Config(Program):
 def best_of_n(c: Config) -> dict[int, dict[str, Estimate | float]]:
     model, batch = model_in(c.given.start, c.format, c.memory), c.runtime.batch
     data = data_of(model, c.files or c.world, c.seed)
-    rewards = read_as_text(rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory), model, None)
+    rewards = read_as_text(rewards_in(c.given.reward, c.given.weights, model, data.truth), model, None)
     require_belonging(model, rewards.models)
     require_prompts(data.prompts.test, model)
     judge = judge_of(data, model, rewards, c.evaluate)

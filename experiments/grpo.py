@@ -148,7 +148,7 @@ def main(c: Config) -> None:
     require_groups(c.group, c.ppo)
     start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory)
+    rewards = rewards_in(c.given.reward, c.given.weights, start, data.truth)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     halves = Iteration(sample, partial(learn, advantage=c.group.advantage, answers=c.group.answers), has_value=False)

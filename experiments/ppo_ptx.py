@@ -121,7 +121,7 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
 def main(c: Config) -> None:
     start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, data.truth, c.format, c.memory)
+    rewards = rewards_in(c.given.reward, c.given.weights, start, data.truth)
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
     policy_of = partial(policy, text=data.text, judge=judge, iteration=Iteration(sample, learn))

@@ -161,6 +161,38 @@ def test_without_a_value_network(uninterrupted, tmp_path):
     assert "win_rate/vs_sft" in json.loads((tmp_path / "group.json").read_text())
 
 
+AS_ASKED = "tests/studies/as_asked.py:as_asked"
+
+
+def test_a_reward_of_one_s_own_is_ten_lines_and_one_of_a_config(uninterrupted, tmp_path, monkeypatch):
+    """With no reward model at all, by DAPO's loss and over-length penalty."""
+    assert len((ROOT / AS_ASKED.partition(":")[0]).read_text().splitlines()) <= 10
+    monkeypatch.chdir(ROOT)
+    given = ["--given.reward", AS_ASKED, "--given.against", str(uninterrupted / "sft"), *PPO]
+    grpo.main(begun(grpo, uninterrupted, tmp_path, *given, "--group.advantage", "grpo", "--ppo.clip-high", "0.28"))
+    for row in rows_of(tmp_path / "group"):
+        assert 0 <= row["reward/as_asked"] <= 1 and row["time/reward"] > 0
+        assert row["objective/reward_model"] == pytest.approx(row["reward/as_asked"])
+        assert row["group/no_difference/as_asked"] == pytest.approx(row["group/no_difference"])
+    figures = json.loads((tmp_path / "group.json").read_text())
+    assert 0 <= figures["reward"]["mean"] <= 1 and "win_rate/vs_sft" in figures
+
+
+@pytest.mark.long
+def test_functions_beside_the_reward_model_with_weights(uninterrupted, tmp_path, monkeypatch):
+    """In PPO-ptx and in best-of-n, whose reward is the one that the policy was trained on."""
+    monkeypatch.chdir(ROOT)
+    names = f"{uninterrupted / 'reward_model'}, gold:rudeness, {AS_ASKED}"
+    given = ["--given.reward", names, "--given.weights", "1, -0.5, 2"]
+    ppo_ptx.main(begun(ppo_ptx, uninterrupted, tmp_path, *given, "--given.against", str(uninterrupted / "sft"), *PPO))
+    for row in rows_of(tmp_path / "ppo_ptx"):
+        parts = row["reward/reward_model"] - 0.5 * row["reward/gold_rudeness"] + 2 * row["reward/as_asked"]
+        assert row["objective/reward_model"] == pytest.approx(parts, rel=1e-4, abs=1e-5)
+    best_of_n.main(begun(best_of_n, uninterrupted, tmp_path, *given, "--best-of", "2"))
+    found = json.loads((tmp_path / "best_of_n.json").read_text())
+    assert found["1"]["reward"]["mean"] < found["2"]["reward"]["mean"]
+
+
 def test_groups_that_do_not_fill_a_batch_are_refused_first(tmp_path):
     with pytest.raises(InputError, match=r"group\.answers is 5"):
         grpo.main(begun(grpo, tmp_path / "nothing", tmp_path / "out", *PPO, "--group.answers", "5"))

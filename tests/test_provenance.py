@@ -712,14 +712,14 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
         "policy",
         trained=lambda folder: f"start in {folder}",
         trained_in=lambda folders: [f"model in {each.strip()}" for each in folders.split(",")],
-        rewards_in=lambda names, weights, truth: (names, weights, truth),
+        rewards_in=lambda *given: given,
         data_of=lambda model, settings, seed: asked.append(model) or world,
         prompts_that_fit_all=lambda prompts, start: prompts,
         compare=lambda path, *given: made.update(compare=given),
     )
     given = program.Given("init", "r1, mine.py:f", "1, 2", "sft, base")
     c = replace(program.Config(out=str(tmp_path)), given=given, ppo=stages.PPO(batch=8, minibatches=2))
-    rewards_given = ("r1, mine.py:f", "1, 2", world.truth)
+    rewards_given = ("r1, mine.py:f", "1, 2", "start in init", world.truth)
     program.main(c)
     (name,) = set(made) - {"compare"}
     assert asked == ["start in init"]

@@ -312,7 +312,7 @@ def as_the_model(model):
     return scores
 
 
-@pytest.mark.parametrize("beside", ["nothing", "the model"])
+@pytest.mark.parametrize("beside", [pytest.param("nothing", marks=pytest.mark.long), "the model"])
 def test_a_function_that_scores_as_the_reward_model_gives_the_same_numbers(made, tmp_path, beside):
     """Alone, and as 3/4 of the reward beside the model itself as the other quarter."""
     inner, function = trained(made.out / "first" / "policy"), as_the_model(made.reward)
@@ -326,6 +326,43 @@ def test_a_function_that_scores_as_the_reward_model_gives_the_same_numbers(made,
         assert {name: a[name] for name in b} == pytest.approx(b, rel=1e-5, abs=1e-6)
     a, b = (Checkpoints(each.folder / "checkpoints", None).read("policy", 2)[0] for each in (inner, outer))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_a_crash_in_a_reward_function_costs_nothing_and_the_end_is_the_same_to_the_bit(made, tmp_path):
+    crash = argparse.Namespace(at=None)  # of which only the class is part of the function's hash
+
+    def reward(prompts, answers, rows):
+        if answers[0].iteration == crash.at:
+            raise OSError("the grader is not there")
+        return [float(len(answer)) for answer in answers]
+
+    def call(name):
+        return made.policy(tmp_path / name / "policy", reward=reward, c=replace(PPO, iterations=3))
+
+    crash.at = 1
+    refusal(lambda: call("cut"), "raised OSError: the grader is not there", "reward_failed.json has it")
+    assert Checkpoints(tmp_path / "cut" / "policy" / "checkpoints", None).steps() == [1]
+    crash.at = None
+    assert call("cut").sha256 == call("whole").sha256
+    assert steps_of(tmp_path / "cut" / "policy") == [1, 2, 3]
+
+
+def test_weights_and_the_function_of_each_part_are_what_a_policy_is_made_from(made, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        POLICY, "around", lambda halves, pieces, mesh, run, *more: POLICY.in_one(halves, pieces, mesh, run)
+    )
+    call = partial(made.policy, tmp_path / "policy", c=replace(PPO, iterations=1))
+    rewards = stages.Rewards([made.reward], [good, remembers_it], [1.0, 0.5, 0.25])
+    call(reward=rewards)
+    record = Checkpoints(tmp_path / "policy" / "checkpoints", None).record(1)
+    assert record["settings"]["weights"] == [1.0, 0.5, 0.25] and record["inputs"]["reward"] == made.reward.sha256
+    assert {name for name in record["code"] if name.startswith("reward")} == {"reward_2", "reward_3"}
+    call(reward=rewards)
+    refusal(lambda: call(reward=replace(rewards, weights=[1.0, 0.5, 0.5])), "another weights")
+    refusal(
+        lambda: call(reward=replace(rewards, functions=[good, good])), "another reward_3 (test_studies.remembers_it"
+    )
+    refusal(lambda: call(reward=replace(rewards, models=[made.reward] * 2)), "another reward_2")
 
 
 def good(prompts, answers, rows):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from rlhf_jax.data import Columns, Messages, Prompt, parse_transcript
+from rlhf_jax.data import Columns, Messages, Prompt, messages_of
 from rlhf_jax.errors import InputError
 from rlhf_jax.rewards.answer import AnswerText
 
@@ -30,7 +30,7 @@ class FromTRL:
             spoken = _wants_messages(self.function) or any(isinstance(p.conversation, Messages) for p in prompts)
         columns = dict.fromkeys(name for row in rows for name in row if name not in RESERVED)
         return self.function(
-            prompts=[messages_of(p) for p in prompts] if spoken else [p.text for p in prompts],
+            prompts=[list(messages_of(p.conversation)) for p in prompts] if spoken else [p.text for p in prompts],
             completions=[[{"role": "assistant", "content": str(a)}] for a in answers] if spoken else list(answers),
             completion_ids=[list(_ids(answer)) for answer in answers],
             **{name: [row.get(name) for row in rows] for name in columns},
@@ -49,14 +49,6 @@ def from_trl(function: Callable, conversational: bool | None = None) -> FromTRL:
     global_step, the iterations before this one; what a function gives to log_extra and log_metric goes nowhere.
     """
     return FromTRL(function, conversational)
-
-
-def messages_of(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt as messages, the last of which is the user's."""
-    if isinstance(prompt.conversation, Messages):
-        return list(prompt.conversation)
-    messages = parse_transcript(prompt.conversation)
-    return messages[:-1] if messages[-1]["role"] == "assistant" and not messages[-1]["content"] else messages
 
 
 def _wants_messages(function: Callable) -> bool:

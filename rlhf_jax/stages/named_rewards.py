@@ -19,8 +19,8 @@ from rlhf_jax.labelers import WEIGHTS, Facets
 from rlhf_jax.rewards import from_trl
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import raised
-from rlhf_jax.stages.model import Format, Memory, Trained
-from rlhf_jax.stages.rewards import Rewards, function_name, require_arguments
+from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.rewards import Rewards, require_arguments
 from rlhf_jax.stages.saved import model_in
 
 GOLD = ("score", *Facets._fields)
@@ -44,12 +44,10 @@ class GoldReward:
         return [getattr(facets, self.part) for facets in seen]
 
 
-def rewards_in(
-    names: str, weights: str, truth: Truth | None, format: Format = Format(), memory: Memory | None = None
-) -> Rewards:
+def rewards_in(names: str, weights: str, start: Trained, truth: Truth | None = None) -> Rewards:
     """The rewards that a config names, with commas between them:
 
-    runs/tiny/reward_model        the folder of a reward model, of a stage or of Hugging Face; several are an ensemble
+    runs/tiny/reward_model        the folder of a reward model, a stage's or Hugging Face's; several are an ensemble
     my_rewards.py:exact           a function of a file, from the working directory
     package.module:function       of a package or module, those in the working directory included
     trl:package.module:function   (trl:file.py:function) one that was written for TRL, see `from_trl`
@@ -61,7 +59,7 @@ def rewards_in(
     """
     entries = [each.strip() for each in names.split(",") if each.strip()]
     of = weights_of(weights, entries)
-    parts = {name: reward_in(name, truth, format, memory) for name in entries}
+    parts = {name: reward_in(name, start, truth) for name in entries}
     models = {name: part for name, part in parts.items() if isinstance(part, Trained)}
     functions = {name: part for name, part in parts.items() if not isinstance(part, Trained)}
     alike = {of[name] for name in models}
@@ -69,10 +67,14 @@ def rewards_in(
         raise InputError(
             f"given.weights: the reward models {', '.join(models)} are an ensemble, which is one part; give them one weight"
         )
-    named = [name.rpartition(":")[2] if ":" in name else function_name(part) for name, part in functions.items()]
-    named = [f"gold_{part}" if name.startswith("gold:") else part for name, part in zip(functions, named, strict=True)]
+    named = [f"gold_{name[5:]}" if name.startswith("gold:") else name_in(name) for name in functions]
     given = [*alike, *(of[name] for name in functions)] if weights else []
     return Rewards(tuple(models.values()), tuple(functions.values()), tuple(given), tuple(named))
+
+
+def name_in(name: str) -> str:
+    """By which a function, or a folder, is logged."""
+    return name.rpartition(":")[2] if ":" in name else Path(name).name
 
 
 def weights_of(text: str, entries: list[str]) -> dict[str, float]:
@@ -93,7 +95,7 @@ def weights_of(text: str, entries: list[str]) -> dict[str, float]:
     return dict(zip(entries, numbers, strict=True))
 
 
-def reward_in(name: str, truth: Truth | None, format: Format, memory: Memory | None) -> Any:
+def reward_in(name: str, start: Trained, truth: Truth | None) -> Any:
     """The reward model or function of one name. InputError: it is not there, or is no reward."""
     if ":" not in name or Path(name).is_dir():
         if not Path(name).is_dir():
@@ -101,7 +103,7 @@ def reward_in(name: str, truth: Truth | None, format: Format, memory: Memory | N
             raise InputError(
                 f"given.reward: {name} is no folder of a reward model; name one, or a function, as in {asked}:exact"
             )
-        return model_in(name, format, memory)
+        return model_in(name, start.format)
     kind, _, rest = name.partition(":")
     if kind == "trl" and ":" in rest:
         return from_trl(function_in(rest))

@@ -27,6 +27,7 @@ from rlhf_jax.stages.rewards import RewardError, keep_failure, opinions, part_me
 from tests.refusals import refusal
 
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")  # models are stood in for
+START = SimpleNamespace(format=None, tokenizer=SimpleNamespace(sha256="start"))
 ANSWERS = ["a", "bb", "ccc", "dddd"]
 PROMPTS = [Prompt(prompt_text(f"Say {i}."), columns=Columns(answer="bb", i=i)) for i in range(4)]
 
@@ -329,27 +330,27 @@ def here(tmp_path, monkeypatch):
 def test_a_config_names_functions_of_files_and_modules_with_weights(here):
     (here / "json.py").write_text("def exact(prompts, answers, rows):\n    return [1.0] * len(answers)\n")
     names = "my_rewards.py:exact, my_rewards.py:later, my_rewards:exact, json.py:exact, rlhf_jax.rewards:exact"
-    found = rewards_in(names, "1, 2, 3, 4, 5", None)
+    found = rewards_in(names, "1, 2, 3, 4, 5", START)
     assert found.weights == (1, 2, 3, 4, 5)
     assert found.named == ["exact", "later", "exact_2", "exact_3", "exact_4"]
     said = opinions(found, PROMPTS, ANSWERS)
     assert said.tolist() == [[0, 1, 0, 0], [2] * 4, [0, 1, 0, 0], [1] * 4, [0, 1, 0, 0]]
     assert json.loads("1") == 1 and sys.modules["json"] is json
-    assert rewards_in("my_rewards.py:exact", "", None).weights == ()
+    assert rewards_in("my_rewards.py:exact", "", START).weights == ()
 
 
 def test_what_a_file_s_function_takes_from_the_file_beside_it_counts_in_its_hash(here):
-    (before,) = rewards_in("my_rewards.py:exact", "", None).functions
+    (before,) = rewards_in("my_rewards.py:exact", "", START).functions
     hashes = [source_sha256(before)]
     (here / "helper.py").write_text("def score(answer, row):\n    return 2 * float(answer == row['answer'])\n")
     for name in ("helper", "my_rewards_py"):
         del sys.modules[name]
-    (after,) = rewards_in("my_rewards.py:exact", "", None).functions
+    (after,) = rewards_in("my_rewards.py:exact", "", START).functions
     assert source_sha256(after) != hashes[0]
 
 
 def test_one_that_was_written_for_trl_has_trl_before_its_name(here):
-    found = rewards_in("trl:my_rewards.py:theirs", "", None)
+    found = rewards_in("trl:my_rewards.py:theirs", "", START)
     refusal(lambda: opinions(found, PROMPTS, ANSWERS), "the reward function theirs: TRL's reward functions get")
     assert found.named == ["theirs"]
 
@@ -377,24 +378,30 @@ NAMED = {
 def test_what_a_config_cannot_find_is_a_sentence(name, here):
     (here / "broken.py").write_text("def exact(:\n")
     (here / "raises.py").write_text("x = {}\nx[1]\n")
-    refusal(lambda: rewards_in(name, "", None), NAMED[name])
+    refusal(lambda: rewards_in(name, "", START), NAMED[name])
 
 
 @pytest.mark.parametrize("weights", ["1", "1, x", "1, nan", "1, 2, 3"])
 def test_weights_are_a_number_for_each(weights, here):
     words = "must have a number for each of given.reward, which are my_rewards.py:exact, my_rewards.py:later"
-    refusal(lambda: rewards_in("my_rewards.py:exact, my_rewards.py:later", weights, None), words)
+    refusal(lambda: rewards_in("my_rewards.py:exact, my_rewards.py:later", weights, START), words)
 
 
 def test_reward_models_are_one_part_with_one_weight(here, monkeypatch):
     for name in ("a", "b"):
         (here / name).mkdir()
-    model = SimpleNamespace(folder=Path("a"), scalar=True)
-    monkeypatch.setattr(sys.modules["rlhf_jax.stages.named_rewards"], "model_in", lambda folder, *more: model)
-    monkeypatch.setattr(sys.modules["rlhf_jax.stages.named_rewards"], "Trained", SimpleNamespace)
-    found = rewards_in("my_rewards.py:exact, a, b", "0.5, 2, 2", None)
-    assert found.weights == (2, 0.5) and len(found.models) == 2
-    refusal(lambda: rewards_in("a, b", "1, 2", None), "the reward models a, b are an ensemble", "one weight")
+    named, asked_with = sys.modules["rlhf_jax.stages.named_rewards"], []
+
+    def model_in(name, format):
+        asked_with.append(format)
+        return SimpleNamespace(folder=Path(name), scalar=True)
+
+    monkeypatch.setattr(named, "model_in", model_in)
+    monkeypatch.setattr(named, "Trained", SimpleNamespace)
+    found = rewards_in("my_rewards.py:exact, a, b", "0.5, 2, 2", START)
+    assert found.weights == (2, 0.5) and [model.folder.name for model in found.models] == ["a", "b"]
+    assert found.named == ["exact"] and asked_with == [START.format] * 2
+    refusal(lambda: rewards_in("a, b", "1, 2", START), "the reward models a, b are an ensemble", "one weight")
 
 
 # The built-in world's tasks, and rows of files.
@@ -403,12 +410,12 @@ def test_reward_models_are_one_part_with_one_weight(here, monkeypatch):
 def test_the_parts_of_the_gold_preference_add_up_to_it():
     world = stages.from_world(stages.World(20, prompts=60, demonstrations=8, labelers=1, heldout_labelers=1), 0)
     names = "gold:content, gold:constraint, gold:brevity, gold:falsehood, gold:rudeness"
-    weighed = rewards_in(names, "4, 0.5, 0.5, -2, -2", world.truth)  # the formula of labelers/gold.py
+    weighed = rewards_in(names, "4, 0.5, 0.5, -2, -2", START, world.truth)  # the formula of labelers/gold.py
     prompts = list(world.prompts.train)[:8]
     answers = [d.answer for d in (*world.demonstrations.train[:4], *world.demonstrations.train[:2])] + ["Idiot.", ""]
     gold = [world.truth.gold(world.truth.question(p), a) for p, a in zip(prompts, answers, strict=True)]
     assert together(weighed, opinions(weighed, prompts, answers))[0].tolist() == pytest.approx(gold)
-    score = rewards_in("gold:score", "", world.truth)
+    score = rewards_in("gold:score", "", START, world.truth)
     assert opinions(score, prompts, answers)[0].tolist() == pytest.approx(gold) and len(set(gold)) > 2
     assert weighed.named[0] == "gold_content"
 

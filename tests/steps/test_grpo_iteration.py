@@ -56,6 +56,7 @@ def run(tiny):
 def test_the_policy_learns_and_no_value_network_is_needed(tiny, run):
     state, metrics = run()
     assert state.value is None and all(np.isfinite(list(metrics.values())))
+    assert metrics["group/no_difference"] == 0
     assert metrics["objective/rlhf_reward"] == pytest.approx(
         metrics["objective/scores"] - 0.1 * metrics["objective/kl"], rel=1e-5
     )
@@ -67,5 +68,6 @@ def test_the_policy_learns_and_no_value_network_is_needed(tiny, run):
 def test_answers_that_earn_the_same_teach_nothing(tiny, run, assert_equal):
     constant = jax.tree.map(jnp.zeros_like, tiny.frozen.reward[0]) | {"bias": jnp.float32(0.7)}
     state, metrics = run(tiny.frozen._replace(reward=(constant,)), beta=0.0, gamma=0.0)
-    assert metrics["group/deviation"] == 0 and metrics["policy/grad_norm_ppo"] == 0
+    assert metrics["group/no_difference"] == 1 and metrics["group/deviation"] == 0
+    assert metrics["policy/grad_norm_ppo"] == 0
     assert_equal(state.policy, tiny.state.policy)
