@@ -225,7 +225,7 @@ def policy(
     fit = prompts_that_fit(prompts.train, start, "train")
     mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
     batch = {"batch": run.runtime.batch} if c.score_norm == "fixed" else {}  # deals out the draws of π_SFT's answers
-    weights = {"weights": list(rewards.weights)} if rewards.weights else {}
+    weights = {"weights": list(rewards.weights)} if len(rewards.weights) else {}
     code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
     stage = open_stage(
         folder,

@@ -52,7 +52,12 @@ class Rewards:
     names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for what, given in (("models", self.models), ("functions", self.functions)):
+            if not isinstance(given, Sequence):
+                raise InputError(f"the {what} of the rewards are {shortened(given)}; give a list of them")
         parts = bool(self.models) + len(self.functions)
+        if len(self.names) not in (0, len(self.functions)):
+            raise InputError(f"the rewards have {len(self.functions)} functions and {len(self.names)} names; name each")
         for model in self.models:
             if not model.scalar:
                 raise InputError(
@@ -62,7 +67,7 @@ class Rewards:
             require_arguments(function, name)
         if not parts:
             raise InputError("there is no reward; give a reward model, several, or a function")
-        if self.weights and (len(self.weights) != parts or not np.isfinite(np.asarray(self.weights, float)).all()):
+        if len(self.weights) and (len(self.weights) != parts or not np.isfinite(np.asarray(self.weights, float)).all()):
             of = [*(["the reward models"] if self.models else []), *self.named]
             raise InputError(
                 f"the weights of the rewards are {shortened(list(self.weights))}; give a finite number for each of "
@@ -299,7 +304,9 @@ def call(function: Callable, *given: Any) -> Any:
         said = function(*map(list, given))
     except SystemExit as error:
         raise RuntimeError(f"it called sys.exit({error.code!r})") from error
-    return Begun(said) if inspect.isawaitable(said) else said
+    if inspect.isawaitable(said):
+        return Begun(said)
+    return list(said) if isinstance(said, Iterator) else said  # what a generator raises is the function's
 
 
 def waited(said: Any, ends: float) -> Any:

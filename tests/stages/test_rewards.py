@@ -224,6 +224,11 @@ RAISES = {
     "async": (fails_later, "raised ZeroDivisionError: division by zero (test_rewards.py, line", "ccc"),
     "each": (each(lambda p, a, r: 1 / (r["i"] - 2)), "raised ZeroDivisionError: division by zero", "ccc"),
     "the whole": (of_many, "raised RuntimeError: too many (test_rewards.py, line", None),
+    "lazily": (
+        lambda p, a, rows: (1 / (row["i"] - 2) for row in rows),
+        "raised ZeroDivisionError: division by zero",
+        "ccc",
+    ),
     "exit": (leaves, "raised RuntimeError: it called sys.exit(3)", "a"),
 }
 
@@ -297,6 +302,9 @@ def test_what_cannot_be_a_reward_is_refused_before_anything_is_asked():
     for wrong in (3, "runs/x", None, {"a": 1}, [], [lengths, 3]):
         refusal(partial(rewards_of, wrong), "the reward is ", "; give a reward model, several, or a function")
     refusal(Rewards, "there is no reward")
+    refusal(lambda: Rewards(functions=lengths), "the functions of the rewards are <function lengths", "give a list")
+    refusal(lambda: Rewards(functions=(lengths, second), names=("a",)), "2 functions and 1 names")
+    assert Rewards(functions=(lengths, second), weights=np.array([1.0, 2.0])).weighed == (1.0, [1.0, 2.0])
     refusal(lambda: rewards_of(lambda prompts, answers: [1.0]), "lambda takes (prompts, answers), not three arguments")
     refusal(lambda: rewards_of(lambda completions, **kwargs: [1.0]), "rewards.from_trl, or write trl: before its name")
     for weights in ((1.0,), (1.0, math.nan), (1, 2, 3)):
