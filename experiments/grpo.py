@@ -49,7 +49,7 @@ from rlhf_jax.stages import (
     trained_in,
 )
 from rlhf_jax.steps import SHUFFLE, Iteration, minibatches, ppo_step, rollout_metrics, sample, training_score
-from rlhf_jax.types import Experience, Moments
+from rlhf_jax.types import Experience, Moments, PerAnswer
 
 Advantage = Literal["reinforce", "rloo", "grpo", "grpo_batch", "dr_grpo", "best"]
 
@@ -126,6 +126,7 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
         "group/no_difference": mean(jnp.ptp(score.reshape(-1, answers), axis=1) == 0),
         "group/deviation": mean(jnp.std(r.reshape(-1, answers), axis=1)),
         "episode": mean(state.step * episodes),
+        **{name: PerAnswer(x) for name, x in (("score", score), ("advantage", adv))},
     }
 
 

@@ -57,7 +57,7 @@ from rlhf_jax.steps import (
     sample,
     training_score,
 )
-from rlhf_jax.types import Experience
+from rlhf_jax.types import Experience, PerAnswer
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
         "val/mean": masked_mean(V, mask),
         "val/explained_variance": mean(explained_variance(V, returns, mask)),
         "episode": mean(state.step * episodes),
+        **{name: PerAnswer(x) for name, x in (("score", score), ("value", V), ("advantage", adv))},
     }
 
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jax.sharding import Mesh, PartitionSpec
 from experiments import instructgpt
 from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import Table, coefficient_table, content_sha256
-from rlhf_jax.equations import Mean, values
+from rlhf_jax.equations import values
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate, over_seeds, scale_of
 from rlhf_jax.models import LanguageModel, ScalarModel
@@ -136,7 +136,7 @@ def require_sweep(c: Config) -> None:
         )
 
 
-Iterate = Callable[..., tuple[PPOState, dict[str, Mean]]]
+Iterate = Callable[..., tuple[PPOState, dict[str, Any]]]
 
 
 def program(one: Iterate, together: int, mesh: Mesh) -> Iterate:

@@ -145,6 +145,14 @@ class PPOBatch:
 
 
 @struct.dataclass
+class PerAnswer:
+    """A number for each answer, or for each of its tokens, among the metrics of an iteration: records of rollouts have it,
+    curves do not."""
+
+    numbers: Float[AnyArray, "B *T"]
+
+
+@struct.dataclass
 class Experience:
     """Finished answers with everything that the losses need of them. Rows are answers. Without a value network, values
     and returns are None."""

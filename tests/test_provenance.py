@@ -26,6 +26,7 @@ from rlhf_jax.stages.training import Epochs
 from rlhf_jax.steps import Iteration
 from rlhf_jax.types import Response
 from tests import small_run
+from tests.silence import silence
 
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32)
@@ -124,11 +125,11 @@ def rl(models, tokenizer, tmp_path, monkeypatch):
     policy, seen = module("policy"), SimpleNamespace(asked=[], judged=[], looked=[], text=[])
     scores = [1.0, 5.0, 3.0]
 
-    def in_one(halves, pieces, mesh, run):
+    def by_models(halves, pieces, mesh, run):
         def call(state, prompts, batch, coef, frozen):
             seen.asked.append(Asked(state, prompts, batch, coef, frozen))
             after = replace(state, step=state.step + 1, policy=moved(state.policy, 1), ema=moved(state.ema, 10))
-            return after, {"objective/scores": scores[int(state.step)], "objective/kl": 0.0}
+            return after, {"objective/scores": scores[int(state.step)], "objective/kl": 0.0}, silence(batch, frozen)
 
         return call
 
@@ -145,7 +146,7 @@ def rl(models, tokenizer, tmp_path, monkeypatch):
         seen.judged.append([p.text for p in prompts])
         return {"gold/mean": float(len(seen.judged))}
 
-    monkeypatch.setattr(policy, "in_one", in_one)
+    monkeypatch.setattr(policy, "by_models", by_models)
     monkeypatch.setattr(policy, "answers_of", answers_of)
     monkeypatch.setattr(policy, "decoded", lambda model, answers: ["a text"])
     monkeypatch.setattr(policy, "per_row", per_row)

@@ -116,6 +116,7 @@ WRONG = [
             (PPO, "ema", (2.0, -1.0, 1.0), BELOW_ONE),
             (PPO, "top_p", (0.0, 2.0), "a number above 0, 1 at most"),
             (Runtime, "save_every evaluate_every keep batch", (0, -1), COUNT),
+            (Runtime, "record_every", (-1,), NATURAL),
             (Optimiser, "b1 b2", (2.0, 1.0, -0.1), BELOW_ONE),
             (Optimiser, "eps", (-1.0, 0.0), POSITIVE),
             (Optimiser, "clip_norm", (-1.0, 0.0), "a number above 0, or inf"),

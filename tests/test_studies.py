@@ -42,6 +42,7 @@ from rlhf_jax.stages import begin, policy, trained, with_lora
 from rlhf_jax.stages.saved import keep_tokenizer
 from rlhf_jax.types import Experience, Response
 from tests.refusals import refusal
+from tests.silence import silence
 
 ROOT = Path(__file__).parents[1]
 STUDIES = Path(__file__).parent / "studies"
@@ -111,14 +112,14 @@ class Made:
 def programs_are_kept(tmp_path_factory):
     """Stages trace and compile their programs each time that they are called, and most tests here call the same ones. Shapes
     are not checked: Orbax builds a state of Nones on its way to a checkpoint."""
-    programs, in_one = {}, POLICY.in_one
+    programs, by_models = {}, POLICY.by_models
 
     def kept(halves, pieces, mesh, run):
         def call(state, prompts, batch, *rest):
             what = jax.tree.structure((state, batch, rest)), *(leaf.shape for leaf in jax.tree.leaves((state, batch)))
             key = (halves, pieces["models"], pieces["plan"], pieces["form"], mesh, run.optimiser, run.mesh, what)
             if key not in programs:
-                programs[key] = in_one(halves, pieces, mesh, run)
+                programs[key] = by_models(halves, pieces, mesh, run)
             return programs[key](state, prompts, batch, *rest)
 
         return call
@@ -129,8 +130,8 @@ def programs_are_kept(tmp_path_factory):
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     before, checks = {name: jax.config.values[name] for name in names}, jaxtyping.config.jaxtyping_disable
-    for values, off, function in ((names, True, kept), (before, checks, in_one)):
-        POLICY.in_one = function
+    for values, off, function in ((names, True, kept), (before, checks, by_models)):
+        POLICY.by_models = function
         jaxtyping.config.update("jaxtyping_disable", off)
         for name, value in values.items():
             jax.config.update(name, value)
@@ -157,16 +158,16 @@ def quick(monkeypatch):
         figures = staticmethod(lambda i: {})
         learned = staticmethod(lambda state: state)
 
-    def in_one(halves, pieces, mesh, run):
+    def by_models(halves, pieces, mesh, run):
         def call(state, prompts, batch, coef, frozen):
             i = int(state.step)
             Quick.at(i)
             state = Quick.learned(replace(state, step=state.step + 1))
-            return state, {"objective/scores": float(i), **Quick.figures(i)}
+            return state, {"objective/scores": float(i), **Quick.figures(i)}, silence(batch, frozen)
 
         return call
 
-    monkeypatch.setattr(POLICY, "in_one", in_one)
+    monkeypatch.setattr(POLICY, "by_models", by_models)
     return Quick
 
 

@@ -1,10 +1,13 @@
 """Every masked reduction of the library. An empty mask gives 0 with zero gradients, never NaN."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Shaped
+
+from rlhf_jax.types import PerAnswer
 
 
 @struct.dataclass
@@ -80,9 +83,9 @@ def whiten(
     return jnp.where(mask, white if shift_mean else white + average, 0.0)
 
 
-def values(metrics: dict[str, Mean]) -> dict[str, Float[Array, "*S"]]:
-    """The metrics as numbers, for whoever writes them down."""
-    return {name: metric.value for name, metric in metrics.items()}
+def values(metrics: Mapping[str, Mean | PerAnswer]) -> dict[str, Float[Array, "*S"]]:
+    """The metrics as numbers, for whoever writes them down; not what there is for each answer."""
+    return {name: metric.value for name, metric in metrics.items() if isinstance(metric, Mean)}
 
 
 def summed(metrics: dict[str, Mean]) -> dict[str, Mean]:

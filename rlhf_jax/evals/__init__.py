@@ -2,6 +2,7 @@
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.intervals import (
@@ -33,6 +34,7 @@ __all__ = [
     "SHARE",
     "SYMBOLS",
     "Answers",
+    "Browsed",
     "Cell",
     "Claim",
     "Continuation",
@@ -55,6 +57,7 @@ __all__ = [
     "table_text",
     "win_scores",
     "write_ablation",
+    "write_browser",
     "write_inspector",
     "write_report",
 ]

@@ -1,7 +1,7 @@
 """Devices, disk and clock: knows no algorithm."""
 
 from rlhf_jax.runtime.checkpoint import Checkpoints
-from rlhf_jax.runtime.files import file_sha256, locked, require_writable, write_atomically
+from rlhf_jax.runtime.files import disk_reason, file_sha256, locked, require_writable, write_atomically
 from rlhf_jax.runtime.hosts import first_process, join_processes, meet, of_first_process
 from rlhf_jax.runtime.made import Made
 from rlhf_jax.runtime.mesh import (
@@ -40,6 +40,7 @@ __all__ = [
     "Watch",
     "check_finite",
     "cores_as_devices",
+    "disk_reason",
     "file_sha256",
     "first_process",
     "gather_rows",

@@ -133,9 +133,11 @@ def _require_even(rows: int, mesh: Mesh) -> None:
         raise InputError(f"{rows} rows do not divide over {devices} devices; change the batch size")
 
 
-def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable[..., Any]:
+def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False, reads_only: bool = False) -> Callable[..., Any]:
     """step(state, batch, …) → (state, metrics) over the mesh, all arguments of `place` and `shard_rows`. The state is donated
     and comes back lying as it was. From the second call on, nothing may move between host and devices unasked.
+
+    reads_only: of a step that gives anything else than a state, which then stays as it is.
 
     pmap: through jax.pmap over the axis "data", for which the step's models must have it as their axis_name, and whose
     state is whole on every device. Else through jax.jit, which reads off the arguments where everything lies.
@@ -149,7 +151,10 @@ def mapped(step: Callable[..., Any], mesh: Mesh, pmap: bool = False) -> Callable
 
     def call(state: PyTree, *arguments: PyTree) -> Any:
         if not compiled:
-            compiled.append(_pmapped(step, mesh) if pmap else _on_mesh(jitted(step, state), mesh))
+            if pmap:
+                compiled.append(_pmapped(step, mesh, () if reads_only else (0,)))
+            else:
+                compiled.append(_on_mesh(jax.jit(step) if reads_only else jitted(step, state), mesh))
             return compiled[0](state, *arguments)
         with jax.transfer_guard("disallow"):
             return compiled[0](state, *arguments)
@@ -179,7 +184,7 @@ def _on_mesh(program: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return call
 
 
-def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def _pmapped(step: Callable[..., Any], mesh: Mesh, donated: tuple[int, ...]) -> Callable[..., Any]:
     """Every device sees the whole batch, whose arrays are small, and runs its own rows of it through the models."""
 
     def one(state: PyTree, rows: PyTree, arguments: PyTree) -> Any:
@@ -187,6 +192,6 @@ def _pmapped(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         return step(state, batch, *arguments)
 
     devices = mesh.devices.flatten().tolist()
-    run = jax.pmap(one, "data", in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=0)
+    run = jax.pmap(one, "data", in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=donated)
     by_device = jax.jit(lambda batch: jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch))
     return lambda state, batch, *arguments: run(state, by_device(batch), arguments)

@@ -3,7 +3,7 @@
 import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -34,16 +34,23 @@ class MetricsWriter:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, filename_suffix=f".from{start}")
 
-    def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Writes the row of `step`. What is not finite becomes the string "nan", "inf" or "-inf"."""
+    def write(
+        self, step: int, metrics: Mapping[str, SupportsFloat], tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+    ) -> None:
+        """Writes the row of `step`. What is not finite becomes the string "nan", "inf" or "-inf".
+
+        tables: by name, rows with the same columns, which TensorBoard gets as text and W&B as tables.
+        """
         values = as_floats(metrics)
         row = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step} | row) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        for name, table in tables.items():
+            self._board.add_text(name, as_markdown(table), step)
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
+            self._wandb.log(values | {name: _wandb_table(table) for name, table in tables.items()}, step=step)
 
     def close(self) -> None:
         self._file.close()
@@ -56,6 +63,23 @@ def as_floats(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     """The figures in their order as Python floats, in one transfer from the device."""
     values = jax.device_get(list(metrics.values()))
     return {name: float(value) for name, value in zip(metrics, values, strict=True)}
+
+
+def as_markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """A table of text in Markdown, in which nothing that stands in a cell is a mark-up; "" without rows."""
+    lines = [[*table[0]], ["---"] * len(table[0]), *(row.values() for row in table)] if table else []
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else f"{value:.4g}"
+    text = "".join(f"&#{ord(c)};" if c in r"\`*_{}[]<>()#+!|~&" else c for c in text)
+    return "<br>".join(text.strip().splitlines())
+
+
+def _wandb_table(table: Sequence[Mapping[str, Any]]) -> Any:
+    columns = [*table[0]] if table else []
+    return importlib.import_module("wandb").Table(columns=columns, data=[[*row.values()] for row in table])
 
 
 def read_metrics(folder: Path) -> list[dict[str, int | float]]:

@@ -135,7 +135,7 @@ class Stage:
             stack.callback(self.checkpoints.close)
             self._advance = stack.enter_context(progress(self.name, self.total, start))
             self._watch = watch
-            self._waiting: tuple[int, Mapping] | None = None
+            self._waiting: tuple[int, Mapping, Mapping] | None = None
             self._written: tuple[int, dict[str, float]] = (start, {})
             something_is_made()
             for i in range(start, self.total):
@@ -150,8 +150,9 @@ class Stage:
             info(f"{self.name}: saved step {self.checkpoints.latest()} of {self.total}; the same command continues")
             raise SystemExit(0 if self._stopped_by == signal.SIGTERM else 130)
 
-    def log(self, i: int, metrics: Mapping[str, Any]) -> None:
-        """Metrics of step i (0-based). They are read when the next step is under way, so that devices never wait.
+    def log(self, i: int, metrics: Mapping[str, Any], tables: Mapping[str, Any] = {}) -> None:
+        """Metrics of step i (0-based). They are read when the next step is under way, so that devices never wait. tables: see
+        `MetricsWriter.write`.
 
         InputError if those of the first step lack the figure that marks the best.
         """
@@ -161,7 +162,7 @@ class Stage:
                 f"{self.name}: no figure is called {self._best!r} that would mark the best checkpoint; "
                 f"name one of {', '.join(metrics)}"
             )
-        self._waiting = (i + 1, metrics)
+        self._waiting = (i + 1, metrics, tables)
         # The bar shows the loss or the reward, whichever there is.
         shown = {
             n.split("/")[-1]: metrics[n] for n in ("loss/train", "objective/scores", "objective/kl") if n in metrics
@@ -238,12 +239,12 @@ class Stage:
     def _flush(self) -> None:
         if self._waiting is None:
             return
-        step, metrics = self._waiting
+        step, metrics, tables = self._waiting
         values = {name: float(value) for name, value in metrics.items()}
         self._waiting = None
         self._written = (step, values)
         if self._metrics is not None:
-            self._metrics.write(step, values)
+            self._metrics.write(step, values, tables)
         try:
             check_finite(self.name, step, values)
         except DivergenceError as error:

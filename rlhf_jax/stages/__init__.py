@@ -58,7 +58,9 @@ from rlhf_jax.stages.rankings import Ranker, ask, simulated
 from rlhf_jax.stages.report import compare, evaluate
 from rlhf_jax.stages.reward_model import Reward, reward_model
 from rlhf_jax.stages.rewards import RewardFunction, Rewards, scores_by
+from rlhf_jax.stages.rollouts import browsed, recorded
 from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
+from rlhf_jax.stages.sampled import sample_rollouts
 from rlhf_jax.stages.saved import model_in, trained, trained_in
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
@@ -122,6 +124,7 @@ __all__ = [
     "batches",
     "begin",
     "best_epoch",
+    "browsed",
     "choose_epoch",
     "compare",
     "data_of",
@@ -152,6 +155,7 @@ __all__ = [
     "prompts_that_fit",
     "prompts_that_fit_all",
     "read_as_text",
+    "recorded",
     "reference_moments",
     "require_belonging",
     "require_figure",
@@ -161,6 +165,7 @@ __all__ = [
     "rewards_in",
     "run_tokenizer",
     "sample_answers",
+    "sample_rollouts",
     "scores_by",
     "scores_of",
     "simulated",

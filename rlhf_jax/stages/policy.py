@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, PyTree
 
 from rlhf_jax.config import (
@@ -41,8 +41,8 @@ from rlhf_jax.models import (
     scalar_from_language_model,
     scalar_head,
 )
-from rlhf_jax.runtime import Watch, mapped, place, shard_rows
-from rlhf_jax.stages.answers import answers_of, decoded, scores_of, written
+from rlhf_jax.runtime import ROWS, Watch, first_process, info, mapped, place, shard_rows
+from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import Parts, parts_of
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.model import Trained, whole
@@ -53,8 +53,23 @@ from rlhf_jax.stages.rewards import (
     keep_failure,
     opinions_for_all,
     part_metrics,
+    parts_earned,
     rewards_of,
     together,
+)
+from rlhf_jax.stages.rollouts import (
+    ROLLOUTS,
+    Drawn,
+    Reading,
+    Recorded,
+    few,
+    read_drawn,
+    recorded,
+    require_replayable,
+    say,
+    texts_of,
+    write_origin,
+    write_rollouts,
 )
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
@@ -79,11 +94,11 @@ from rlhf_jax.steps import (
     PPOCoef,
     ema_lag,
     initial_state,
-    iteration,
     reward_scores,
 )
-from rlhf_jax.types import Moments, PPOBatch, PPOState, PromptBatch, TextBatch
+from rlhf_jax.types import Moments, PerAnswer, PPOBatch, PPOState, PromptBatch, TextBatch
 
+T = TypeVar("T")
 Judge = Callable[[list[Prompt], list[str]], Mapping[str, float]]
 
 
@@ -187,6 +202,7 @@ def policy(
     judge: Judge | None = None,
     answers: int = 1,
     order: str = "ppo",
+    replay: Path | str | None = None,
 ) -> Trained:
     """Trains a policy by reinforcement learning, with a KL penalty towards the model that it starts from.
 
@@ -203,10 +219,15 @@ def policy(
     after the first iteration, every runtime.evaluate_every and the last, and where a look has the best figure so far
     (runtime.best) it is saved. policy/ema_lag says by what share of its way the policy is ahead of the average.
 
+    Every runtime.record_every iterations all answers, and what was learned from them, go into folder/rollouts; see
+    rlhf_jax.stages.rollouts. replay: a folder with such rollouts of every iteration, from which it learns in the place of
+    sampling and scoring. The call that recorded them then ends with the same bits; what says how it learns may be changed,
+    what says how it samples may not.
+
     If a reward function raises, what was learned is saved, reward_failed.json says at which answer, and the same call
     continues with the function mended or not.
     InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
-    together; what reward or judge did wrong.
+    together; what reward or judge did wrong; rollouts to replay that are missing, damaged or another run's.
     """
     prompts, text = parts_of(prompts), None if text is None else parts_of(text)
     c, folder = settings, Path(folder)
@@ -227,6 +248,8 @@ def policy(
     batch = {"batch": run.runtime.batch} if c.score_norm == "fixed" else {}  # deals out the draws of π_SFT's answers
     weights = {"weights": list(rewards.weights)} if len(rewards.weights) else {}
     code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
+    old = None if replay is None else recorded(replay)
+    name = folder.name if old is None else old.origin["name"]  # it deals out the draws
     stage = open_stage(
         folder,
         c.iterations,
@@ -237,8 +260,9 @@ def policy(
             **rewards.inputs,
             "prompts": content_sha256(fit),
             **mixed,
+            **({"rollouts": old.sha256()} if old else {}),
         },
-        code | rewards.code,
+        code | (rewards.code if old is None else {}),
         run,
         part=c.part,
         best=run.runtime.best,
@@ -249,41 +273,61 @@ def policy(
     )
     if stage.done():
         return result(stage, start)
+    if old is not None:
+        require_replayable(old, stage.record, c.iterations)
     mesh, plan = run.mesh.mesh(), c.plan(start)
     batch_of = batches(fit, text, start, c, run, answers, order)
-    frozen, value_params, value_model = networks(start, models, value, run, mesh, folder.name, iteration.has_value)
+    frozen, value_params, value_model = networks(start, models, value, run, mesh, name, iteration.has_value)
     optimisers = run.optimisers()
     nets = Models(LanguageModel(start.training(run.mesh)), ScalarModel(value_model.training(run.mesh)))
     pieces = {"models": nets, "optimisers": optimisers, "plan": plan, "form": c.form}
-    state = initial_state(frozen.sft, value_params, optimisers, run.key(folder.name))
+    state = initial_state(frozen.sft, value_params, optimisers, run.key(name))
     if c.score_norm == "fixed":
         state = replace(
             state, scores=reference_moments(start, frozen, () if rewards.functions else models, fit, c, run, mesh)
         )
     state = stage.resume(place(state, mesh, run.mesh.rule()))
     frozen, coef = place(frozen, mesh, run.mesh.rule()), place(c.coefficients, mesh)
-    if rewards.functions:
+    if old is not None:
+        how = reading_of(iteration, start, plan, state, frozen, batch_of(0)[1].prompts, max(len(models), 1))
+        for i in range(int(state.step), stage.total):  # before anything is learned
+            read_drawn(old, i + 1, batch_of(i)[1].prompts, how)
+        program = replayed(iteration, pieces, mesh, run, old, how)
+    elif rewards.functions:
         program = around(iteration, pieces, mesh, run, start, rewards, answers)
     else:
-        program = in_one(iteration, pieces, mesh, run)
+        program = by_models(iteration, pieces, mesh, run)
+
+    def due(i: int, every: int) -> bool:
+        return every > 0 and (i == 0 or (i + 1) % every == 0 or i + 1 == stage.total)
+
     evaluate = evaluation(start, prompts, text, judge, c, run)
+    record = recording(folder / ROLLOUTS, folder.name, stage.record, stage.total, run.runtime.record_every)
     for i in stage.steps(int(state.step), rl_watch()):
         chosen, batch = batch_of(i)
         try:
-            state, metrics = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
+            state, metrics, drawn = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
         except RewardError as error:
             there = keep_failure(folder, i, error)
             stage.failed(i, state, error.code)
             raise InputError(f"{error}{there}") from error
-        if looks := i == 0 or (i + 1) % run.runtime.evaluate_every == 0 or i + 1 == stage.total:
+        looks, records, tables = due(i, run.runtime.evaluate_every), due(i, run.runtime.record_every), {}
+        if looks or records:
+            drawn = on_host(drawn, mesh)
+            earned = drawn.parts or dict(zip(rewards.recorded, drawn.scores, strict=not rewards.functions))
+        if records:
+            record(i + 1, chosen, batch.prompts, drawn, earned, start)
+        if looks:
+            tables = {"answers": few(chosen, drawn, earned, start)}
+            say(folder.name, i + 1, tables["answers"])
             try:
                 with jax.set_mesh(mesh):
                     metrics |= evaluate(whole(getattr(state, c.part), frozen.base, start.lora))
             except InputError:  # of the judge; what was learned is not lost
-                stage.log(i, metrics)
+                stage.log(i, metrics, tables)
                 stage.save(i, state, 1)
                 raise
-        stage.log(i, metrics)
+        stage.log(i, metrics, tables)
         stage.save(i, state, 1 if looks and stage.is_best(metrics) else run.runtime.save_every)
     return result(stage, start)
 
@@ -293,16 +337,18 @@ def rl_watch() -> Watch:
     return Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)
 
 
-Program = Callable[[PPOState, list[Prompt], PPOBatch, PPOCoef, Frozen], tuple[PPOState, dict[str, Any]]]
+Program = Callable[
+    [PPOState, list[Prompt], PPOBatch, PPOCoef, Frozen], tuple[PPOState, dict[str, Any], Drawn]
+]  # the iteration's metrics as numbers, and on the devices what was learned from
 
 
-def in_one(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Program:
-    """Sampling, the reward models' scores and learning as one program."""
-    program = mapped(partial(iteration, halves=halves, **pieces), mesh, run.mesh.pmap)
+def by_models(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Program:
+    """Sampling with the reward models' scores, and learning."""
+    draw, learn = drawing(halves, pieces, mesh, run), learning(halves, pieces, mesh, run)
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        state, metrics = program(state, batch, coef, frozen)
-        return state, values(metrics)
+        x, scores = draw(state, batch.prompts, frozen)
+        return learn(state, x, scores, batch.pretrain, coef, frozen)
 
     return call
 
@@ -314,32 +360,102 @@ def around(
     several processes the first calls the functions, with all answers."""
     if run.mesh.pmap:
         raise InputError("mesh.pmap needs a reward model, and the reward is a function; leave it out")
-
-    @jax.jit
-    def draw(state: PPOState, prompts: PromptBatch, frozen: Frozen):
-        x = halves.sample(state, prompts, frozen, models=pieces["models"], plan=pieces["plan"])
-        given = reward_scores(x, frozen, model=frozen.adapt(pieces["models"]).value).T if frozen.reward else None
-        return x, replicate_rows((x.y.tokens, x.y.mask, given))
-
-    def rest(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
-        state, metrics = halves.learn(state, x, scores, text, coef, frozen, **pieces)
-        return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}
-
-    learn = mapped(rest, mesh)
+    draw, learn = drawing(halves, pieces, mesh, run), learning(halves, pieces, mesh, run)
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        with jax.set_mesh(mesh):
-            x, (tokens, mask, given) = draw(state, batch.prompts, frozen)
-        ids = [[int(i) for i in row[here]] for row, here in zip(np.asarray(tokens), np.asarray(mask), strict=True)]
-        texts = written(ids, model, int(state.step))
-        of_models, began = None if given is None else np.asarray(given).T, time.monotonic()
+        x, given = draw(state, batch.prompts, frozen)
+        tokens, mask, of_models = on_host((x.y.tokens, x.y.mask, given), mesh)
+        texts = texts_of((tokens, mask), model, int(state.step))
+        began = time.monotonic()
         said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
         took = {"time/reward": time.monotonic() - began}
         scores = together(rewards, said, of_models)
-        state, metrics = learn(state, x, place(scores, mesh), batch.pretrain, coef, frozen)
-        return state, values(metrics) | part_metrics(rewards, said, of_models, answers) | took
+        state, metrics, drawn = learn(state, x, place(scores, mesh), batch.pretrain, coef, frozen)
+        earned = parts_earned(rewards, said, of_models)
+        return state, metrics | part_metrics(earned, answers) | took, drawn._replace(parts=earned)
 
     return call
+
+
+def replayed(
+    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, rollouts: Recorded, how: Reading
+) -> Program:
+    """Learning from what was recorded."""
+    learn = learning(halves, pieces, mesh, run)
+
+    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
+        old = read_drawn(rollouts, int(state.step) + 1, on_host(batch.prompts, mesh), how)
+        return learn(state, shard_rows(old.x, mesh), place(old.scores, mesh), batch.pretrain, coef, frozen)
+
+    return call
+
+
+def drawing(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Callable[..., tuple[Any, Any]]:
+    """The first half and the scores of the reward models, if any, as one program. Rows lie as `shard_rows` lays those of a
+    record."""
+    models, plan, rows = pieces["models"], pieces["plan"], NamedSharding(mesh, ROWS)
+
+    def one(state: PPOState, prompts: PromptBatch, frozen: Frozen):
+        x = halves.sample(state, prompts, frozen, models=models, plan=plan)
+        scores = reward_scores(x, frozen, model=frozen.adapt(models).value) if frozen.reward else None
+        if not run.mesh.pmap:
+            x = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), x)
+        return x, replicate_rows(scores)
+
+    return mapped(one, mesh, run.mesh.pmap, reads_only=True)
+
+
+def learning(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Callable[..., Any]:
+    """The second half as one program, which a replay runs too."""
+
+    def one(state: PPOState, rows: tuple[Any, TextBatch | None], scores, coef: PPOCoef, frozen: Frozen):
+        state, metrics = halves.learn(state, *rows[:1], scores, *rows[1:], coef, frozen, **pieces)
+        return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}
+
+    program = mapped(one, mesh, run.mesh.pmap)
+
+    def call(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
+        state, metrics = program(state, (x, text), scores, coef, frozen)
+        numbers = {name: each for name, each in metrics.items() if isinstance(each, PerAnswer)}
+        return state, values(metrics), Drawn(x, scores, numbers)
+
+    return call
+
+
+def reading_of(
+    halves: Iteration, model: Trained, plan: Plan, state: PPOState, frozen: Frozen, prompts: PromptBatch, scores: int
+) -> Reading:
+    """What a record has to hold for these to learn from it."""
+    models = Models(LanguageModel(model.decoder), ScalarModel(model.decoder))
+    shapes = jax.eval_shape(partial(halves.sample, models=models, plan=plan), state, prompts, frozen)
+    return Reading(shapes, model.tokenizer, model.decoder.vocab_size, scores)
+
+
+def on_host(tree: T, mesh: Mesh) -> T:
+    """What lies on the devices, as NumPy arrays. With several processes each has to call it, and all get all rows."""
+    if jax.process_count() > 1:
+        with jax.set_mesh(mesh):
+            tree = jax.jit(replicate_rows)(tree)
+    return jax.device_get(tree)
+
+
+def recording(folder: Path, name: str, record: Mapping[str, Any], steps: int, every: int) -> Callable[..., None]:
+    """Writes an iteration's rollouts, by the first process; with the first it says how much they are."""
+    said = False
+
+    def write(step: int, prompts: list[Prompt], *about: Any) -> None:
+        nonlocal said
+        if not first_process():
+            return
+        if not said:
+            write_origin(folder, name, record)
+        path = write_rollouts(folder, step, prompts, *about)
+        if not said:
+            said, each = True, path.stat().st_size / 1e6
+            times = len({1, steps, *range(every, steps + 1, every)})
+            info(f"{folder}: {len(prompts)} answers are {each:.3g} MB, {times} iterations about {times * each:.3g} MB")
+
+    return write
 
 
 def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:

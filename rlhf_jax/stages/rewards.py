@@ -226,14 +226,17 @@ def together(
     return (of_model * of_models.astype(np.float64) + functions).astype(np.float32)
 
 
-def part_metrics(
-    rewards: Rewards, said: Float[ndarray, "F B"], of_models: Float[ndarray, "E B"] | None, answers: int
-) -> dict[str, float]:
+def parts_earned(
+    rewards: Rewards, said: Float[ndarray, "F B"], of_models: Float[ndarray, "E B"] | None
+) -> dict[str, Float[ndarray, " B"]]:
+    """What each answer earned, by part: the mean of the reward models, and each function; NaN is no opinion."""
+    models = {} if of_models is None else {rewards.models[0].folder.name: of_models.mean(axis=0)}
+    return models | dict(zip(rewards.named, said, strict=True))
+
+
+def part_metrics(parts: Mapping[str, Float[ndarray, " B"]], answers: int) -> dict[str, float]:
     """The mean of each part over the answers that it has an opinion of; where a prompt has several answers, the share of
     prompts between whose answers the part makes no difference."""
-    parts = dict(zip(rewards.named, said, strict=True))
-    if of_models is not None:
-        parts = {rewards.models[0].folder.name: of_models.mean(axis=0), **parts}
     metrics = {f"reward/{name}": float(np.nanmean(part)) for name, part in parts.items() if not np.isnan(part).all()}
     if answers > 1:
         for name, part in parts.items():

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from rlhf_jax.config import Checked, Count, NotNegative, Positive, PositiveOrInf, Seed, ShareBelowOne
+from rlhf_jax.config import Checked, Count, Natural, NotNegative, Positive, PositiveOrInf, Seed, ShareBelowOne
 from rlhf_jax.models import mesh_axes
 from rlhf_jax.runtime import Rule, make_mesh, replicated
 from rlhf_jax.steps import Optimisers, adam
@@ -76,7 +76,8 @@ class Runtime(Checked):
     save_every: Count = 50  # steps or iterations between checkpoints
     keep: Count = 2  # how many of a stage's newest checkpoints stay (of supervised stages every epoch's does)
     best: str = ""  # RL's look with the largest of this figure in metrics.jsonl is saved, and stays; "" is none
-    evaluate_every: Count = 10  # RL iterations between looks, at held-out prompts and pretraining text
+    evaluate_every: Count = 10  # RL iterations between looks, at held-out prompts, pretraining text and a few answers
+    record_every: Natural = 0  # RL iterations between records of all answers in rollouts/; 0 is none, 1 can be replayed
     batch: Count = 128  # rows at a time where nothing is trained; it deals out the draws of sampled answers
     reward_seconds: PositiveOrInf = 600.0  # that reward functions may take for an iteration's answers; inf is no limit
     wandb: bool = False  # log to Weights & Biases too; needs the extra

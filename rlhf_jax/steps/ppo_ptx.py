@@ -36,20 +36,24 @@ from rlhf_jax.steps.ppo import (
     training_score,
 )
 from rlhf_jax.steps.rollout import SHUFFLE, Frozen, Plan, Rollout, reward_scores, rollout_metrics, sample
-from rlhf_jax.types import Experience, PPOBatch, PPOState, TextBatch
+from rlhf_jax.types import Experience, PerAnswer, PPOBatch, PPOState, TextBatch
+
+Metrics = dict[str, Mean | PerAnswer]
 
 
 class Iteration(NamedTuple):
-    """The two halves of an iteration. Between them stand the scores: of reward models, in one program with both halves, or
-    of a Python function of the text, which two programs then surround.
+    """The two halves of an iteration. Between them stand the scores: of reward models, in one program with the first half
+    or with both, or of a Python function of the text. Where the halves are two programs, what goes from one to the other can
+    be recorded, and learned from again.
 
     sample(state, prompts, frozen, *, models, plan) → Rollout
-    learn(state, rollout, scores [E, B], text, coef, frozen, *, models, optimisers, plan, form) → (state, metrics)
+    learn(state, rollout, scores [E, B], text, coef, frozen, *, models, optimisers, plan, form) → (state, metrics); a metric
+    is a Mean, or PerAnswer for records
     has_value: whether learn trains a value network.
     """
 
     sample: Callable[..., Rollout]
-    learn: Callable[..., tuple[PPOState, dict[str, Mean]]]
+    learn: Callable[..., tuple[PPOState, Metrics]]
     has_value: bool = True
 
 
@@ -66,7 +70,7 @@ def learn(
     plan: Plan,
     form: Form,
     objective: Objective = clipped,
-) -> tuple[PPOState, dict[str, Mean]]:
+) -> tuple[PPOState, Metrics]:
     """A reward for each token, advantages, and the clipped updates with the pretraining mix.
 
     scores: what each of E reward models, or functions, gives the answers. text: rows for each answer, [B, rows, T], or
@@ -106,6 +110,7 @@ def learn(
         "val/mean": masked_mean(V, mask),
         "val/explained_variance": mean(explained_variance(V, returns, mask)),
         "episode": mean(state.step * episodes),
+        **{name: PerAnswer(x) for name, x in (("score", score), ("value", V), ("advantage", adv))},
     }
 
 
@@ -123,7 +128,7 @@ def iteration(
     plan: Plan,
     form: Form,
     halves: Iteration = PPO_PTX,
-) -> tuple[PPOState, dict[str, Mean]]:
+) -> tuple[PPOState, Metrics]:
     """Both halves as one program, the scores being those of the reward models in `frozen`."""
     x = halves.sample(state, batch.prompts, frozen, models=models, plan=plan)
     scores = reward_scores(x, frozen, model=frozen.adapt(models).value)

@@ -110,3 +110,34 @@ def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
     MetricsWriter(tmp_path, 3, wandb={"beta": 0.02}).close()
     assert [each["config"] for each in given] == [None, {"beta": 0.02}]
     assert given[1]["name"] == f"{tmp_path.name} from 3"
+
+
+TABLE = [{"reward": 0.51234567, "answer": "a|b\n<b>*c*"}, {"reward": -2.0, "answer": "d"}]
+
+
+def test_a_table_is_text_in_tensorboard_in_which_nothing_is_a_mark_up(tmp_path):
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, {"loss/train": 0.5}, {"answers": TABLE})
+    writer.close()
+    texts = {
+        (event.step, value.tag): value.tensor.string_val[0].decode()
+        for event in events(tmp_path)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "text"
+    }
+    cell = "a&#124;b<br>&#60;b&#62;&#42;c&#42;"
+    rows = ["| reward | answer |", "| --- | --- |", f"| 0.5123 | {cell} |", "| &#45;2 | d |".replace("&#45;", "-")]
+    assert texts == {(1, "answers/text_summary"): "\n".join(rows)}
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss/train": 0.5}\n'
+
+
+def test_wandb_gets_a_table_in_the_step_of_its_figures(tmp_path, monkeypatch):
+    calls = []
+    session = SimpleNamespace(log=lambda values, step: calls.append((step, values)), finish=lambda: None)
+    wandb = SimpleNamespace(init=lambda **settings: session, Table=lambda columns, data: (columns, data))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    writer = MetricsWriter(tmp_path, 0, wandb=True)
+    writer.write(1, {"loss/train": 0.5}, {"answers": TABLE})
+    writer.close()
+    table = (["reward", "answer"], [[0.51234567, "a|b\n<b>*c*"], [-2.0, "d"]])
+    assert calls == [(1, {"loss/train": 0.5, "answers": table})]

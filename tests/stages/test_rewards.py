@@ -23,7 +23,15 @@ from rlhf_jax.rewards import each, exact
 from rlhf_jax.runtime import source_sha256
 from rlhf_jax.stages import Rewards
 from rlhf_jax.stages.named_rewards import rewards_in
-from rlhf_jax.stages.rewards import RewardError, keep_failure, opinions, part_metrics, rewards_of, together
+from rlhf_jax.stages.rewards import (
+    RewardError,
+    keep_failure,
+    opinions,
+    part_metrics,
+    parts_earned,
+    rewards_of,
+    together,
+)
 from tests.refusals import refusal
 
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")  # models are stood in for
@@ -93,7 +101,7 @@ def test_a_sum_is_over_the_parts_that_have_an_opinion():
 def test_each_part_has_its_mean_and_its_share_of_groups_without_any_difference():
     said = np.array([[1, 1, 2, 3], [np.nan, 4, np.nan, np.nan], [0, np.nan, 0, 1]], np.float32)
     rewards = Rewards(functions=(lengths, second, exact))
-    assert part_metrics(rewards, said, None, 2) == {
+    assert part_metrics(parts_earned(rewards, said, None), 2) == {
         "reward/lengths": 1.75,
         "reward/second": 4,
         "reward/exact": pytest.approx(1 / 3),
@@ -103,7 +111,8 @@ def test_each_part_has_its_mean_and_its_share_of_groups_without_any_difference()
     }
     model = SimpleNamespace(folder=Path("runs/reward_model"), scalar=True)
     silent = np.full((1, 4), np.nan, np.float32)
-    found = part_metrics(Rewards((model, model), (second,)), silent, np.array([[1.0, 2, 3, 4], [3, 4, 5, 6]]), 1)
+    of_models = np.array([[1.0, 2, 3, 4], [3, 4, 5, 6]])
+    found = part_metrics(parts_earned(Rewards((model, model), (second,)), silent, of_models), 1)
     assert found == {"reward/reward_model": 3.5}
 
 
