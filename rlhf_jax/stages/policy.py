@@ -348,7 +348,7 @@ def by_models(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
         x, scores = draw(state, batch.prompts, frozen)
-        return learn(state, x, scores, batch.pretrain, coef, frozen)
+        return learn(state, x, scores, batch, coef, frozen)
 
     return call
 
@@ -370,7 +370,7 @@ def around(
         said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
         took = {"time/reward": time.monotonic() - began}
         scores = together(rewards, said, of_models)
-        state, metrics, drawn = learn(state, x, place(scores, mesh), batch.pretrain, coef, frozen)
+        state, metrics, drawn = learn(state, x, place(scores, mesh), batch, coef, frozen)
         earned = parts_earned(rewards, said, of_models)
         return state, metrics | part_metrics(earned, answers) | took, drawn._replace(parts=earned)
 
@@ -385,7 +385,8 @@ def replayed(
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
         old = read_drawn(rollouts, int(state.step) + 1, on_host(batch.prompts, mesh), how)
-        return learn(state, shard_rows(old.x, mesh), place(old.scores, mesh), batch.pretrain, coef, frozen)
+        lie = place if run.mesh.pmap else shard_rows  # as `drawing` leaves them
+        return learn(state, lie(old.x, mesh), place(old.scores, mesh), batch, coef, frozen)
 
     return call
 
@@ -408,14 +409,14 @@ def drawing(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> 
 def learning(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Callable[..., Any]:
     """The second half as one program, which a replay runs too."""
 
-    def one(state: PPOState, rows: tuple[Any, TextBatch | None], scores, coef: PPOCoef, frozen: Frozen):
-        state, metrics = halves.learn(state, *rows[:1], scores, *rows[1:], coef, frozen, **pieces)
+    def one(state: PPOState, batch: PPOBatch, x, scores, coef: PPOCoef, frozen: Frozen):
+        state, metrics = halves.learn(state, x, scores, batch.pretrain, coef, frozen, **pieces)
         return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}
 
     program = mapped(one, mesh, run.mesh.pmap)
 
-    def call(state: PPOState, x, scores, text: TextBatch | None, coef: PPOCoef, frozen: Frozen):
-        state, metrics = program(state, (x, text), scores, coef, frozen)
+    def call(state: PPOState, x, scores, batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
+        state, metrics = program(state, batch, x, scores, coef, frozen)
         numbers = {name: each for name, each in metrics.items() if isinstance(each, PerAnswer)}
         return state, values(metrics), Drawn(x, scores, numbers)
 
