@@ -17,10 +17,12 @@ class OrNull(NamedTuple):
 
 
 def may_be_null(default: Any) -> bool:
+    """Whether null is a value of the key that has this default."""
     return default is None or isinstance(default, OrNull)
 
 
 def default_of(default: Any) -> Any:
+    """The value that stands for a missing key."""
     return default.default if isinstance(default, OrNull) else default
 
 
