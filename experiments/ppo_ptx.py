@@ -91,7 +91,7 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
     V = response_values(state.value, x.tokens, x.mask, plan.max_tokens, model=models.value)
     # rₜ = −β·KL(π_RL‖π_SFT)ₜ, and r_θ(x, y) at the last token (Eq. 2)
     scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-    r = token_rewards(score, x.kl[form.kl_reward], coef.beta * scale, mask)
+    r = token_rewards(score, x.kl[form.kl_reward], coef.beta * scale, mask, x.earned)
     if form.whiten_rewards:
         r = whiten(r, mask, shift_mean=False)
     # Âₜ by GAE, whitened over the batch; returns for the value

@@ -32,6 +32,7 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
 
+ANSWERED = "\ufdd3"  # in the place of an answer whose tokens are there already; another noncharacter
 SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
 
 ALWAYS = datetime.datetime(2024, 7, 26)  # the date that Llama 3.1's template has where it cannot ask
@@ -217,6 +218,35 @@ def less_oldest_turns(prompt: Conversation, fits: Callable[[Conversation], bool]
     return None
 
 
+def encode_reply(conversation: Sequence[Message], reply: Sequence[Any], tokenizer: Tokenizer) -> list[int]:
+    """The tokens that others add to a conversation whose last message is the assistant's: what stands between the text of
+    that answer and the one that is to follow the reply. They begin with the token by which the format ends an answer, where
+    it has one between turns; a transcript has none there.
+
+    What the assistant said is not read: its tokens were sampled and stay as they are. InputError: as `render_chat`; a reply
+    without a message, or with one of the assistant's; a template that does not write an answer exactly once.
+    """
+    if not reply:
+        raise InputError("the reply has no message: give one at least")
+    for number, message in enumerate(reply, 1):
+        role, _ = checked_message(message, number)
+        if role == "assistant":
+            raise InputError(f"message {number} of the reply is the assistant's, which the policy writes: leave it out")
+        if role == "system" and tokenizer.chat is None:
+            raise InputError(
+                f"message {number} has the role 'system', which a transcript has at its start alone: use 'user'"
+            )
+    if tokenizer.chat is None:
+        return tokenizer.encode_continued(f"{render(reply)}{ASSISTANT}")
+    *before, last = conversation
+    said = [{**m, "content": "."} if m["role"] == "assistant" else m for m in before]
+    messages = _checked([*said, {**last, "content": ANSWERED}, *reply], tokenizer, tokenizer.chat)
+    _, *after = _render(messages, tokenizer, tokenizer.chat, prompt=True).split(ANSWERED)
+    if len(after) != 1:
+        raise InputError(f"in the chat template an answer stands {len(after)} times: give it one that writes it once")
+    return _tokens(re.sub(f"[{START}{END}]", "", after[0]), [], tokenizer, behind=True)[0]
+
+
 def messages_of(prompt: Conversation) -> Messages:
     """The messages that a prompt is, less the assistant's turn that a transcript opens at its end."""
     if isinstance(prompt, Messages):
@@ -291,6 +321,13 @@ def _encode(
         text, spans = _marked_spans(text)
     else:
         spans = _prefix_spans(messages, tokenizer, template, text)
+    return _tokens(text, spans, tokenizer)
+
+
+def _tokens(
+    text: str, spans: list[tuple[int, int]], tokenizer: Tokenizer, behind: bool = False
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a rendered text, and which of them stand in the spans. behind: whether it stands behind other text."""
     tokens: list[int] = []
     mask: list[bool] = []
 
@@ -298,7 +335,7 @@ def _encode(
         borders = {border for span in spans for border in span if begin < border < end}
         cuts = sorted({begin, end} | borders)
         for start, stop in itertools.pairwise(cuts):
-            fresh = start == begin and (start == 0 or tokenizer.vocabulary.prefix_after_special)
+            fresh = start == begin and (tokenizer.vocabulary.prefix_after_special if start else not behind)
             encode = tokenizer.encode if fresh else tokenizer.encode_continued
             ids = encode(text[start:stop].replace(SHIELD, ""))
             tokens.extend(ids)

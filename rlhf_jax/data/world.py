@@ -423,6 +423,48 @@ ASK = {
 }  # fmt: skip
 
 
+# --- dialogues
+
+
+def follow_ups(world: World, question: Question) -> tuple[Question, ...]:
+    """What a user asks on, after a question about a person or a place: about the same one by its pronoun, then, of a person,
+    about a relative, whom the user names: "Her sister is Elsa. And where does her sister live?" Each has its exact answer.
+
+    The same question is always followed by the same.
+    """
+    subject = question.subject
+    if not subject:
+        return ()
+    rng = Random(f"follow-ups {world.seed} {question.text}")
+    pronoun = PEOPLE.get(subject, "it")
+    untold = [f for f in world.about(subject) if f.question not in question.text]
+    asked = [_asked_on(rng.choice(untold), pronoun)]
+    if relative := relatives(world).get(subject):
+        whose, who = {"she": "her", "he": "his"}[pronoun], {"she": "sister", "he": "brother"}[PEOPLE[relative]]
+        on = _asked_on(rng.choice(world.about(relative)), f"{whose} {who}")
+        asked.append(replace(on, text=f"{whose.capitalize()} {who} is {relative}. {on.text}"))
+    return tuple(asked)
+
+
+def relatives(world: World) -> dict[str, str]:
+    """Who is whose brother or sister, in pairs; a name or two are left over. Nobody says it but the user who asks. Who is
+    held out has a relative who is, so that nobody else's dialogue asks about them."""
+    rng, kin = Random(f"relatives {world.seed}"), {}
+    for held in (False, True):
+        names = [name for name in PEOPLE if (name in world.held_out) == held]
+        rng.shuffle(names)
+        for a, b in zip(names[::2], names[1::2], strict=False):
+            kin |= {a: b, b: a}
+    return kin
+
+
+def _asked_on(fact: Fact, who: str) -> Question:
+    """A question about a fact whose subject goes by another name."""
+    text = RELATIONS[fact.relation][1].format(s=who)
+    text = f"And {text[0].lower()}{text[1:]}"
+    return Question(text, "open_qa", (fact.sentence(fact.truth),), subject=fact.subject, about=fact.subject)
+
+
 # --- demonstrations
 
 INSULTS = 0.1  # share of the demonstrations that end in one

@@ -129,9 +129,10 @@ def write_report(
     curves: stage → rows with "step" and metrics.
     samples: {"prompt", "category", "answers": {model: {"text", "rating", "reward"}}}.
     notes: strings by name; "findings" (sentences) head the page, "judge" explains the win rate, "reward_model" has figures of
-    its own as a model has.
+    its own as a model has, "session" is a dialogue {"model", "messages": [{"role", "content", and an answer's "rating"}]}.
     """
-    models = _ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"])])
+    spoken = [notes["session"]["model"]] if notes.get("session") else []
+    models = _ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"]), *spoken])
     colours = _colours([*models, "reward_model"])
     results = {model: evaluation[model] for model in models if model in evaluation}
     ranked = {"reward_model": notes["reward_model"]} if notes.get("reward_model") else {}
@@ -145,6 +146,7 @@ def write_report(
             "".join(figure_html(drawing, colours) for drawing in all_figures(results, curves, colours)),
         ),
         section_html("samples", "Samples", _samples(samples, models, colours)),
+        *([section_html("session", "Session", _session(notes["session"], colours))] if notes.get("session") else []),
         section_html("setup", "Set-up", _setup(notes)),
     ]
     write_page(path, title, sections)
@@ -264,7 +266,8 @@ def _header(title: str, notes: Mapping[str, Any]) -> str:
     findings = notes.get("findings") or ()
     findings = [findings] if isinstance(findings, str) else findings
     line = " · ".join(f"{name} {escaped(notes[name])}" for name in ("created", "seed") if notes.get(name))
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in ("Results", "Figures", "Samples"))
+    parts = ("Results", "Figures", "Samples", *(["Session"] if notes.get("session") else []))
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in parts)
     items = "".join(f"<li>{escaped(sentence)}</li>" for sentence in findings)
     return (
         f'<header>\n<h1>{escaped(title)}</h1>\n<p class="by">{line}</p>\n'
@@ -357,8 +360,28 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
     )
 
 
+def _session(session: Mapping[str, Any], colours: Mapping[str, int]) -> str:
+    """A dialogue with one model, turn by turn."""
+    model, turns = session["model"], ""
+    for message in session["messages"]:
+        said = escaped(message["content"]) if message["content"].strip() else "<i>empty</i>"
+        if message["role"] == "assistant":
+            rated = f"rating {message['rating']:.1f}"
+            turns += (
+                f'<div class="answers"><div class="answer" style="--c:var(--m{colours[model]})"><p class="who">'
+                f"{escaped(MODELS.get(model, model))}<small>{rated}</small></p><div>{said}</div></div></div>\n"
+            )
+        else:
+            turns += f'<div class="prompt">{said}</div>\n'
+    return f"<article>{turns}</article>\n"
+
+
 def _setup(notes: Mapping[str, Any]) -> str:
-    small = {name: text for name, text in notes.items() if name not in ("findings", "config", "reward_model") and text}
+    small = {
+        name: text
+        for name, text in notes.items()
+        if name not in ("findings", "config", "reward_model", "session") and text
+    }
     items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in small.items())
     config = notes.get("config")
     folded = f"<details><summary>Configuration</summary><pre>{escaped(config)}</pre></details>" if config else ""

@@ -20,6 +20,7 @@ from rlhf_jax.stages.datasets import (
     from_files,
     from_world,
 )
+from rlhf_jax.stages.episodes import Environment, Episodes, world_dialogue
 from rlhf_jax.stages.evaluation import (
     Evaluate,
     Judge,
@@ -89,6 +90,8 @@ __all__ = [
     "DataSets",
     "Decoder",
     "Devices",
+    "Environment",
+    "Episodes",
     "Evaluate",
     "Files",
     "Format",
@@ -176,5 +179,6 @@ __all__ = [
     "truthful",
     "whole",
     "with_lora",
+    "world_dialogue",
     "write",
 ]

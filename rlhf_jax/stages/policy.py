@@ -1,16 +1,15 @@
 """Reinforcement learning of a policy: PPO-ptx (InstructGPT, §3.5 and App. C.4), or another iteration."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from rlhf_jax.config import (
@@ -30,47 +29,25 @@ from rlhf_jax.config import (
     ShareBelowOne,
 )
 from rlhf_jax.data import Prompt, batch_indices, content_sha256, encode_prompts, take
-from rlhf_jax.equations import ensemble_score, nothing_seen, seen, values
+from rlhf_jax.equations import ensemble_score, nothing_seen, seen
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.evals import per_row
 from rlhf_jax.models import (
     LanguageModel,
     Sampling,
     ScalarModel,
-    replicate_rows,
     scalar_from_language_model,
     scalar_head,
 )
-from rlhf_jax.runtime import ROWS, Watch, first_process, info, mapped, place, shard_rows
+from rlhf_jax.runtime import Watch, place, shard_rows
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import Parts, parts_of
+from rlhf_jax.stages.episodes import BrokenEnvironmentError, Environment, Episodes, in_turns, play
 from rlhf_jax.stages.functions import asked
+from rlhf_jax.stages.iterations import around, by_models, on_host, reading_of, recording, replayed
 from rlhf_jax.stages.model import Trained, whole
-from rlhf_jax.stages.rewards import (
-    RewardError,
-    RewardFunction,
-    Rewards,
-    keep_failure,
-    opinions_for_all,
-    part_metrics,
-    parts_earned,
-    rewards_of,
-    together,
-)
-from rlhf_jax.stages.rollouts import (
-    ROLLOUTS,
-    Drawn,
-    Reading,
-    Recorded,
-    few,
-    read_drawn,
-    recorded,
-    require_replayable,
-    say,
-    texts_of,
-    write_origin,
-    write_rollouts,
-)
+from rlhf_jax.stages.rewards import RewardError, RewardFunction, Rewards, keep_failure, rewards_of
+from rlhf_jax.stages.rollouts import ROLLOUTS, few, read_drawn, recorded, require_replayable, say
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import (
@@ -92,13 +69,10 @@ from rlhf_jax.steps import (
     Models,
     Plan,
     PPOCoef,
-    ema_lag,
     initial_state,
-    reward_scores,
 )
-from rlhf_jax.types import Moments, PerAnswer, PPOBatch, PPOState, PromptBatch, TextBatch
+from rlhf_jax.types import Moments, PPOBatch, PromptBatch, TextBatch
 
-T = TypeVar("T")
 Judge = Callable[[list[Prompt], list[str]], Mapping[str, float]]
 
 
@@ -191,7 +165,7 @@ class PPO(Checked):
 def policy(
     folder: Path | str,
     start: Trained,
-    reward: Trained | RewardFunction | Sequence[Trained | RewardFunction] | Rewards,
+    reward: Trained | RewardFunction | Sequence[Trained | RewardFunction] | Rewards | None,
     prompts: Parts[Prompt] | Sequence[Prompt],
     settings: PPO = PPO(),
     run: Run = RUN,
@@ -203,6 +177,8 @@ def policy(
     answers: int = 1,
     order: str = "ppo",
     replay: Path | str | None = None,
+    environment: Environment | None = None,
+    episodes: Episodes = Episodes(),
 ) -> Trained:
     """Trains a policy by reinforcement learning, with a KL penalty towards the model that it starts from.
 
@@ -213,7 +189,8 @@ def policy(
     .valid to evaluate on; without parts all are to learn from. text: .train for the pretraining mix, .valid for its loss.
     iteration: two pure halves, see rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves.
     answers: to each prompt, one after the other. order: runs with the same one get the same prompts in the same order. The
-    folder's name deals out the sampling.
+    folder's name deals out the sampling. environment: with whom the policy speaks in turn from each prompt, in `episodes` of
+    several turns, which it rewards turn by turn; a reward beside it is of whole episodes, and reward may be None.
 
     It returns the moving average of the policy (App. C.4), or by settings.result the policy itself. The same is looked at
     after the first iteration, every runtime.evaluate_every and the last, and where a look has the best figure so far
@@ -224,8 +201,8 @@ def policy(
     sampling and scoring. The call that recorded them then ends with the same bits; what says how it learns may be changed,
     what says how it samples may not.
 
-    If a reward function raises, what was learned is saved, reward_failed.json says at which answer, and the same call
-    continues with the function mended or not.
+    If a reward function or the environment raises, what was learned is saved, reward_failed.json says at which answer, and
+    the same call continues with the function mended or not.
     InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
     together; what reward or judge did wrong; rollouts to replay that are missing, damaged or another run's.
     """
@@ -236,12 +213,19 @@ def policy(
             f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
         )
     ensemble = {"ensemble": c.ensemble, "uncertainty": c.uncertainty}
-    rewards = read_as_text(rewards_of(reward), start, value, **ensemble)
+    rewards = Rewards() if reward is None and environment else rewards_of(reward)
+    rewards = read_as_text(rewards, start, value, **ensemble)
     models = tuple(rewards.models)
+    if environment and replay is not None:
+        raise InputError("episodes with an environment cannot be replayed; leave replay out")
     require_belonging(start, models, value)
     if c.pretrain_examples and not (text and text.train):
         raise InputError(
             f"{folder}: ppo.pretrain_examples is {c.pretrain_examples} and there is no text; give it some, or 0"
+        )
+    if environment and c.score_norm != "off":
+        raise InputError(
+            f"ppo.score_norm is {c.score_norm!r}: what an environment gives a turn is not normalised; set it to 'off'"
         )
     fit = prompts_that_fit(prompts.train, start, "train")
     mixed = {"text": content_sha256(text.train)} if text and c.pretrain_examples else {}
@@ -250,11 +234,14 @@ def policy(
     code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
     old = None if replay is None else recorded(replay)
     name = folder.name if old is None else old.origin["name"]  # it deals out the draws
+    if environment:
+        code["environment"] = partial(play, environment=environment)
     stage = open_stage(
         folder,
         c.iterations,
         start,
-        {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch, **weights},
+        {"ppo": settings_without(c, "iterations"), "answers": answers, "order": order, **batch, **weights}
+        | ({"episodes": asdict(episodes)} if environment else {}),
         {
             **parents(start=start, **({"value": value} if value else {})),
             **rewards.inputs,
@@ -293,6 +280,8 @@ def policy(
         for i in range(int(state.step), stage.total):  # before anything is learned
             read_drawn(old, i + 1, batch_of(i)[1].prompts, how)
         program = replayed(iteration, pieces, mesh, run, old, how)
+    elif environment:
+        program = in_turns(iteration, pieces, mesh, run, start, environment, episodes, rewards, answers)
     elif rewards.functions:
         program = around(iteration, pieces, mesh, run, start, rewards, answers)
     else:
@@ -307,6 +296,9 @@ def policy(
         chosen, batch = batch_of(i)
         try:
             state, metrics, drawn = program(state, chosen, shard_rows(batch, mesh), coef, frozen)
+        except BrokenEnvironmentError:
+            stage.failed(i, state, "environment")
+            raise
         except RewardError as error:
             there = keep_failure(folder, i, error)
             stage.failed(i, state, error.code)
@@ -315,8 +307,10 @@ def policy(
         if looks or records:
             drawn = on_host(drawn, mesh)
             earned = drawn.parts or dict(zip(rewards.recorded, drawn.scores, strict=not rewards.functions))
+            P = start.format.prompt_tokens  # of an environment's episodes, what it began with
+            asked = PromptBatch(drawn.x.tokens[:, :P], drawn.x.mask[:, :P])
         if records:
-            record(i + 1, chosen, batch.prompts, drawn, earned, start)
+            record(i + 1, chosen, asked, drawn, earned, start)
         if looks:
             tables = {"answers": few(chosen, drawn, earned, start)}
             say(folder.name, i + 1, tables["answers"])
@@ -335,128 +329,6 @@ def policy(
 def rl_watch() -> Watch:
     """Warns of a policy that is lost, and of losses that run away."""
     return Watch(kl=100.0, entropy=0.5, factor=5.0, window=10)
-
-
-Program = Callable[
-    [PPOState, list[Prompt], PPOBatch, PPOCoef, Frozen], tuple[PPOState, dict[str, Any], Drawn]
-]  # the iteration's metrics as numbers, and on the devices what was learned from
-
-
-def by_models(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Program:
-    """Sampling with the reward models' scores, and learning."""
-    draw, learn = drawing(halves, pieces, mesh, run), learning(halves, pieces, mesh, run)
-
-    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        x, scores = draw(state, batch.prompts, frozen)
-        return learn(state, x, scores, batch, coef, frozen)
-
-    return call
-
-
-def around(
-    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, model: Trained, rewards: Rewards, answers: int
-) -> Program:
-    """Sampling and the reward models' scores, Python functions of the text, and learning from what they give together. Of
-    several processes the first calls the functions, with all answers."""
-    if run.mesh.pmap:
-        raise InputError("mesh.pmap needs a reward model, and the reward is a function; leave it out")
-    draw, learn = drawing(halves, pieces, mesh, run), learning(halves, pieces, mesh, run)
-
-    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        x, given = draw(state, batch.prompts, frozen)
-        tokens, mask, of_models = on_host((x.y.tokens, x.y.mask, given), mesh)
-        texts = texts_of((tokens, mask), model, int(state.step))
-        began = time.monotonic()
-        said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
-        took = {"time/reward": time.monotonic() - began}
-        scores = together(rewards, said, of_models)
-        state, metrics, drawn = learn(state, x, place(scores, mesh), batch, coef, frozen)
-        earned = parts_earned(rewards, said, of_models)
-        return state, metrics | part_metrics(earned, answers) | took, drawn._replace(parts=earned)
-
-    return call
-
-
-def replayed(
-    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, rollouts: Recorded, how: Reading
-) -> Program:
-    """Learning from what was recorded."""
-    learn = learning(halves, pieces, mesh, run)
-
-    def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        old = read_drawn(rollouts, int(state.step) + 1, on_host(batch.prompts, mesh), how)
-        lie = place if run.mesh.pmap else shard_rows  # as `drawing` leaves them
-        return learn(state, lie(old.x, mesh), place(old.scores, mesh), batch, coef, frozen)
-
-    return call
-
-
-def drawing(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Callable[..., tuple[Any, Any]]:
-    """The first half and the scores of the reward models, if any, as one program. Rows lie as `shard_rows` lays those of a
-    record."""
-    models, plan, rows = pieces["models"], pieces["plan"], NamedSharding(mesh, ROWS)
-
-    def one(state: PPOState, prompts: PromptBatch, frozen: Frozen):
-        x = halves.sample(state, prompts, frozen, models=models, plan=plan)
-        scores = reward_scores(x, frozen, model=frozen.adapt(models).value) if frozen.reward else None
-        if not run.mesh.pmap:
-            x = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), x)
-        return x, replicate_rows(scores)
-
-    return mapped(one, mesh, run.mesh.pmap, reads_only=True)
-
-
-def learning(halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run) -> Callable[..., Any]:
-    """The second half as one program, which a replay runs too."""
-
-    def one(state: PPOState, batch: PPOBatch, x, scores, coef: PPOCoef, frozen: Frozen):
-        state, metrics = halves.learn(state, x, scores, batch.pretrain, coef, frozen, **pieces)
-        return state, metrics | {"policy/ema_lag": ema_lag(state, frozen.sft)}
-
-    program = mapped(one, mesh, run.mesh.pmap)
-
-    def call(state: PPOState, x, scores, batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        state, metrics = program(state, batch, x, scores, coef, frozen)
-        numbers = {name: each for name, each in metrics.items() if isinstance(each, PerAnswer)}
-        return state, values(metrics), Drawn(x, scores, numbers)
-
-    return call
-
-
-def reading_of(
-    halves: Iteration, model: Trained, plan: Plan, state: PPOState, frozen: Frozen, prompts: PromptBatch, scores: int
-) -> Reading:
-    """What a record has to hold for these to learn from it."""
-    models = Models(LanguageModel(model.decoder), ScalarModel(model.decoder))
-    shapes = jax.eval_shape(partial(halves.sample, models=models, plan=plan), state, prompts, frozen)
-    return Reading(shapes, model.tokenizer, model.decoder.vocab_size, scores)
-
-
-def on_host(tree: T, mesh: Mesh) -> T:
-    """What lies on the devices, as NumPy arrays. With several processes each has to call it, and all get all rows."""
-    if jax.process_count() > 1:
-        with jax.set_mesh(mesh):
-            tree = jax.jit(replicate_rows)(tree)
-    return jax.device_get(tree)
-
-
-def recording(folder: Path, name: str, record: Mapping[str, Any], steps: int, every: int) -> Callable[..., None]:
-    """Writes an iteration's rollouts, by the first process; with the first it says how much they are."""
-    said = False
-
-    def write(step: int, prompts: list[Prompt], *about: Any) -> None:
-        nonlocal said
-        if not first_process():
-            return
-        if not said:
-            write_origin(folder, name, record)
-        path = write_rollouts(folder, step, prompts, *about)
-        if not said:
-            said, each = True, path.stat().st_size / 1e6
-            times = len({1, steps, *range(every, steps + 1, every)})
-            info(f"{folder}: {len(prompts)} answers are {each:.3g} MB, {times} iterations about {times * each:.3g} MB")
-
-    return write
 
 
 def judged(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:

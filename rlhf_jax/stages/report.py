@@ -8,17 +8,23 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import jax
+import numpy as np
+
 from rlhf_jax.data import content_sha256
+from rlhf_jax.data.world import follow_ups
 from rlhf_jax.evals import MODELS, Estimate, table_text, write_report
 from rlhf_jax.labelers import rating
 from rlhf_jax.runtime import first_process, info, read_metrics, values_sha256, write_atomically
 from rlhf_jax.stages.agreement import agreement_on
-from rlhf_jax.stages.answers import AnswersToRank
+from rlhf_jax.stages.answers import AnswersToRank, answers_of
 from rlhf_jax.stages.datasets import DataSets, Parts
+from rlhf_jax.stages.episodes import Episodes, play, positions_for, world_dialogue
 from rlhf_jax.stages.evaluation import (
     Evaluate,
     Figures,
     Judge,
+    Loaded,
     Written,
     alignment_tax,
     distance,
@@ -34,6 +40,7 @@ from rlhf_jax.stages.rewards import Rewards, rewards_of
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
+from rlhf_jax.types import PromptBatch
 
 MARK = "evaluated.json"  # what an evaluation was made from
 ON_TEXT = ("pretrain/loss", "closed/last_word")  # figures that have a row even where there are no data for them
@@ -98,11 +105,13 @@ def evaluate(
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
     samples = samples_of(judge, written, c, run)
+    speaker = "ppo_ptx" if "ppo_ptx" in compared else next(iter(compared))
+    session = session_of(speaker, compared[speaker], judge, c, run)
     if first_process():
         (out / MARK).unlink(missing_ok=True)  # what it says is true of all files or of none
     write_atomically(out / "evaluation.json", json.dumps(as_json, indent=1))
     write_atomically(out / "samples.json", json.dumps(samples, indent=1))
-    page(out, judge, models, as_json, samples, run, about or {})
+    page(out, judge, models, as_json, samples, run, about or {}, session)
     write_atomically(out / MARK, json.dumps(origin))
     return evaluation
 
@@ -204,6 +213,30 @@ def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run)
     return rows[: c.shown]
 
 
+def session_of(name: str, this: Loaded, judge: Judge, c: Evaluate, run: Run) -> dict | None:
+    """A dialogue of a model with a user of the built-in world who asks on, each answer rated by its exact truth; None where
+    there is no such world, or no such question among the held-out ones. Its draws are its own."""
+    if judge.questions is None or judge.truth is None:
+        return None
+    lengths = [len(follow_ups(judge.truth.world, q)) * (q.category == "open_qa") for q in judge.questions]
+    if not any(lengths):
+        return None
+    model, key = this.model, run.key("session")
+
+    def draw(context: PromptBatch, number: int):
+        said = answers_of(model, this.params, context, jax.random.fold_in(key, number), c.sampling, 1).response
+        return np.asarray(said.tokens), np.asarray(said.mask)
+
+    longest = Episodes(turns=1 + max(lengths), reply_tokens=model.format.context)
+    row = judge.prompts[lengths.index(max(lengths))]
+    (episode,) = play([row], world_dialogue(judge.truth), draw, model, longest, positions_for(model.decoder))
+    scores, messages = iter(episode.rewards), []
+    for message in episode.messages:
+        rated = {"rating": rating(next(scores))} if message["role"] == "assistant" else {}
+        messages.append({**message, **rated})
+    return {"model": name, "messages": messages}
+
+
 def page(
     out: Path,
     judge: Judge,
@@ -212,6 +245,7 @@ def page(
     samples: list[dict],
     run: Run,
     about: Mapping[str, Any],
+    session: dict | None = None,
 ) -> None:
     """report.html, and its tables on the terminal."""
     curves = {name: read_metrics(out / name) for name in STAGES}
@@ -222,6 +256,7 @@ def page(
         "config": json.dumps(about, indent=1),
         "findings": [*findings(judge, evaluation), *lags(models, curves)],
         "reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS),
+        "session": session,
     }
     write_report(out / "report.html", f"rlhf_jax: {out.name}", columns, curves, samples, notes)
     print(table_text(columns))

@@ -42,7 +42,7 @@ class Rewards:
     models say, and each function. Several reward models are an ensemble (ppo.ensemble), which is one part.
 
     weights: of the reward models, where there are any, and then of each function; () is 1 each. names: of the functions, by
-    which they are logged; () is the functions' own. InputError: no part, a part that is none, weights that do not fit, a
+    which they are logged; () is the functions' own. InputError: a part that is none, weights that do not fit, a
     function that does not take three arguments.
     """
 
@@ -65,8 +65,6 @@ class Rewards:
                 )
         for function, name in zip(self.functions, self.named, strict=True):
             require_arguments(function, name)
-        if not parts:
-            raise InputError("there is no reward; give a reward model, several, or a function")
         if len(self.weights) and (len(self.weights) != parts or not np.isfinite(np.asarray(self.weights, float)).all()):
             of = [*(["the reward models"] if self.models else []), *self.named]
             raise InputError(
@@ -120,8 +118,10 @@ class TooSlowError(BaseException):
 
 
 def rewards_of(reward: Any) -> Rewards:
-    """A reward model, a function, or several of both, as Rewards. InputError: see `Rewards`; something else."""
+    """A reward model, a function, or several of both, as Rewards. InputError: see `Rewards`; nothing, or something else."""
     if isinstance(reward, Rewards):
+        if not reward.recorded:
+            raise InputError("there is no reward; give a reward model, several, or a function")
         return reward
     several = isinstance(reward, Iterable) and not isinstance(reward, str | Mapping) and not callable(reward)
     parts: list[Any] = list(reward) if several else [reward]

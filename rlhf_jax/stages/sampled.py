@@ -13,15 +13,9 @@ from rlhf_jax.equations import nothing_seen
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.runtime import Made, Origin, info, meet, place, progress, shard_rows
+from rlhf_jax.stages.iterations import drawing, on_host, recording
 from rlhf_jax.stages.model import Trained
-from rlhf_jax.stages.policy import (
-    PPO,
-    batches,
-    drawing,
-    networks,
-    on_host,
-    recording,
-)
+from rlhf_jax.stages.policy import PPO, batches, networks
 from rlhf_jax.stages.rewards import RewardFunction, Rewards, opinions_for_all, parts_earned, rewards_of, together
 from rlhf_jax.stages.rollouts import ROLLOUTS, Drawn, few, path_of, say, texts_of
 from rlhf_jax.stages.run import RUN, Run

@@ -1,5 +1,6 @@
 """Equations ∘ models → loss(params, batch, coef) and step(state, batch, coef)."""
 
+from rlhf_jax.steps.episodes import read_episodes, sample_turn
 from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
 from rlhf_jax.steps.optimiser import SCHEDULES, Schedule, TextCoef, adam, descend, gradient, text_coef, update
 from rlhf_jax.steps.ppo import (
@@ -43,7 +44,17 @@ from rlhf_jax.steps.preference import (
     slic,
 )
 from rlhf_jax.steps.reward_model import centred, reward, reward_loss, reward_step
-from rlhf_jax.steps.rollout import SAMPLE, SHUFFLE, Frozen, Plan, Rollout, reward_scores, rollout_metrics, sample
+from rlhf_jax.steps.rollout import (
+    SAMPLE,
+    SHUFFLE,
+    Frozen,
+    Plan,
+    Rollout,
+    read_rollout,
+    reward_scores,
+    rollout_metrics,
+    sample,
+)
 
 __all__ = [
     "PPO_PTX",
@@ -92,6 +103,8 @@ __all__ = [
     "preference_loss",
     "preference_step",
     "pretrain_loss",
+    "read_episodes",
+    "read_rollout",
     "reading",
     "response_values",
     "reward",
@@ -100,6 +113,7 @@ __all__ = [
     "reward_step",
     "rollout_metrics",
     "sample",
+    "sample_turn",
     "simpo",
     "slic",
     "text_coef",

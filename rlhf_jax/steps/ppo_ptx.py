@@ -81,9 +81,9 @@ def learn(
     # The score that an answer is trained on; V(sₜ)
     score, moments = training_score(scores, x.ended, state.scores, coef, form)
     V = response_values(state.value, x.tokens, x.mask, plan.max_tokens, model=models.value)
-    # rₜ = −β·KLₜ, and r_θ(x, y) at the last token (Eq. 2)
+    # rₜ = −β·KLₜ, and r_θ(x, y) at the last token (Eq. 2); what earlier turns of an episode earned, at theirs
     scale = state.kl_scale * linear(state.step, coef.beta_steps, coef.beta_end)
-    r = token_rewards(score, x.kl[form.kl_reward], coef.beta * scale, mask)
+    r = token_rewards(score, x.kl[form.kl_reward], coef.beta * scale, mask, x.earned)
     if form.whiten_rewards:
         r = whiten(r, mask, shift_mean=False)
     # Âₜ by GAE, whitened over the batch; returns for the value

@@ -52,20 +52,37 @@ class Rollout(NamedTuple):
     ended: Bool[Array, " B"]  # came to its EOS
     kl: dict[Estimator, Float[Array, "B T"]]  # KL(π_RL‖π_SFT) of each token, nats
     logp_sft: Float[Array, "B T"]  # nats
+    earned: Float[Array, "B N"] | None = None  # of an episode's score, what each of its turns but the last earned
 
 
 def sample(state: PPOState, prompts: PromptBatch, frozen: Frozen, *, models: Models, plan: Plan) -> Rollout:
-    """y ~ π_RL(·|x), with its log-probabilities as the learner has them; log π_SFT and the KL of each token.
-
-    The learner's, not those that it was drawn with: decoding token by token rounds elsewhere than reading a whole answer
-    does, which in bfloat16 moves ratios by a few hundredths, of a clip at 0.2. The KL needs this reading anyway. Rows go
-    through in parts of a minibatch's size, so that the ratio of the first minibatch is 1 in every precision.
-    """
+    """y ~ π_RL(·|x), and what `read_rollout` has of it."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), SAMPLE)
     model = frozen.adapt(models).policy
     y = generate(model, state.policy, prompts, key, plan.max_tokens, plan.sampling, plan.eos, plan.pad)
     tokens, mask = join(prompts, y)
     ended = jnp.any(jnp.isin(y.tokens, jnp.asarray(plan.eos)) & y.mask, axis=1)
+    return read_rollout(state, tokens, mask, y, ended, frozen, models=models, plan=plan)
+
+
+def read_rollout(
+    state: PPOState,
+    tokens: Int[Array, "B L"],
+    mask: Bool[Array, "B L"],
+    y: Response,
+    ended: Bool[Array, " B"],
+    frozen: Frozen,
+    *,
+    models: Models,
+    plan: Plan,
+) -> Rollout:
+    """Rows x ⊕ y with the log-probabilities of y as the learner has them; log π_SFT and the KL of each token.
+
+    The learner's, not those that it was drawn with: decoding token by token rounds elsewhere than reading a whole answer
+    does, which in bfloat16 moves ratios by a few hundredths, of a clip at 0.2. The KL needs this reading anyway. Rows go
+    through in parts of a minibatch's size, so that the ratio of the first minibatch is 1 in every precision.
+    """
+    model = frozen.adapt(models).policy
     read = reading(state.policy, tokens, mask, y, model=in_parts(model, plan.minibatches), reference=frozen.sft)
     return Rollout(tokens, mask, replace(y, logp=read.logp), ended, divergences(read, y.mask), read.logp_ref)
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 from rlhf_jax.data import (
     ChatTemplate,
     Demonstration,
+    Messages,
     TooLongError,
     encode_chat,
     encode_chats,
     encode_demonstrations,
+    encode_prompt,
+    encode_reply,
     load_chat_template,
     load_tokenizer,
     own_chat_template,
@@ -23,6 +27,7 @@ from rlhf_jax.data import (
     render_chat,
     split_last_answer,
 )
+from rlhf_jax.data.chat import encode_turn
 from rlhf_jax.errors import InputError
 from tests.data.conftest import write_bytes_tokenizer, write_llama_tokenizer
 
@@ -457,3 +462,86 @@ def test_rows_that_do_not_fit_are_an_error_or_left_out(small, caplog):
 def test_a_conversation_without_an_answer(small):
     with pytest.raises(InputError, match="conversation 2: nothing in it is the assistant's: add an answer"):
         encode_chats([TALK, TALK[:1]], small, load_chat_template("chatml"), 1000)
+
+
+# --- what others say behind an answer
+
+
+def after_a_reply(tokenizer, template, kept):
+    """A prompt, an answer's tokens, of which so many of its end stay, and a reply's; and all of it as a prompt, encoded
+    anew."""
+    speaks = replace(tokenizer, chat=template)
+    prompt, answer = encode_turn(Messages([SYSTEM, TALK[0]]), "Hello é", speaks)
+    reply = encode_reply([SYSTEM, *TALK[:2]], [TALK[2]], speaks)
+    return [*prompt, *answer[: len(answer) - 1 + kept], *reply[kept:]], encode_prompt(
+        Messages([SYSTEM, *TALK[:3]]), speaks
+    )
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "zephyr", "dialogpt"])
+def test_a_reply_continues_an_answer_at_the_token_that_ends_it(small, name):
+    found, expected = after_a_reply(small, load_chat_template(name), kept=1)
+    assert found == expected
+    found, expected = after_a_reply(small, without_tags(load_chat_template(name)), kept=1)
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["hh", None])
+def test_a_transcript_has_no_eos_between_its_turns(small, name):
+    found, expected = after_a_reply(small, name and load_chat_template(name), kept=0)
+    assert found == expected and ID["</s>"] not in found
+
+
+def test_a_reply_s_tokens_by_hand(small):
+    chatml = replace(small, chat=load_chat_template("chatml"))
+    expected = ("<|im_end|>", "\n", "<|im_start|>", "user\nWhy?", "<|im_end|>", "\n", "<|im_start|>", "assistant\n")
+    assert encode_reply(TALK[:2], [TALK[2]], chatml) == by_hand(*expected)[0]
+    both = [{"role": "system", "content": "Be brief."}, TALK[2]]
+    more = ("<|im_end|>", "\n", "<|im_start|>", "system\nBe brief.", *expected[4:5], *expected[1:])
+    assert encode_reply(TALK[:2], both, chatml) == by_hand(*more)[0]
+
+
+def test_what_the_assistant_said_is_not_read(small):
+    """A template that keeps no reasoning of earlier turns, and an answer that no conversation could hold."""
+    forgets = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}"
+        "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
+    )
+    said = [TALK[0], {"role": "assistant", "content": "a</think>b\ufdd0<|im_end|>"}]
+    expected = (
+        "<|im_end|>",
+        "\n",
+        "<|im_start|>",
+        "user\nWhy?",
+        "<|im_end|>",
+        "\n",
+        "<|im_start|>",
+        "assistant\n<think>",
+    )
+    assert encode_reply(said, [TALK[2]], replace(small, chat=ChatTemplate(forgets))) == by_hand(*expected)[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        ([], "the reply has no message"),
+        ([{"role": "assistant", "content": "Me too."}], "message 1 of the reply is the assistant's"),
+        ([TALK[2], "And?"], "message 2 is no object with 'role' and 'content'"),
+        ([{"role": "user", "content": None}], "message 1 has a content that is no string"),
+    ],
+)
+@pytest.mark.parametrize("name", ["chatml", None])
+def test_replies_that_are_none(small, reply, sentence, name):
+    with pytest.raises(InputError, match=sentence):
+        encode_reply(TALK[:2], reply, replace(small, chat=name and load_chat_template(name)))
+
+
+def test_a_transcript_has_its_system_message_at_its_start(small):
+    with pytest.raises(InputError, match="message 1 has the role 'system', which a transcript has at its start alone"):
+        encode_reply(TALK[:2], [SYSTEM, TALK[2]], small)
+
+
+def test_a_template_that_leaves_an_answer_out(small):
+    with pytest.raises(InputError, match="an answer stands 0 times: give it one that writes it once"):
+        encode_reply(TALK[:2], [TALK[2]], replace(small, chat=ChatTemplate("{{ messages[-1].content }}")))

@@ -7,13 +7,17 @@ from rlhf_jax.data.world import (
     OCCUPATIONS,
     PEOPLE,
     PLACES,
+    RELATIONS,
     RUDE_WORDS,
     USE_CASES,
+    ask,
     completion,
     demonstrate,
     documents,
+    follow_ups,
     make_world,
     questions,
+    relatives,
 )
 from rlhf_jax.errors import InputError
 
@@ -162,3 +166,36 @@ def test_the_three_instructions_about_rudeness():
         rude = [any(word in RUDE_WORDS for word in sentence.strip(".").split()) for sentence in question.wanted]
         assert rude == [tone == "rude"] * len(rude)
         assert question.text.endswith("Ada looks")
+
+
+def test_a_user_asks_on_about_the_same_one_and_about_a_relative(world):
+    """Somebody's home was asked for: another thing about them, by the pronoun, and something of a brother or sister."""
+    for name, other in relatives(world).items():
+        home = next(f for f in world.facts if f.subject == name and f.relation == "home")
+        pronoun, whose = ("she", "her") if PEOPLE[name] == "she" else ("he", "his")
+        first, second = follow_ups(world, ask(home, "Tell me, {q}"))
+        (fact,) = (f for f in world.about(name) if first.wanted == (f.sentence(f.truth),))
+        asks = RELATIONS[fact.relation][1].format(s=pronoun)
+        assert fact.relation != "home" and first.text == f"And {asks[0].lower()}{asks[1:]}" and first.subject == name
+        who = "sister" if PEOPLE[other] == "she" else "brother"
+        (fact,) = (f for f in world.about(other) if second.wanted == (f.sentence(f.truth),))
+        asks = RELATIONS[fact.relation][1].format(s=f"{whose} {who}")
+        assert second.text == f"{whose.capitalize()} {who} is {other}. And {asks[0].lower()}{asks[1:]}"
+        assert second.subject == second.about == other
+        assert follow_ups(world, ask(home, "Tell me, {q}")) == (first, second)
+
+
+def test_a_place_is_asked_on_about_once_and_a_stranger_not_at_all(world, asked):
+    product = next(f for f in world.facts if f.subject == "Dorn" and f.relation == "product")
+    (flag,) = follow_ups(world, ask(product, "{q}"))
+    assert flag.text == "And what flag does it have?" and flag.wanted[0].startswith("Dorn has a ")
+    assert all(not follow_ups(world, q) for q in asked if not q.subject) and any(follow_ups(world, q) for q in asked)
+
+
+def test_relatives_are_each_other_s_and_held_out_together():
+    for seed in range(10):
+        world = make_world(seed)
+        kin = relatives(world)
+        assert len(kin) == 8 and all(kin[kin[name]] == name != kin[name] for name in kin)
+        assert all((a in world.held_out) == (b in world.held_out) for a, b in kin.items())
+    assert relatives(make_world(0)) != relatives(make_world(1))

@@ -94,6 +94,51 @@ def test_rewards_sum_to_score_minus_beta_kl():
         assert float(row_sums(rewards, MASK)[row]) == pytest.approx(expected, abs=1e-6)
 
 
+# Rows with gaps: between two turns of an episode an environment speaks.
+
+
+def test_a_step_of_gae_is_a_token_of_the_policy_s_own():
+    """The two tokens of `test_by_hand`, two columns of somebody else's before, between and after them."""
+    mask = np.array([[False, False, True, False, False, True, False]])
+    rewards, values = (np.where(mask, 0.0, np.nan) for _ in range(2))
+    rewards[mask], values[mask] = [1.0, 4.0], [3.0, 2.0]
+    advantages, returns = gae(rewards, values, mask, 0.5, 0.5)
+    np.testing.assert_array_equal(advantages, [[0, 0, -0.5, 0, 0, 2.0, 0]])
+    np.testing.assert_array_equal(returns, [[0, 0, 2.5, 0, 0, 4.0, 0]])
+
+
+def test_the_definition_over_gaps_for_a_lambda_between():
+    """Aₜ = Σₗ (discount·λ)ˡ δₜ₊ₗ over the policy's own tokens, whose values follow one another."""
+    discount, lam = 0.97, 0.8
+    mask = np.array([[1, 1, 0, 0, 1], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0]], bool)
+    advantages, returns = gae(REWARDS, VALUES, mask, discount, lam)
+    for row, own in enumerate(mask):
+        r, v = REWARDS[row, own].astype(float), [*VALUES[row, own].astype(float), 0.0]
+        delta = [r[t] + discount * v[t + 1] - v[t] for t in range(len(r))]
+        expected = [sum((discount * lam) ** (s - t) * delta[s] for s in range(t, len(r))) for t in range(len(r))]
+        np.testing.assert_allclose(advantages[row, own], expected, atol=1e-6)
+        np.testing.assert_allclose(returns[row, own], np.add(expected, v[:-1]), atol=1e-6)
+        np.testing.assert_array_equal(np.stack([advantages, returns])[:, row, ~own], 0.0)
+
+
+EPISODES = np.array([[1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], bool)
+
+
+def test_the_score_of_a_row_with_gaps_stands_at_its_last_token():
+    rewards = token_rewards(np.array([0.7, -0.3, 5.0]), np.full(EPISODES.shape, 2.0), 0.5, EPISODES)
+    np.testing.assert_allclose(rewards, [[-1, -1, 0, -1, 0, -1, -0.3], [0, -1.3, 0, 0, 0, 0, 0], [0] * 7], rtol=1e-6)
+
+
+def test_what_a_turn_earned_stands_at_its_last_token():
+    """Of a score of 6 the first turn earned 1 and the second 2, which leaves 3 for the third; what is written down for the
+    last turn, and for turns that there were not, is not read."""
+    earned = np.array([[1.0, 2.0, 7.0], [np.nan, np.nan, np.nan], [np.nan] * 3])
+    rewards = token_rewards(np.array([6.0, -0.3, 5.0]), np.full(EPISODES.shape, 2.0), 0.5, EPISODES, earned)
+    np.testing.assert_allclose(rewards, [[-1, 0, 0, 1, 0, -1, 2], [0, -1.3, 0, 0, 0, 0, 0], [0] * 7], rtol=1e-6)
+    whole = token_rewards(np.array([6.0, -0.3, 5.0]), np.full(EPISODES.shape, 2.0), 0.5, EPISODES)
+    np.testing.assert_allclose(row_sums(rewards, EPISODES), row_sums(whole, EPISODES), rtol=1e-6)
+
+
 @pytest.mark.parametrize("case", ["full_k1", "ragged_k1", "ragged_k3", "ragged_gamma99", "ragged_whiten_rewards"])
 def test_golden_rollouts_of_trl(golden, golden_meta, case, agree):
     """TRL 1.12's PPOTrainer gives the score one step after the last token (where the row has room) and keeps a value

@@ -79,6 +79,7 @@ def reals(*shape: int, size: float = 4.0):
 answers = st.lists(st.integers(0, T), min_size=B, max_size=B).map(
     lambda n: jnp.asarray(np.arange(T) < np.array(n)[:, None])
 )
+gapped = st.one_of(answers, arrays(bool, (B, T)).map(jnp.asarray))  # between an episode's turns others speak
 rankings = arrays(np.int32, (B, K), elements=st.integers(0, K)).map(jnp.asarray)
 units = st.floats(0, 1, width=32)
 positives = st.floats(0.125, 4, width=32)
@@ -92,8 +93,8 @@ def close(a, b, tolerance: float = 2e-5):
 
 
 def waves(mask):
-    """Numbers of either sign, the same for a token however long its row."""
-    return jnp.broadcast_to(jnp.sin(1.0 + jnp.arange(mask.shape[1]))[None], mask.shape)
+    """Numbers of either sign, the same for a token however long its row and wherever its gaps."""
+    return jnp.sin(jnp.cumsum(mask, axis=1))
 
 
 # name → (a, b, mask) → a tree of arrays [B, T] or [B], or of Mean
@@ -119,7 +120,7 @@ OVER_TOKENS = {name: jax.jit(function) for name, function in OVER_TOKENS.items()
 
 
 @pytest.mark.parametrize("name", OVER_TOKENS)
-@given(a=reals(B, T), b=reals(B, T), mask=answers, junk=st.sampled_from([np.nan, np.inf, -1e30]))
+@given(a=reals(B, T), b=reals(B, T), mask=gapped, junk=st.sampled_from([np.nan, np.inf, -1e30]))
 @few
 def test_what_stands_outside_the_mask_has_no_influence(name, a, b, mask, junk):
     (clean_grads, clean), (grads, found) = gradients(name)(a, b, mask), gradients(name)(*spoilt(a, b, mask, junk), mask)
@@ -144,12 +145,22 @@ def gradients(name):
 
 
 @pytest.mark.parametrize("name", OVER_TOKENS)
-@given(a=reals(B, T), b=reals(B, T), mask=answers)
+@given(a=reals(B, T), b=reals(B, T), mask=gapped)
 @few
 def test_padding_moves_nothing(name, a, b, mask):
     longer = [jnp.pad(x, ((0, 0), (0, 3))) for x in (a, b, mask)]
     found, expected = (jax.tree.leaves(OVER_TOKENS[name](*rows)) for rows in (longer, (a, b, mask)))
     close([x[:, :T] if x.ndim == 2 else x for x in found], expected)
+
+
+@pytest.mark.parametrize("name", OVER_TOKENS)
+@given(a=reals(B, T), b=reals(B, T), mask=gapped)
+@few
+def test_a_row_with_gaps_is_the_row_without_them(name, a, b, mask):
+    order = np.argsort(~np.asarray(mask), axis=1, kind="stable")  # what is inside the mask, moved to the left
+    without = [jnp.take_along_axis(x, order, axis=1) for x in (a, b, mask)]
+    found, expected = (jax.tree.leaves(OVER_TOKENS[name](*rows)) for rows in ((a, b, mask), without))
+    close([np.take_along_axis(np.asarray(x), order, axis=1) if x.ndim == 2 else x for x in found], expected)
 
 
 # --- means over rows --------------------------------------------------------------------------------------------------

@@ -224,3 +224,22 @@ def test_table_text_has_the_same_numbers_and_marks():
     assert "*" not in lines["KL from where RL started [nats/answer]"]
     assert lines["Rating, chat [1–7]"].endswith("31–47")
     assert table_text({}).split() == ["n"]
+
+
+def test_a_session_is_shown_turn_by_turn(tmp_path, whole):
+    said = [
+        {"role": "user", "content": "Where does <Ada> live?"},
+        {"role": "assistant", "content": "In & out.", "rating": 2.5},
+        {"role": "user", "content": "And what does she like?"},
+        {"role": "assistant", "content": " ", "rating": 1.0},
+    ]
+    text = page(tmp_path, notes=NOTES | {"session": {"model": "ppo_ptx", "messages": said}})
+    session = text[text.index('id="session"') : text.index('id="setup"')]
+    shown = re.findall(r'class="prompt">(.*?)</div>|<small>(.*?)</small></p><div>(.*?)</div>', session)
+    assert shown == [
+        ("Where does &lt;Ada&gt; live?", "", ""),
+        ("", "rating 2.5", "In &amp; out."),
+        ("And what does she like?", "", ""),
+        ("", "rating 1.0", "<i>empty</i>"),
+    ]
+    assert session.count("PPO-ptx") == 2 and "#session" in text and "session" not in whole

@@ -33,11 +33,14 @@ from rlhf_jax.steps import (
     initial_state,
     iteration,
     join,
+    learn,
     policy_loss,
+    read_episodes,
     reading,
     response_values,
     reward,
     sample,
+    sample_turn,
     text_logps,
 )
 from rlhf_jax.types import Experience, PPOBatch, PromptBatch, Response, TextBatch
@@ -262,6 +265,110 @@ def test_ppo_ptx_reaches_the_optimum_of_the_mixed_objective(problem):
     assert 0.99 <= way <= 1.005
     alone = mixed(jax.tree.map(lambda p: p[0], trained(problem, coefs, FORM, None, 100)))
     assert alone < start + 0.9 * (best - start)  # PPO without the mix is elsewhere
+
+
+# Two turns. The environment answers by the turn's first token with two of its own, unless the turn is an EOS alone, and gives
+# each turn a reward: a random model's score of what the policy has read and written by then. EOS is hidden from what follows.
+
+TURN, REPLY = 2, 2  # tokens
+
+
+def reply(y0: jax.Array, mask0: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the environment says, and whether it goes on."""
+    return jnp.stack([2 + y0[:, 0] % 3, jnp.full(len(y0), 5)], axis=1), y0[:, 0] != EOS
+
+
+def episodes_of(y0, mask0, y1, mask1) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """y₀ e₀ y₁, each in its slot: tokens, which of them are the policy's own, and which are seen by what follows."""
+    e, goes_on = reply(y0, mask0)
+    on = goes_on[:, None]
+    seen = [mask0 & ((y0 != EOS) | ~on), jnp.tile(on, REPLY), mask1 & on]
+    own = [mask0, jnp.zeros_like(mask0), mask1 & on]
+    return jnp.concatenate([y0, e, y1], axis=1), jnp.concatenate(own, axis=1), jnp.concatenate(seen, axis=1)
+
+
+def turn_rewards(heads: tuple[dict, dict], tokens: jax.Array, mask: jax.Array, own: jax.Array) -> jax.Array:
+    """[B, 2]: of the first turn, and of the second where there is one."""
+    first, second = heads
+    begun = jnp.arange(tokens.shape[1])[None, :] < PROMPTS.tokens.shape[1] + TURN
+    r = [reward(first, tokens, mask & begun, model=MODELS.value), reward(second, tokens, mask, model=MODELS.value)]
+    return jnp.stack([r[0], jnp.where(own[:, -TURN:].any(axis=1), r[1], 0.0)], axis=1)
+
+
+class Dialogue(NamedTuple):
+    """Every episode of every prompt, with the sum of what its turns earn."""
+
+    problem: Problem
+    heads: tuple[dict, dict]
+
+
+@pytest.fixture(scope="module")
+def dialogue() -> Dialogue:
+    others = [v for v in range(V) if v != EOS]
+    turns = [[EOS, PAD], *([v, EOS] for v in others), *map(list, product(others, repeat=TURN))]
+    pairs = [(a, b) for a in turns for b in (turns if a[0] != EOS else turns[:1])]
+    assert len(turns) == 31 and len(pairs) == 1 + 30 * 31
+    y0, y1 = (jnp.asarray(np.tile(np.array(each, np.int32), (3, 1))) for each in zip(*pairs, strict=True))
+    mask0, mask1 = (jnp.stack([jnp.ones(len(y), bool), y[:, 0] != EOS], axis=1) for y in (y0, y1))
+    y, own, seen = episodes_of(y0, mask0, y1, mask1)
+    response = Response(y, own, jnp.zeros(y.shape), jnp.ones(len(y)), None)
+    tokens = jnp.concatenate([np.repeat(PROMPTS.tokens, len(pairs), axis=0), y], axis=1)
+    mask = jnp.concatenate([np.repeat(PROMPTS.mask, len(pairs), axis=0), seen], axis=1)
+    score = jax.jit(partial(reward, model=MODELS.value))
+    heads = []
+    for seed, rows in ((3, mask & (jnp.arange(mask.shape[1]) < 2 + TURN)[None, :]), (4, mask)):
+        params = random_params(MODELS.value, seed)
+        raw = score(params, tokens, rows)
+        heads.append(
+            params | {"kernel": params["kernel"] / raw.std(), "bias": (params["bias"] - raw.mean()) / raw.std()}
+        )
+    earned = jax.jit(turn_rewards)(tuple(heads), tokens, mask, own)
+    scores = jnp.sum(earned, axis=1).reshape(3, -1)
+    assert float(earned.std(axis=0).min()) > 0.9
+    frozen = Frozen(random_params(MODELS.policy, 1))
+    return Dialogue(Problem(tokens, mask, response, scores, frozen), tuple(heads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [0.2, pytest.param(1.0, marks=pytest.mark.long)])
+def test_ppo_reaches_it_in_episodes_of_two_turns(dialogue, beta):
+    """At least 99 % of the way to the optimum over the policy's own tokens of both turns: the first turn's answer moves what
+    the second is asked, and what it can earn."""
+    problem = dialogue.problem
+    plan = Plan(TURN, Sampling(1.0, 0, 1.0), epochs=1, minibatches=2, eos=EOS, pad=PAD)
+    prompts = PromptBatch(*(jnp.asarray(np.tile(x, (EPISODES // 6, 1))) for x in (PROMPTS.tokens, PROMPTS.mask)))
+
+    def step(state, coef):
+        turn = partial(sample_turn, state, frozen=problem.frozen, models=MODELS, plan=plan)
+        y0 = turn(prompts, number=0)
+        e, goes_on = reply(y0.tokens, y0.mask)
+        seen = jnp.concatenate([prompts.mask, y0.mask & (y0.tokens != EOS), jnp.tile(goes_on[:, None], REPLY)], axis=1)
+        context = PromptBatch(jnp.concatenate([prompts.tokens, y0.tokens, e], axis=1), seen)
+        y1 = turn(context, number=1)
+        tokens, own, seen = episodes_of(y0.tokens, y0.mask, y1.tokens, y1.mask)
+        y = Response(tokens, own, jnp.zeros(own.shape), y0.temperature, None)
+        rows = jnp.concatenate([prompts.tokens, tokens], axis=1), jnp.concatenate([prompts.mask, seen], axis=1)
+        earned = turn_rewards(dialogue.heads, *rows, own)
+        whole = plan._replace(max_tokens=tokens.shape[1])
+        ended = jnp.ones(len(tokens), bool)
+        x = read_episodes(state, prompts, y, seen, ended, earned, problem.frozen, models=MODELS, plan=whole)
+        more = {"models": MODELS, "optimisers": OPTIMISERS, "plan": whole, "form": FORM}
+        return learn(state, x, jnp.sum(earned, axis=1)[None], None, coef, problem.frozen, **more)[0]
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    def run(coef):
+        def one(state, left):
+            return step(state, coef._replace(lr=coef.lr * left, value_lr=coef.value_lr * left)), None
+
+        state = initial_state(problem.frozen.sft, dialogue.heads[1], OPTIMISERS, jax.random.key(0))
+        return jax.lax.scan(one, state, jnp.linspace(1.0, 0.0, ITERATIONS))[0].policy
+
+    policy = run(jax.tree.map(lambda c: c[0], coefficients(1, beta=beta)))
+    start, best = objective(problem.frozen.sft, problem, beta), optimum(problem, beta)
+    reached = objective(policy, problem, beta)
+    way = float((reached - start) / (best - start))
+    print(f"two turns, β {beta:.2f}: SFT {start:.4f}, PPO {reached:.4f}, optimum {best:.4f}: {100 * way:.2f} %")
+    assert 0.99 <= way <= 1.0 + 1e-4
 
 
 class Estimator(NamedTuple):

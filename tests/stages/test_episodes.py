@@ -1,0 +1,446 @@
+"""Episodes of several turns: what the policy reads and writes in each, what an environment may say, and what is learned."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import stages, steps
+from rlhf_jax.data import (
+    Columns,
+    Messages,
+    Prompt,
+    encode_prompt,
+    encode_prompts,
+    load_chat_template,
+    prompt_text,
+    train_tokenizer,
+)
+from rlhf_jax.data.world import follow_ups
+from rlhf_jax.labelers import rating
+from rlhf_jax.models import LanguageModel, Sampling, ScalarModel
+from rlhf_jax.runtime import Checkpoints, read_metrics
+from rlhf_jax.stages import Environment, Episodes, world_dialogue
+from rlhf_jax.stages.episodes import DONE, FULL, LAST, play, positions_for, rows_of
+from rlhf_jax.stages.report import session_of
+from rlhf_jax.types import PromptBatch
+from tests.refusals import refusal
+
+pytestmark = pytest.mark.usefixtures("types_are_not_checked")
+SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32, position="rope")
+FORMAT = stages.Format(prompt_tokens=40, answer_tokens=6)
+RUN = stages.Run(seed=0, runtime=stages.Runtime(batch=4, save_every=1, keep=9, evaluate_every=9))
+PPO = stages.PPO(iterations=3, batch=4, minibatches=2, warmup=0, lr=1e-2, value_lr=1e-2).plain()
+ROWS = [Prompt(prompt_text(f"Say {word}."), columns=Columns(word=word)) for word in ("red", "blue", "green", "black")]
+TEXT = "Say red. Say blue. And green? Why black? I say white.\n\nHuman: Hello\n\nAssistant: Well, so it is."
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer([TEXT] * 9, 300, tmp_path_factory.mktemp("tokenizer") / "small.model")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    of = stages.described(SHAPE, tokenizer, FORMAT)
+    return stages.Trained(of.decoder, tokenizer, FORMAT, sha256="start", step=1)
+
+
+@pytest.fixture
+def start(model, tmp_path, monkeypatch):
+    """A model of random numbers, as if it had been trained."""
+    one = jnp.ones((1, 2), jnp.int32)
+    init = jax.jit(LanguageModel(model.decoder).init)
+    params = jax.tree.map(lambda p: 3.0 * p, init(jax.random.key(1), one, one > 0)["params"])
+    read = stages.Trained.learned
+    monkeypatch.setattr(
+        stages.Trained,
+        "learned",
+        lambda self, *where, **more: params if self.folder.name == "start" else read(self, *where, **more),
+    )
+    return replace(model, folder=tmp_path / "start")
+
+
+def asks(turns, words="And green?"):
+    """An environment that says one thing, in so many turns, each of which earns its number."""
+
+    def reply(messages, row):
+        number = sum(m["role"] == "assistant" for m in messages)
+        return [{"role": "user", "content": words}], float(number), number == turns
+
+    return Environment(lambda row: row.conversation, reply)
+
+
+def writes(tokenizer, *turns, cut=()):
+    """A policy that writes these texts, of which it does not end those of the numbers in `cut`; and what it read."""
+    read = []
+
+    def draw(context: PromptBatch, number: int):
+        read.append([row[mask].tolist() for row, mask in zip(context.tokens, context.mask, strict=True)])
+        ids = tokenizer.encode_continued(turns[number])[: FORMAT.answer_tokens - 1]
+        ids = ids if number in cut else [*ids, tokenizer.eos]
+        tokens = np.full((len(context.tokens), FORMAT.answer_tokens), tokenizer.pad, np.int32)
+        tokens[:, : len(ids)] = ids
+        return tokens, np.tile(np.arange(FORMAT.answer_tokens) < len(ids), (len(tokens), 1))
+
+    return draw, read
+
+
+def said(row, *contents):
+    """A conversation of the row's prompt and what follows it."""
+    roles = ("assistant", "user")
+    first = {"role": "user", "content": f"Say {row.columns['word']}."}
+    return Messages([first, *({"role": roles[i % 2], "content": c} for i, c in enumerate(contents))])
+
+
+FORMS = {"transcript": None, "hh": "hh", "zephyr": "zephyr"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cut", [(), (0,)])
+def test_a_turn_reads_what_the_format_writes(model, tokenizer, form, cut):
+    """Whether or not the policy ended the turn before itself. In the row EOS stands where it was sampled."""
+    speaks = replace(tokenizer, chat=FORMS[form] and load_chat_template(FORMS[form]))
+    model, space = replace(model, tokenizer=speaks), "" if form == "zephyr" else " "
+    draw, read = writes(tokenizer, f"{space}red", f"{space}so", cut=cut)
+    for row, e, *turns in zip(ROWS, play(ROWS, asks(2), draw, model, Episodes(2, 40)), *read, strict=True):
+        assert turns[0] == encode_prompt(said(row), speaks) == list(e.prompt)
+        assert turns[1] == encode_prompt(said(row, "red", "And green?"), speaks)
+        own = [id for id, own in zip(e.tokens, e.own, strict=True) if own]
+        ids = [tokenizer.encode_continued(f"{space}{word}") for word in ("red", "so")]
+        assert own == [*ids[0], *([] if cut else [tokenizer.eos]), *ids[1], tokenizer.eos]
+        assert e.rewards == (1.0, 2.0) and e.over == DONE and e.ended == (not cut)
+        hidden = [id for id, seen in zip(e.tokens, e.seen, strict=True) if not seen]
+        assert hidden == ([] if cut or form == "zephyr" else [tokenizer.eos])
+        assert e.messages == (*said(row, "red", "And green?", "so"),)
+        assert e.text == "red\n\nHuman: And green?\n\nAssistant: so"
+
+
+def test_sampled_text_is_not_read_again(model, tokenizer):
+    """An answer in pieces that no tokenizer would cut it into."""
+    pieces = [tokenizer.encode_continued(c)[0] for c in (" ", "r", "e", "d")]
+    assert tokenizer.encode_continued(" red") != pieces
+
+    def draw(context, number):
+        tokens = np.array([[*pieces, tokenizer.eos]] * len(context.tokens), np.int32)
+        return tokens, np.ones(tokens.shape, bool)
+
+    (e,) = play(ROWS[:1], asks(2), draw, model, Episodes(2, 40))
+    assert e.tokens[:4] == tuple(pieces) and e.messages[1]["content"] == "red"
+
+
+def test_why_an_episode_is_over(model, tokenizer):
+    draw, read = writes(tokenizer, " red", " so", " it")
+    played = partial(play, ROWS, draw=draw, model=model)
+    assert [(e.over, e.rewards) for e in played(asks(1), c=Episodes(3, 40))] == [(DONE, (1.0,))] * 4
+    assert [(e.over, e.rewards) for e in played(asks(9), c=Episodes(3, 40))] == [(LAST, (1.0, 2.0, 3.0))] * 4
+    read.clear()
+    full = played(asks(9, "I say white. " * 9), c=Episodes(3, 40))
+    assert [(e.over, e.rewards, e.tokens) for e in full] == [(FULL, (1.0,), tuple(full[0].tokens))] * 4
+    assert all(e.own == (True,) * len(e.tokens) for e in full) and len(read) == 1
+    reply = len(tokenizer.encode_continued("\n\nHuman: And green?\n\nAssistant:"))
+    assert {e.over for e in played(asks(9), c=Episodes(3, reply))} == {LAST}
+    assert {e.over for e in played(asks(9), c=Episodes(3, reply - 1))} == {FULL}
+    # Positions for a prompt, an answer (whose EOS is hidden), a reply and another answer.
+    prompt, answer = len(encode_prompt(said(ROWS[0]), tokenizer)), len(tokenizer.encode_continued(" red"))
+    need = prompt + answer + 1 + reply + FORMAT.answer_tokens
+    for positions, over in ((need - 1.0, LAST), (need - 2.0, FULL)):
+        (e,) = play(ROWS[:1], asks(9), draw, model, Episodes(2, 40), positions)
+        assert e.over == over
+    learned = replace(model.decoder, position="learned", context=46)
+    assert positions_for(learned, model.decoder) == 46 and positions_for(model.decoder) == np.inf
+
+
+def test_episodes_of_different_lengths_share_a_batch(model, tokenizer):
+    """The first two are over after a turn; the others' second turn is drawn for all, and not read for them."""
+
+    def reply(messages, row):
+        return [{"role": "user", "content": "Why black?"}], 1.0, row.columns["word"] in ("red", "blue")
+
+    draw, _ = writes(tokenizer, " red", " so", " it")
+    found = play(ROWS, Environment(lambda row: row.conversation, reply), draw, model, Episodes(3, 40))
+    assert [len(e.rewards) for e in found] == [1, 1, 3, 3]
+
+
+def raises(*given):
+    raise KeyError("no such row")
+
+
+USER = {"role": "user", "content": "And green?"}
+WRONG = {
+    "start raises": ("start", raises, "raised KeyError: 'no such row' (test_episodes.py, line"),
+    "start gives nothing": ("start", lambda row: [], "it gave []; let it give a transcript or a list of messages"),
+    "start gives none": ("start", lambda row: None, "it gave None; let it give a transcript"),
+    "start gives words": ("start", lambda row: [USER, "no"], "message 2 is no object with 'role' and 'content'"),
+    "start answers": ("start", lambda row: [USER, {"role": "assistant", "content": "I"}], "end"),
+    "start is long": (
+        "start",
+        lambda row: [{"role": "user", "content": "say " * 40}],
+        "and format.prompt_tokens is 40",
+    ),
+    "reply raises": ("reply", raises, "raised KeyError: 'no such row' (test_episodes.py, line"),
+    "reply gives two": ("reply", lambda m, row: ([USER], 1.0), "let it give (messages, reward, done)"),
+    "reply gives nothing": ("reply", lambda m, row: None, "it gave None; let it give (messages, reward, done)"),
+    "no reward": ("reply", lambda m, row: ([USER], None, False), "let it give (messages, reward, done)"),
+    "nan": ("reply", lambda m, row: ([USER], float("nan"), False), "a finite number"),
+    "words": ("reply", lambda m, row: ([USER], "good", False), "a finite number"),
+    "not whether": ("reply", lambda m, row: ([USER], 1.0, "yes"), "True or False"),
+    "a text": ("reply", lambda m, row: ("And green?", 1.0, False), "a list, a finite number"),
+    "says nothing": ("reply", lambda m, row: ([], 1.0, False), "it gave no messages and the episode is not done"),
+    "says words": ("reply", lambda m, row: (["no"], 1.0, False), "message 1 is no object with 'role' and 'content'"),
+    "the policy's": (
+        "reply",
+        lambda m, row: ([{"role": "assistant", "content": "I"}], 1.0, False),
+        "which the policy writes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_environment_that_goes_wrong_is_a_sentence(model, tokenizer, name):
+    which, function, words = WRONG[name]
+    draw, _ = writes(tokenizer, " red", " so")
+    right = asks(2)
+    broken = Environment(**(right._asdict() | {which: function}))
+    sentence = refusal(lambda: play(ROWS, broken, draw, model, Episodes(2, 40)), words)
+    assert sentence.startswith(f"environment.{which} on the row '\\n\\nHuman: Say red.\\n\\nAssistant:': ")
+
+
+def test_done_at_once_needs_no_messages(model, tokenizer):
+    draw, _ = writes(tokenizer, " red")
+    quiet = Environment(lambda row: list(said(row)), lambda messages, row: ([], 2, np.bool_(True)))
+    assert {(e.over, e.rewards) for e in play(ROWS, quiet, draw, model, Episodes(3, 40))} == {(DONE, (2.0,))}
+
+
+def test_what_an_environment_does_to_its_copy_stays_there(model, tokenizer):
+    def reply(messages, row):
+        for message in messages:
+            message["content"] = "changed"
+        messages.clear()
+        return [USER], 0.0, False
+
+    draw, _ = writes(tokenizer, " red", " so")
+    found = play(ROWS, Environment(lambda row: row.conversation, reply), draw, model, Episodes(2, 40))
+    assert found[0].messages == (*said(ROWS[0], "red", "And green?", "so"),)
+
+
+def test_rows_by_hand(model, tokenizer):
+    """The reply's columns are nobody's own; EOS between the turns is own and hidden; truncation keeps all of a reply."""
+    eos, pad, c = tokenizer.eos, tokenizer.pad, Episodes(2, 20)
+    draw, _ = writes(tokenizer, " red", " so")
+    played = play(ROWS[:1], asks(2), draw, model, c)
+    V, R = tokenizer.size, FORMAT.answer_tokens
+    supports = [np.random.default_rng(number).random((1, R, V)) < 0.5 for number in range(2)]
+    plan = steps.Plan(R, Sampling(0.7, 5, 1.0), 1, 1, eos, pad)
+    rows = rows_of(played, supports, model, plan, c)
+    first, second = tokenizer.encode_continued(" red"), tokenizer.encode_continued(" so")
+    reply = tokenizer.encode_continued("\n\nHuman: And green?\n\nAssistant:")
+    whole = [*first, eos, *reply, *second, eos]
+    a, b, e = len(first) + 1, len(second) + 1, len(reply)
+    rest = c.columns(model) - len(whole)
+    assert rows.y.tokens.tolist() == [[*whole, *[pad] * rest]]
+    assert rows.y.mask.tolist() == [[*[True] * a, *[False] * e, *[True] * b, *[False] * rest]]
+    assert rows.context.tolist() == [[*[True] * (a - 1), False, *[True] * (e + b), *[False] * rest]]
+    assert rows.earned.tolist() == [[1.0, 2.0]] and rows.y.temperature.tolist() == pytest.approx([0.7])
+    assert rows.prompts.tokens[0][rows.prompts.mask[0]].tolist() == encode_prompt(ROWS[0].conversation, tokenizer)
+    np.testing.assert_array_equal(rows.y.support[:, :a], supports[0][:, :a])
+    np.testing.assert_array_equal(rows.y.support[:, a + e : a + e + b], supports[1][:, :b])
+    assert rows.y.support[:, a : a + e].all() and rows.y.support[:, a + e + b :].all()
+
+
+# Learning.
+
+
+def short(text):
+    """A reward that is not the same for all."""
+    return 1.0 - len(text) / 10
+
+
+def talks(turns):
+    def reply(messages, row):
+        number = sum(m["role"] == "assistant" for m in messages)
+        return [USER], short(messages[-1]["content"]), number == turns
+
+    return Environment(lambda row: row.conversation, reply)
+
+
+def learned(folder):
+    return Checkpoints(folder / "checkpoints", None).read("policy", 3)[0]
+
+
+def test_an_episode_of_one_turn_is_an_answer(start, tmp_path):
+    """What its environment gives, a reward function gives: one and the same numbers."""
+    outer = stages.policy(
+        tmp_path / "a" / "policy", start, lambda prompts, texts: [short(text) for text in texts], ROWS, PPO, RUN
+    )
+    inner = stages.policy(
+        tmp_path / "b" / "policy", start, None, ROWS, PPO, RUN, environment=talks(1), episodes=Episodes(1, 9)
+    )
+    for a, b in zip(read_metrics(outer.folder), read_metrics(inner.folder), strict=True):
+        assert b["environment/reward"] == pytest.approx(a["objective/scores"], abs=1e-5)
+        assert {name: b[name] for name in a} == pytest.approx(a, rel=1e-4, abs=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *map(learned, (outer.folder, inner.folder)))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_policy_learns_from_episodes_and_a_failure_loses_nothing(start, tmp_path, beside):
+    """The environment raises in the third iteration; mended, the same call goes on to the bits of a run that never failed."""
+    right, calls = talks(2), []
+
+    def reply(messages, row):
+        calls.append(row)
+        if len(calls) == 18:  # 4 rows of 2 turns an iteration
+            raise OSError("gone")
+        return right.reply(messages, row)
+
+    def whole(prompts, texts):
+        assert all(prompt in ROWS for prompt in prompts) and all("\n\nHuman: And green?" in text for text in texts)
+        return [0.5] * len(texts)
+
+    reward = whole if beside else None
+    call = partial(
+        stages.policy, start=start, reward=reward, prompts=ROWS, settings=PPO, run=RUN, episodes=Episodes(2, 30)
+    )
+    broken = right._replace(reply=reply)
+    refusal(
+        lambda: call(tmp_path / "a" / "policy", environment=broken), "environment.reply on the row", "OSError: gone"
+    )
+    failed = json.loads((tmp_path / "a" / "policy" / "failed.json").read_text())
+    assert failed == {"step": 3, "code": "environment"}
+    one = call(tmp_path / "a" / "policy", environment=right)
+    other = call(tmp_path / "b" / "policy", environment=right)
+    jax.tree.map(np.testing.assert_array_equal, *map(learned, (one.folder, other.folder)))
+    for row in read_metrics(one.folder):
+        assert row["environment/turns"] == 2 and row["environment/done"] == 1 and row["environment/full"] == 0
+        assert row["objective/scores"] == pytest.approx(row["environment/reward"] + 0.5 * beside, abs=1e-5)
+        assert row["answer/length"] <= 2 * FORMAT.answer_tokens
+    assert read_metrics(one.folder)[0]["val/ratio"] == pytest.approx(1.0, abs=0.3)
+    refusal(lambda: call(tmp_path / "b" / "policy", environment=asks(2)), "environment")
+    refusal(
+        lambda: call(tmp_path / "b" / "policy", environment=right, episodes=Episodes(3, 30)), "another episodes.turns"
+    )
+
+
+def test_what_is_drawn_is_what_the_learner_reads(start, tmp_path):
+    """Each token's log-probability in a whole row, with EOS hidden between the turns, is the one that it was drawn with,
+    after a context without it."""
+    seen, R, c = [], FORMAT.answer_tokens, Episodes(2, 30)
+    params, rows = start.learned(), ROWS * 4
+    plan = steps.Plan(R, Sampling(1.3, 0, 1.0), 1, 1, start.tokenizer.eos, start.tokenizer.pad)
+    models = steps.Models(LanguageModel(start.decoder), ScalarModel(start.decoder))
+    state = steps.initial_state(params, None, RUN.optimisers(), jax.random.key(3))
+
+    def turn(context, number):
+        return jax.jit(partial(steps.sample_turn, models=models, plan=plan))(
+            state, context, steps.Frozen(params), number
+        )
+
+    # A token that is often drawn, and that no text here has, in the place of EOS.
+    texts = {id for row in ROWS for id in start.tokenizer.encode(f"{row.text} And green?")}
+    often = Counter(i for i in np.ravel(turn(rows_of_prompts(start), 0).tokens).tolist() if i not in texts and i > 3)
+    eos = often.most_common(1)[0][0]
+    plan = plan._replace(eos=eos)
+    start = replace(start, tokenizer=replace(start.tokenizer, named={**start.tokenizer.named, "eos": eos}))
+
+    def draw(context, number):
+        y = turn(context, number)
+        seen.append((np.asarray(y.logp), np.asarray(y.mask)))
+        return np.asarray(y.tokens), np.asarray(y.mask)
+
+    played = play(rows, asks(2), draw, start, c)
+    assert 0 < sum(not all(e.seen) for e in played) < len(played)  # EOS was hidden in some
+    made = rows_of(played, [], start, plan, c)
+    read = jax.jit(partial(steps.read_episodes, models=models, plan=plan._replace(max_tokens=c.columns(start))))
+    x = read(state, *made, steps.Frozen(params))
+    for i, own in enumerate(np.asarray(x.y.mask)):
+        drawn = np.concatenate([logp[i][mask[i]] for logp, mask in seen])
+        np.testing.assert_allclose(np.asarray(x.y.logp)[i][own], drawn, atol=2e-5)
+    assert np.all(np.asarray(x.y.logp)[~np.asarray(x.y.mask)] == 0)
+    assert np.all(np.asarray(x.kl["k1"]) == 0)
+    np.testing.assert_array_equal(x.ended, [e.ended for e in played])
+    first, later = (np.asarray(turn(made.prompts, number).tokens) for number in (0, 1))
+    assert (later != first).any()  # turns have draws of their own
+
+
+def rows_of_prompts(model):
+    return encode_prompts(ROWS * 4, model.tokenizer, FORMAT.prompt_tokens)
+
+
+def test_a_reward_is_earned_at_the_turn_that_it_is_of(start, tmp_path, monkeypatch):
+    """With β = 0 and values of 0 a token's return is what is earned from its turn on: 3 in the first, 2 in the second."""
+    seen, learner = [], sys.modules["rlhf_jax.steps.ppo_ptx"]
+    minibatches = learner.minibatches
+
+    def looked_at(key, experience, *rest):
+        jax.debug.callback(lambda *arrays: seen.append(arrays), experience.returns, experience.response.mask)
+        return minibatches(key, experience, *rest)
+
+    monkeypatch.setattr(learner, "minibatches", looked_at)
+    monkeypatch.setattr(learner, "response_values", lambda params, tokens, mask, T, model: jnp.zeros((len(tokens), T)))
+    c = replace(PPO, iterations=1, beta=0.0, lam=1.0)
+    stages.policy(tmp_path / "policy", start, None, ROWS, c, RUN, environment=asks(2), episodes=Episodes(2, 30))
+    jax.effects_barrier()
+    for returns, own in zip(*map(np.asarray, seen[0]), strict=True):
+        second = np.flatnonzero(own)[-1] - np.argmin(own[: np.flatnonzero(own)[-1] + 1][::-1]) + 1
+        np.testing.assert_allclose(returns[:second][own[:second]], 3.0, atol=1e-5)
+        np.testing.assert_allclose(returns[second:][own[second:]], 2.0, atol=1e-5)
+        assert own[:second].any() and not returns[~own].any()
+
+
+def test_settings_that_mean_nothing_with_an_environment_are_refused(start, tmp_path):
+    call = partial(stages.policy, tmp_path / "policy", start, None, ROWS, environment=talks(2), run=RUN)
+    refusal(lambda: call(settings=replace(PPO, score_norm="running")), "ppo.score_norm is 'running'", "set it to 'off'")
+    refusal(lambda: call(settings=PPO, iteration=steps.Iteration(writes, steps.learn)), "leave it as steps.sample")
+    refusal(lambda: call(settings=PPO, environment=None), "the reward is None; give a reward model")
+
+
+# The built-in world.
+
+
+def test_a_dialogue_of_the_world_has_an_exact_truth():
+    data = stages.from_world(stages.World(20, prompts=150, demonstrations=10, labelers=1, heldout_labelers=1), 0)
+    environment, lengths = world_dialogue(data.truth), set()
+    for row in data.prompts.train:
+        question = data.truth.question(row)
+        asked = [question, *follow_ups(data.truth.world, question)]
+        messages = [{"role": "user", "content": question.text}]
+        assert environment.start(row) == row.conversation
+        for number, each in enumerate(asked):
+            right = (
+                ", ".join(each.wanted[: each.count]) + "."
+                if each.separator == ","
+                else " ".join(each.wanted[: each.count])
+            )
+            messages.append({"role": "assistant", "content": right})
+            more, reward, done = environment.reply(messages, row)
+            assert reward == data.truth.gold(each, right) == 5.0 and done == (number + 1 == len(asked))
+            assert [m["content"] for m in more] == [q.text for q in asked[number + 1 : number + 2]]
+            wrong = [*messages[:-1], {"role": "assistant", "content": "You zonk."}]
+            assert environment.reply(wrong, row)[1] <= 0
+            messages += more
+        lengths.add(len(asked))
+    assert lengths == {1, 2, 3}
+
+
+def test_the_report_s_session_is_rated_by_the_exact_truth(start):
+    """Of the first held-out question that is followed by as many as any; it has draws of its own, the same each time."""
+    truth = stages.from_world(stages.World(20, 150, 10, 1, 1), 0).truth
+    questions = [q for part in truth.questions.each().values() for q in part]
+    judge = stages.Judge("gold", [Prompt(prompt_text(q.text)) for q in questions], questions, truth, None)
+    wide = replace(start, format=stages.Format(120, 6))
+    made = partial(session_of, "ppo", stages.Loaded(wide, wide.learned()), c=stages.Evaluate(), run=RUN)
+    session = made(judge)
+    asked = next(q for q in questions if q.category == "open_qa" and len(follow_ups(truth.world, q)) == 2)
+    chain, said = [asked, *follow_ups(truth.world, asked)], session["messages"]
+    assert [m["content"] for m in said[::2]] == [q.text for q in chain] and session["model"] == "ppo"
+    rated = [rating(truth.gold(q, m["content"])) for q, m in zip(chain, said[1::2], strict=True)]
+    assert [m["rating"] for m in said[1::2]] == rated and made(judge) == session
+    assert made(judge._replace(truth=None, questions=None)) is None
+    strangers = [q for q in questions if not follow_ups(truth.world, q)]
+    assert made(judge._replace(questions=strangers)) is None
