@@ -50,6 +50,8 @@ def _work(function: Callable, waiting: deque) -> None:
             future, given = waiting.popleft()
         except IndexError:
             return
+        if not future.set_running_or_notify_cancel():  # nobody waits any more
+            continue
         try:
             future.set_result(function(*given))
         except BaseException as error:  # it goes to whoever waits

@@ -64,7 +64,14 @@ def around(
 
 
 def replayed(
-    halves: Iteration, pieces: dict[str, Any], mesh: Mesh, run: Run, rollouts: Recorded, how: Reading
+    halves: Iteration,
+    pieces: dict[str, Any],
+    mesh: Mesh,
+    run: Run,
+    rollouts: Recorded,
+    how: Reading,
+    rewards: Rewards,
+    answers: int,
 ) -> Program:
     """Learning from what was recorded."""
     learn = learning(halves, pieces, mesh, run)
@@ -72,7 +79,9 @@ def replayed(
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
         old = read_drawn(rollouts, int(state.step) + 1, on_host(batch.prompts, mesh), how)
         lie = place if run.mesh.pmap else shard_rows  # as `drawing` leaves them
-        return learn(state, lie(old.x, mesh), place(old.scores, mesh), batch, coef, frozen)
+        state, metrics, drawn = learn(state, lie(old.x, mesh), place(old.scores, mesh), batch, coef, frozen)
+        told = part_metrics(old.parts, answers) if rewards.functions else {}
+        return state, metrics | told, drawn._replace(parts=old.parts)
 
     return call
 

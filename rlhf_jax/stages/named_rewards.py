@@ -20,7 +20,7 @@ from rlhf_jax.rewards import from_trl
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import raised
 from rlhf_jax.stages.model import Trained
-from rlhf_jax.stages.rewards import Rewards, require_arguments
+from rlhf_jax.stages.rewards import Rewards, require_arguments, rewards_of
 from rlhf_jax.stages.saved import model_in
 
 GOLD = ("score", *Facets._fields)
@@ -69,7 +69,7 @@ def rewards_in(names: str, weights: str, start: Trained, truth: Truth | None = N
         )
     named = [f"gold_{name[5:]}" if name.startswith("gold:") else name_in(name) for name in functions]
     given = [*alike, *(of[name] for name in functions)] if weights else []
-    return Rewards(tuple(models.values()), tuple(functions.values()), tuple(given), tuple(named))
+    return rewards_of(Rewards(tuple(models.values()), tuple(functions.values()), tuple(given), tuple(named)))
 
 
 def name_in(name: str) -> str:

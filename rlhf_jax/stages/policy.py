@@ -279,7 +279,7 @@ def policy(
         how = reading_of(iteration, start, plan, state, frozen, batch_of(0)[1].prompts, max(len(models), 1))
         for i in range(int(state.step), stage.total):  # before anything is learned
             read_drawn(old, i + 1, batch_of(i)[1].prompts, how)
-        program = replayed(iteration, pieces, mesh, run, old, how)
+        program = replayed(iteration, pieces, mesh, run, old, how, rewards, answers)
     elif environment:
         program = in_turns(iteration, pieces, mesh, run, start, environment, episodes, rewards, answers)
     elif rewards.functions:
@@ -307,8 +307,9 @@ def policy(
         if looks or records:
             drawn = on_host(drawn, mesh)
             earned = drawn.parts or dict(zip(rewards.recorded, drawn.scores, strict=not rewards.functions))
-            P = start.format.prompt_tokens  # of an environment's episodes, what it began with
-            asked = PromptBatch(drawn.x.tokens[:, :P], drawn.x.mask[:, :P])
+            asked, P = batch.prompts, start.format.prompt_tokens
+            if environment:  # it begins episodes in its own words
+                asked = PromptBatch(drawn.x.tokens[:, :P], drawn.x.mask[:, :P])
         if records:
             record(i + 1, chosen, asked, drawn, earned, start)
         if looks:

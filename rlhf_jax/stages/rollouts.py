@@ -353,7 +353,17 @@ def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) 
                 raise InputError(f"{path}, line {i + 1}: {full} {found}, of an answer of {len(ids[i])} tokens; {AGAIN}")
         leaves.append(leaf)
     scores = np.asarray([[np.float32(score) for score in row["scores"]] for row in rows], np.float32).T
-    return Drawn(jax.tree.unflatten(jax.tree.structure(how.shapes), leaves), scores, {})
+    parts = {
+        name: np.asarray([_opinion(row, name) for row in rows], np.float32)
+        for name in rows[0].get("reward", {})
+        if all(name in row.get("reward", {}) for row in rows)
+    }
+    return Drawn(jax.tree.unflatten(jax.tree.structure(how.shapes), leaves), scores, {}, parts)
+
+
+def _opinion(row: Mapping[str, Any], part: str) -> float:
+    said = row["reward"][part]
+    return float(said) if _is_number(said) else np.nan
 
 
 def _require_right(row: Mapping[str, Any], where: str, prompt: list[int], T: int, how: Reading) -> None:

@@ -310,7 +310,7 @@ def test_where_no_function_has_an_opinion_a_sentence_names_the_columns_there_are
 def test_what_cannot_be_a_reward_is_refused_before_anything_is_asked():
     for wrong in (3, "runs/x", None, {"a": 1}, [], [lengths, 3]):
         refusal(partial(rewards_of, wrong), "the reward is ", "; give a reward model, several, or a function")
-    refusal(Rewards, "there is no reward")
+    refusal(lambda: rewards_of(Rewards()), "there is no reward")
     refusal(lambda: Rewards(functions=lengths), "the functions of the rewards are <function lengths", "give a list")
     refusal(lambda: Rewards(functions=(lengths, second), names=("a",)), "2 functions and 1 names")
     assert Rewards(functions=(lengths, second), weights=np.array([1.0, 2.0])).weighed == (1.0, [1.0, 2.0])
