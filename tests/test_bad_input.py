@@ -31,7 +31,7 @@ def config(tmp_path, monkeypatch) -> Config:
         demonstrations=good,
         rankings=good,
         prompts=good,
-        empty_answers="error",
+        unusable="error",
     )
     return replace(
         whole,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.data import Layout
 from rlhf_jax.models import TransformerConfig
 from rlhf_jax.stages import Program
 from rlhf_jax.steps import Form, PPOCoef
@@ -136,9 +137,14 @@ def all_settings() -> dict[str, type]:
 
 
 SETTINGS = all_settings()
+FILES = {"demonstrations", "rankings", "prompts"}
 
 # Sections of which a function reads fields as a whole, by the names of what it makes: where it says so, and which they are.
+NAMES = {field.name for field in dataclasses.fields(Layout)}
 WHOLE = {
+    "layouts.Layout": {"getattr(own, f.name) or above[f.name]": NAMES},
+    "datasets.Layouts": {"getattr(own, f.name) or above[f.name]": NAMES, "getattr(self, file)": FILES},
+    "corpus.TextLayout": {"read_texts(files.pretrain, files.layout.pretrain)": {"text", "drop"}},
     "policy.PPO": {
         "np.float32(getattr(self, name)) for name in PPOCoef._fields": set(PPOCoef._fields),
         "getattr(self, name) for name in Form._fields": set(Form._fields),

@@ -26,7 +26,7 @@ from rlhf_jax.data.comparisons import (
     write_rankings,
 )
 from rlhf_jax.data.content import content_sha256
-from rlhf_jax.data.corpus import as_text_batch, mask_tokens, pack, read_texts, text_documents
+from rlhf_jax.data.corpus import TextLayout, as_text_batch, mask_tokens, pack, read_texts, text_documents
 from rlhf_jax.data.demonstrations import (
     Demonstration,
     Turns,
@@ -42,12 +42,14 @@ from rlhf_jax.data.dialogue import (
     Conversation,
     Message,
     Messages,
+    UnusableRowError,
     parse_transcript,
     prompt_text,
     render,
     split_last_answer,
     text_of,
 )
+from rlhf_jax.data.layouts import Layout
 from rlhf_jax.data.model_folder import TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
@@ -62,7 +64,7 @@ from rlhf_jax.data.prompts import (
 from rlhf_jax.data.records import Records
 from rlhf_jax.data.sampler import batch_indices, take, without_padding
 from rlhf_jax.data.sources import Row, located, read_rows
-from rlhf_jax.data.splits import Split, not_held_out, split_documents, split_of
+from rlhf_jax.data.splits import Split, not_held_out, openings, split_documents, split_of
 from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
@@ -76,6 +78,7 @@ __all__ = [
     "Columns",
     "Conversation",
     "Demonstration",
+    "Layout",
     "Message",
     "Messages",
     "NoPairError",
@@ -85,10 +88,12 @@ __all__ = [
     "Row",
     "Split",
     "Table",
+    "TextLayout",
     "TextStream",
     "Tokenizer",
     "TooLongError",
     "Turns",
+    "UnusableRowError",
     "as_text_batch",
     "batch_indices",
     "check_vocabulary",
@@ -116,6 +121,7 @@ __all__ = [
     "mask_tokens",
     "messages_of",
     "not_held_out",
+    "openings",
     "own_chat_template",
     "pack",
     "parse_transcript",

@@ -9,20 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_jax.data.chat import encode_turn
-from rlhf_jax.data.demonstrations import EmptyAnswerError, keep_answered, turn_length
-from rlhf_jax.data.dialogue import (
-    Answer,
-    Conversation,
-    Messages,
-    answer_text,
-    is_conversation,
-    prompt_text,
-    split_shared_prompt,
-    text_of,
-    transcript,
-)
-from rlhf_jax.data.sources import Row, name_of
+from rlhf_jax.data.demonstrations import turn_length
+from rlhf_jax.data.dialogue import Answer, Conversation, Messages, UnusableRowError
+from rlhf_jax.data.examples import how_many, read_examples, say_dropped
+from rlhf_jax.data.layouts import Example, Layout, ranked, whole_rank
+from rlhf_jax.data.sources import Row, located
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.turns import has_words
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import RankingBatch
 
@@ -35,27 +28,51 @@ class Ranking(NamedTuple):
     user: str = ""  # who typed the prompt
 
 
-class NoPairError(InputError):
+class NoPairError(UnusableRowError):
     """A ranking in which no answer is above another. It says nothing, and does no harm where it is left out."""
 
+    def __init__(self, sentence: str):
+        super().__init__(sentence, "in which no answer is above another")
 
-def read_rankings(source: str, empty: Literal["error", "drop"] = "error") -> list[Ranking]:
-    """The rankings of `source` (see `read_rows`), from rows of any of these shapes.
 
-    {prompt, completions: [{text, rank}, ...]}; {prompt, chosen, rejected} with two answers; two
-    conversations {chosen, rejected}, messages or HH transcripts, which hold their own prompt whether or not
-    one is given besides (`split_shared_prompt`). Any may have a {labeler}, and a {user}, who typed the prompt.
+def read_rankings(
+    source: str, unusable: Literal["error", "drop"] = "error", layout: Layout = Layout(), part: str = ""
+) -> list[Ranking]:
+    """The rankings of `source` (see `read_rows`), from rows of any layout that `rlhf_jax.data.layouts` knows.
 
-    InputError, with the line: another shape, broken dialogue, fewer than two answers, a rank that is missing
-    or no whole number from 1 on, nothing but ties, one text under two ranks (so a pair of the same), an empty
-    answer. With empty="drop", rows with an empty answer are left out, and a warning is logged that counts
-    them.
+    Two conversations {chosen, rejected} hold their own prompt whether or not one is given besides; what follows it, be it
+    several turns, are the answers. Scores make ranks, equal ones ties. Rows with one answer and a label, or a score that the
+    layout names, are compared with the other rows of their prompt and user, and left out and counted where these say
+    nothing else. Any row may have a {labeler}, and a {user}, who typed the prompt.
+
+    layout, unusable and part are those of `read_demonstrations`. InputError, with the line: a layout that is not known,
+    broken dialogue, fewer than two answers, a rank that is missing or no whole number from 1 on, nothing but ties, one text
+    under two ranks (so a pair of the same), an empty answer; of these with unusable="drop" only what makes the whole file
+    doubtful.
     """
-    return keep_answered(source, _ranking, empty)
+
+    def ranking(example: Example, row: Row) -> tuple[Ranking, float | None, str]:
+        if example.problem:
+            raise example.problem
+        verdict = example.score if example.liked is None else float(example.liked)
+        found = Ranking(example.prompt, example.answers, example.ranks, example.labeler, example.user)
+        if verdict is None and example.answers and not example.ranks:
+            raise InputError(
+                f"no ranking (found: {', '.join(row.fields)}): give chosen and rejected, or prompt and completions, or "
+                "name in [files.layout] answers with ranks, scores or best"
+            )
+        if verdict is None:
+            return checked_ranking(found), None, row.where
+        if not has_words(example.answers[0]):
+            raise _empty("the answer")
+        return found, verdict, row.where
+
+    return _of_prompts(read_examples(source, ranking, unusable, layout, part), source)
 
 
 def write_rankings(path: Path | str, rankings: Sequence[Ranking]) -> None:
-    """Writes rows {prompt, completions: [{text, rank}, ...], labeler, user} to a .jsonl file, in one move."""
+    """Writes rows {prompt, completions: [{text, rank}, ...], labeler, user} to a .jsonl file, in one move; messages are lists
+    in it."""
     path = Path(path)
     if path.suffix != ".jsonl":
         raise InputError(f"{path}: rankings are written as JSON lines: let the name end in .jsonl")
@@ -118,30 +135,31 @@ def encode_rankings(
 
 
 def checked_ranking(ranking: Ranking) -> Ranking:
-    """The ranking, with a tuple of texts and one of Python's ints.
+    """The ranking, with a tuple of answers and one of Python's ints.
 
-    InputError: no Ranking, answers that are no texts or empty, another number of ranks, a rank that is no whole number from 1
-    on, one text under two ranks. NoPairError: fewer than two answers, nothing but ties.
+    InputError: no Ranking, a prompt or answers that are neither texts nor Messages, another number of ranks, a rank that is
+    no whole number from 1 on. UnusableRowError: an empty answer, one answer under two ranks. NoPairError: fewer than two
+    answers, nothing but ties.
     """
     if not isinstance(ranking, Ranking):
         raise InputError(f"a {type(ranking).__name__} is no ranking: give Ranking(prompt, answers, ranks)")
-    if not isinstance(ranking.prompt, str | Messages):
+    if not isinstance(ranking.prompt, (str, Messages)):
         raise InputError("the prompt is no text: give it as a string, or as Messages")
-    if not isinstance(ranking.answers, (tuple, list)):
+    if not isinstance(ranking.answers, (tuple, list)) or isinstance(ranking.answers, Messages):
         raise InputError(f"the answers are a {type(ranking.answers).__name__}: give a tuple of strings")
     answers = tuple(ranking.answers)
     for number, answer in enumerate(answers, 1):
-        if not isinstance(answer, str | Messages):
+        if not isinstance(answer, (str, Messages)):
             raise InputError(f"answer {number} is no text: give it as a string, or as Messages")
-        if not text_of(answer).strip():
-            raise EmptyAnswerError(f"answer {number} is empty: write one, remove the row, or read with empty='drop'")
+        if not has_words(answer):
+            raise _empty(f"answer {number}")
     ranks = whole_ranks(ranking.ranks, len(answers))
     if len(answers) < 2:
         raise NoPairError(f"a ranking needs two answers and has {len(answers)}: add answers or remove the row")
     if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
-        raise InputError("one and the same answer has two ranks: keep one of them")
+        raise UnusableRowError("one and the same answer has two ranks: keep one of them", "whose answers are the same")
     if len(set(ranks)) == 1:
-        raise NoPairError("all answers tie, which ranks none above another: remove the row")
+        raise NoPairError("all answers tie, which ranks none above another: remove the row, or drop unusable ones")
     return ranking._replace(answers=answers, ranks=ranks)
 
 
@@ -154,7 +172,7 @@ def whole_ranks(given: Any, count: int) -> tuple[int, ...]:
         raise InputError(f"the ranks are {given!r}: give a tuple with one for each answer") from None
     if len(ranks) != count:
         raise InputError(f"there are {count} answers and {len(ranks)} ranks: give each answer one")
-    return tuple(_whole_rank(rank, f"answer {number}") for number, rank in enumerate(ranks, 1))
+    return tuple(whole_rank(rank, f"answer {number}") for number, rank in enumerate(ranks, 1))
 
 
 def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
@@ -163,49 +181,34 @@ def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
     return all(len(prompt) + len(answer) <= length for prompt, answer in turns)
 
 
-def _ranking(row: Row) -> Ranking:
-    fields = {key: value for key, value in row.fields.items() if value is not None}
-    labeler = Row({"labeler": fields.get("labeler", "")}, row.where).text("labeler")
-    user = name_of(row, "user")
-    if "completions" in fields:
-        if "prompt" not in fields:
-            raise InputError("there are 'completions' but no 'prompt': add it")
-        answers, ranks = _completions(fields["completions"])
-        ranking = Ranking(prompt_text(fields["prompt"]), answers, ranks, labeler, user)
-    elif "chosen" in fields and "rejected" in fields:
-        prompt, chosen, rejected = _pair(fields)
-        ranking = Ranking(prompt, (chosen, rejected), (1, 2), labeler, user)
-    else:
-        found = ", ".join(fields) or "nothing"
-        raise InputError(f"no ranking (found: {found}): give chosen and rejected, or prompt and completions")
-    return checked_ranking(ranking)
+def _of_prompts(rows: Sequence[tuple[Ranking, float | None, str]], source: str) -> list[Ranking]:
+    """The rankings of rows, of which those with one judged answer become one where their prompt, user and labeler are the
+    same. What has no other to be compared with is left out and counted."""
+    together: dict[Any, list[tuple[Ranking, float, str]]] = {}
+    order: dict[Any, Ranking | None] = {}  # in the order of the file
+    for number, (row, verdict, where) in enumerate(rows):
+        key = number if verdict is None else (row.prompt, row.labeler, row.user)
+        order.setdefault(key, row if verdict is None else None)
+        if verdict is not None:
+            together.setdefault(key, []).append((row, verdict, where))
+    alone: list[str] = []
+    for key, judged in together.items():
+        verdicts = dict.fromkeys((row.answers[0], verdict) for row, verdict, _ in judged)
+        answers, numbers = zip(*verdicts, strict=True)
+        first, _, where = judged[0]
+        try:
+            with located(where):
+                order[key] = checked_ranking(first._replace(answers=answers, ranks=ranked([-n for n in numbers])))
+        except NoPairError:
+            alone += [where for _, _, where in judged]
+    found = [ranking for ranking in order.values() if ranking is not None]
+    why = {"whose prompt has no answer that is judged otherwise": alone}
+    if alone and not found:
+        raise InputError(f"{how_many(source, why, 0)}; none is left: give prompts with a liked and a disliked answer")
+    say_dropped(source, why if alone else {}, len(rows) - len(alone))
+    return found
 
 
-def _pair(fields: dict[str, Any]) -> tuple[str, str, str]:
-    chosen, rejected = fields["chosen"], fields["rejected"]
-    whole = is_conversation(chosen), is_conversation(rejected)
-    if "prompt" not in fields or all(whole):
-        return split_shared_prompt(transcript(chosen), transcript(rejected))
-    if any(whole):
-        raise InputError("one of 'chosen' and 'rejected' is a conversation, the other an answer: make them alike")
-    return prompt_text(fields["prompt"]), answer_text(chosen), answer_text(rejected)
-
-
-def _completions(values: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise InputError("'completions' is no list of objects: give each completion a text and a rank")
-    for number, value in enumerate(values, 1):
-        if not isinstance(value.get("text"), str):
-            raise InputError(f"completion {number} has no 'text': add it, as a string")
-        if value.get("rank") is None:
-            raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
-        _whole_rank(value["rank"], f"completion {number}")
-    return tuple(value["text"].strip() for value in values), tuple(value["rank"] for value in values)
-
-
-def _whole_rank(rank: Any, what: str) -> int:
-    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
-        raise InputError(f"{what} has the rank {rank!r}: use whole numbers from 1 on")
-    if rank >= 2**31:
-        raise InputError(f"{what} has the rank {rank}: use numbers below 2,147,483,648, of 32 bits")
-    return int(rank)
+def _empty(answer: str) -> UnusableRowError:
+    sentence = f"{answer} is empty: write one, remove the row, or leave such rows out with unusable = 'drop'"
+    return UnusableRowError(sentence, "with an empty answer")

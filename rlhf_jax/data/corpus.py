@@ -1,26 +1,53 @@
 """Plain text for pretraining: documents into full rows, and masks for masked language modelling."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from rlhf_jax.data.sources import Row, read_rows
+from rlhf_jax.data.examples import rows_of, say_dropped
+from rlhf_jax.data.paths import conditions, required
+from rlhf_jax.data.sources import Row, located
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.types import MaskedTextBatch, TextBatch
 
 
-def text_documents(rows: Iterable[Row]) -> Iterator[str]:
-    """The field "text" of every row: a .txt file is one document. InputError: a row without it."""
+@dataclass(frozen=True)
+class TextLayout:
+    """Where a row of pretraining text has what, as dotted paths."""
+
+    text: str = "text"  # the field that holds the text
+    drop: str = ""  # rows to leave out, as "language != en or score < 3"; and binds more than or
+
+    def __post_init__(self) -> None:
+        """InputError: a condition that cannot be read."""
+        conditions(self.drop)
+
+
+def text_documents(rows: Iterable[Row], field: str = "text") -> Iterator[str]:
+    """The field of every row, at a dotted path: a .txt file is one document, its "text". InputError: a row without it; half
+    a character in it."""
     for row in rows:
-        yield row.text("text")
+        with located(row.where):
+            text = required(row.fields, field)
+            if not isinstance(text, str):
+                raise InputError(f"{field!r} holds {shortened(text)}: make it a string")
+            if re.search("[\ud800-\udfff]", text):
+                raise InputError("it holds half a character (a lone surrogate): remove it")
+        yield text
 
 
-def read_texts(source: str) -> list[str]:
-    """The texts of a source: the field "text" of every row, or a whole .txt file. InputError: see `read_rows`."""
-    return list(text_documents(read_rows(source)))
+def read_texts(source: str, layout: TextLayout = TextLayout()) -> list[str]:
+    """The texts of a source: a field of every row that the layout does not drop, or a whole .txt file. What is dropped is
+    counted in a warning. InputError: see `read_rows`."""
+    dropped: dict[str, list[str]] = {}
+    found = list(text_documents(rows_of(source, layout.drop, dropped), layout.text))
+    say_dropped(source, dropped, len(found))
+    return found
 
 
 def pack(documents: Iterable[str], tokenizer: Tokenizer, length: int) -> tuple[Int[ndarray, "N T"], int]:

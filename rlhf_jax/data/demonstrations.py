@@ -1,30 +1,22 @@
 """Prompts with the answer that a labeler wrote: what supervised fine-tuning learns from."""
 
-import logging
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data.chat import encode_answers, encode_turn
-from rlhf_jax.data.dialogue import (
-    Answer,
-    Conversation,
-    answer_text,
-    is_conversation,
-    prompt_text,
-    split_last_answer,
-    transcript,
-)
-from rlhf_jax.data.sources import Row, located, name_of, read_rows
+from rlhf_jax.data.dialogue import Answer, Conversation, UnusableRowError
+from rlhf_jax.data.examples import LeftOutError, read_examples
+from rlhf_jax.data.layouts import Example, Layout
+from rlhf_jax.data.sources import Row
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.turns import has_words
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
 
-ANSWERS = ("completion", "answer", "response")
 END_OF_TEXT = "<|endoftext|>"  # ends every completion in files made for GPT-3 fine-tuning; here the EOS token does
 Turns = Literal["last", "all"]  # of the assistant's, that are learned from
-T = TypeVar("T")
 
 
 class Demonstration(NamedTuple):
@@ -33,21 +25,40 @@ class Demonstration(NamedTuple):
     user: str = ""  # who typed the prompt
 
 
-class EmptyAnswerError(InputError):
-    """An answer without text. Real files hold some, so that readers can be told to drop their rows."""
+def read_demonstrations(
+    source: str, unusable: Literal["error", "drop"] = "error", layout: Layout = Layout(), part: str = ""
+) -> list[Demonstration]:
+    """The demonstrations of `source` (see `read_rows`), from rows of any layout that `rlhf_jax.data.layouts` knows.
 
+    Of whole conversations, messages or transcripts, the last turn is the answer; of ranked or rated answers the best (of
+    equals the first), of a pair the chosen one; of labelled answers those whose label is true, the others being left out and
+    counted. A trailing "<|endoftext|>" is no part of an answer. Any row may have a {user}, who typed the prompt.
 
-def read_demonstrations(source: str, empty: Literal["error", "drop"] = "error") -> list[Demonstration]:
-    """The demonstrations of `source` (see `read_rows`), from rows of any of these shapes.
-
-    {prompt, completion | answer | response}; {messages}, whose last turn is the answer; {chosen} or
-    {prompt, chosen}, where chosen is an answer, messages or an HH transcript, and its last turn the answer.
-    A trailing "<|endoftext|>" is no part of an answer. Any may have a {user}, who typed the prompt.
-
-    InputError, with the line: another shape, broken dialogue, an empty answer. With empty="drop", rows with
-    an empty answer are left out, and a warning is logged that counts them.
+    layout: where rows of other layouts have what. With unusable="drop" rows without an answer, without a prompt, that end in
+    a user's turn and the like are left out, and a warning counts them by reason. part: see `read_examples`.
+    InputError, with the line: a layout that is not known, broken dialogue, such a row where it is not dropped.
     """
-    return keep_answered(source, _demonstration, empty)
+
+    def demonstration(example: Example, row: Row) -> Demonstration:
+        if example.problem:
+            raise example.problem
+        if example.liked is False:
+            raise LeftOutError("whose label is false")
+        if example.score is not None and layout.scores not in layout.says_nothing():
+            raise InputError(
+                f"{layout.scores!r} rates the answers: say which are too bad to learn from, as in "
+                f"drop = '{layout.scores} < 3' in [files.layout]"
+            )
+        best = example.ranks.index(min(example.ranks)) if example.ranks else 0
+        answer = example.answers[best] if example.answers else ""
+        if isinstance(answer, str):
+            answer = answer.removesuffix(END_OF_TEXT).rstrip()
+        if not has_words(answer):
+            sentence = "the answer is empty: write one, remove the row, or leave such rows out with unusable = 'drop'"
+            raise UnusableRowError(sentence, "whose answer is empty")
+        return Demonstration(example.prompt, answer, example.user)
+
+    return read_examples(source, demonstration, unusable, layout, part)
 
 
 def encode_demonstrations(
@@ -94,52 +105,6 @@ def turn_length(prompt: int, answer: int, length: int, name: str) -> int:
             f"context of {length}: raise the context, or keep only the rows that fit"
         )
     return prompt + answer
-
-
-def keep_answered(source: str, parse: Callable[[Row], T], empty: Literal["error", "drop"]) -> list[T]:
-    """What `parse` makes of the rows of `source`, less those with an EmptyAnswerError where empty="drop"."""
-    kept, dropped = [], []
-    for row in read_rows(source):
-        try:
-            with located(row.where):
-                kept.append(parse(row))
-        except EmptyAnswerError:
-            if empty == "error":
-                raise
-            dropped.append(row.where)
-    if dropped:
-        logging.getLogger(__name__).warning(
-            "%s: dropped %d of %d rows, whose answer is empty; the first is %s",
-            source,
-            len(dropped),
-            len(dropped) + len(kept),
-            dropped[0],
-        )
-    return kept
-
-
-def _demonstration(row: Row) -> Demonstration:
-    fields = {key: value for key, value in row.fields.items() if value is not None}
-    keys = [key for key in ANSWERS if key in fields]
-    if len(keys) > 1:
-        raise InputError(f"there are two answers, {keys[0]!r} and {keys[1]!r}: keep one")
-    if keys and "prompt" not in fields:
-        raise InputError(f"there is {keys[0]!r} but no 'prompt': add it")
-    if keys:
-        prompt, answer = prompt_text(fields["prompt"]), answer_text(fields[keys[0]])
-    elif "messages" in fields:
-        prompt, answer = split_last_answer(transcript(fields["messages"]))
-    elif "chosen" in fields and ("prompt" not in fields or is_conversation(fields["chosen"])):
-        prompt, answer = split_last_answer(transcript(fields["chosen"]))
-    elif "chosen" in fields:
-        prompt, answer = prompt_text(fields["prompt"]), answer_text(fields["chosen"])
-    else:
-        found = ", ".join(fields) or "nothing"
-        raise InputError(f"no demonstration (found: {found}): give prompt and completion, messages, or chosen")
-    answer = answer.removesuffix(END_OF_TEXT).rstrip()
-    if not answer:
-        raise EmptyAnswerError("the answer is empty: write one, remove the row, or read with empty='drop'")
-    return Demonstration(prompt, answer, name_of(row, "user"))
 
 
 def _encoded(demonstration: Demonstration, tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], list[bool]]:

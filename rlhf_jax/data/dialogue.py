@@ -17,6 +17,16 @@ MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 ROLES = {marker: role for role, marker in MARKERS.items()}
 TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
 
+
+class UnusableRowError(InputError):
+    """A row that is well formed and gives nothing to learn from. Readers can be told to leave such rows out; they count
+    them by `reason`, which goes on from "12 rows"."""
+
+    def __init__(self, sentence: str, reason: str):
+        super().__init__(sentence)
+        self.reason = reason
+
+
 Message = dict[str, Any]  # {"role", "content"}, and whatever else the chat template reads
 
 
@@ -83,13 +93,16 @@ def prompt_text(prompt: Any) -> str:
     """
     text = transcript(prompt).rstrip()
     if not text:
-        raise InputError("the prompt is empty: give it some text")
+        raise UnusableRowError("the prompt is empty: give it some text", "whose prompt is empty")
     if not is_transcript(text):
         return f"{HUMAN} {text.strip()}{ASSISTANT}"
     if text.endswith(ASSISTANT):
         return text
     if text.rfind(ASSISTANT) > text.rfind(HUMAN):
-        raise InputError(f"the prompt {_short(text)} ends in an answer: end it with a turn of the user")
+        raise UnusableRowError(
+            f"the prompt {_short(text)} ends in an answer: end it with a turn of the user",
+            "whose prompt ends in an answer",
+        )
     return text + ASSISTANT
 
 
@@ -100,7 +113,10 @@ def split_last_answer(text: str) -> tuple[str, str]:
     """
     cut = text.rfind(ASSISTANT) + len(ASSISTANT)
     if ASSISTANT not in text or HUMAN in text[cut:]:
-        raise InputError(f"the transcript {_short(text)} does not end in a turn of the assistant: add the answer")
+        raise UnusableRowError(
+            f"the transcript {_short(text)} does not end in a turn of the assistant: add the answer",
+            "that do not end in a turn of the assistant",
+        )
     return text[:cut], text[cut:].strip()
 
 
@@ -117,15 +133,11 @@ def split_shared_prompt(first: str, second: str) -> tuple[str, str, str]:
     shared = "".join(character for character, _ in same)
     cut = shared.rfind(ASSISTANT) + len(ASSISTANT)
     if ASSISTANT not in shared:
-        raise InputError("the two conversations share no turn that could be their prompt: give both the same prompt")
+        raise UnusableRowError(
+            "the two conversations share no turn that could be their prompt: give both the same prompt",
+            "whose two conversations share no prompt",
+        )
     return first[:cut], first[cut:].strip(), second[cut:].strip()
-
-
-def is_conversation(value: Any) -> bool:
-    """True for a whole conversation, as messages or a transcript; False for an answer alone."""
-    if isinstance(value, str):
-        return value.startswith(HUMAN)
-    return isinstance(value, list) and [_role(message) for message in value] != ["assistant"]
 
 
 def transcript(value: Any) -> str:
@@ -135,15 +147,6 @@ def transcript(value: Any) -> str:
     if isinstance(value, (list, Messages)):
         return render(value)
     raise InputError("a conversation is neither a transcript nor a list of messages: make it one of them")
-
-
-def answer_text(value: Any) -> str:
-    """The stripped text of an answer alone, be it that text or a list of one message. InputError: neither."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list) and [_role(message) for message in value] == ["assistant"]:
-        return _fields(value[0], 1)[1]
-    raise InputError("an answer is neither a string nor one message of the assistant: make it one of them")
 
 
 def is_transcript(text: str) -> bool:
@@ -169,10 +172,6 @@ def _fields(message: Any, number: int) -> tuple[str, str]:
     if marker := TURN.search(content):
         raise InputError(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")
     return role, content
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, dict) else None
 
 
 def _short(text: str) -> str:

@@ -3,28 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data.chat import encode_prompt
-from rlhf_jax.data.demonstrations import ANSWERS
-from rlhf_jax.data.dialogue import (
-    ASSISTANT,
-    Conversation,
-    is_conversation,
-    prompt_text,
-    split_last_answer,
-    split_shared_prompt,
-    text_of,
-    transcript,
-)
-from rlhf_jax.data.sources import Row, located, name_of, read_rows
+from rlhf_jax.data.dialogue import ASSISTANT, Conversation, text_of
+from rlhf_jax.data.examples import read_examples
+from rlhf_jax.data.layouts import Example, Layout
+from rlhf_jax.data.sources import Row
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import PromptBatch
-
-KNOWN = ("prompt", "messages", "completion", "completions", "chosen", "rejected", "category", "user")  # no columns
 
 
 class Columns(dict[str, Any]):
@@ -47,21 +37,23 @@ class Prompt(NamedTuple):
         return text if isinstance(self.conversation, str) else f"{text}{ASSISTANT}"
 
 
-def read_prompts(source: str) -> list[Prompt]:
-    """The prompts of `source` (see `read_rows`).
+def read_prompts(
+    source: str, unusable: Literal["error", "drop"] = "error", layout: Layout = Layout(), part: str = ""
+) -> list[Prompt]:
+    """The prompts of `source` (see `read_rows`), from rows of any layout that `rlhf_jax.data.layouts` knows.
 
-    Rows are {prompt}, or {messages}, {chosen} or {chosen, rejected}, of which the prompt is what precedes the
-    answer. Whole conversations hold their own prompt whether or not one is given besides, as they do for
-    `read_demonstrations` and `read_rankings`, so that all three know a row by one text. Any may have a
-    {category} and a {user}, which is a string or a whole number. What else a row says are the prompt's columns.
+    Of a row with answers it is what precedes them, as for `read_demonstrations` and `read_rankings`, so that all three know
+    a row by one prompt; of a dialogue that ends in a user's turn it is the whole. A row may have a {category} and a {user},
+    which is a string or a whole number. Its other columns, right answers among them, are the prompt's `columns`.
 
-    InputError, with the line: another shape, broken dialogue, an empty prompt.
+    layout, unusable and part are those of `read_demonstrations`. InputError, with the line: a layout that is not known,
+    broken dialogue, an empty prompt.
     """
-    prompts = []
-    for row in read_rows(source):
-        with located(row.where):
-            prompts.append(_prompt(row))
-    return prompts
+
+    def prompt(example: Example, row: Row) -> Prompt:
+        return Prompt(example.prompt, example.category, example.user, Columns(example.columns))
+
+    return read_examples(source, prompt, unusable, layout, part)
 
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int) -> PromptBatch:
@@ -106,36 +98,3 @@ def drop_shared_prefixes(prompts: Sequence[Prompt], longest: int) -> list[Prompt
     for prompt in prompts:
         first.setdefault(prompt.text[: longest + 1], prompt)
     return list(first.values())
-
-
-def _prompt(row: Row) -> Prompt:
-    fields = {key: value for key, value in row.fields.items() if value is not None}
-    category = Row({"category": fields.get("category", "")}, row.where).text("category")
-    if "prompt" in fields and not _has_conversation(fields):
-        text = prompt_text(fields["prompt"])
-    elif "messages" in fields:
-        text = _before_answer(transcript(fields["messages"]))
-    elif "chosen" in fields and "rejected" in fields:
-        text = split_shared_prompt(transcript(fields["chosen"]), transcript(fields["rejected"]))[0]
-    elif "chosen" in fields:
-        text = split_last_answer(transcript(fields["chosen"]))[0]
-    else:
-        found = ", ".join(fields) or "nothing"
-        raise InputError(f"no prompt (found: {found}): give prompt, messages, or chosen")
-    columns = Columns((key, value) for key, value in fields.items() if key not in KNOWN)
-    return Prompt(text, category, name_of(row, "user"), columns)
-
-
-def _has_conversation(fields: dict[str, Any]) -> bool:
-    """True where the row's answers are whole conversations."""
-    if any(key in fields for key in (*ANSWERS, "completions")):
-        return False
-    pair = [fields[key] for key in ("chosen", "rejected") if key in fields]
-    return all(map(is_conversation, pair)) if "chosen" in fields else "messages" in fields
-
-
-def _before_answer(text: str) -> str:
-    try:
-        return prompt_text(text)
-    except InputError:
-        return split_last_answer(text)[0]

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from rlhf_jax.data.sources import expand, parse_line, read_rows
+from rlhf_jax.data.sources import expand, has_lines, parse_line, read_rows
 from rlhf_jax.errors import InputError
 
 HEADER = 4  # numbers that an index opens with: the file's size and time, how many texts, their checksum
@@ -24,7 +24,7 @@ class Records:
 
     `files` is the name of one file or, with *, ? and [ ], of several, which are sorted; each is of a kind that
     `read_rows` takes. One pass over a file notes in `folder` where each text begins, and is not repeated while the
-    file keeps its size and time. A .jsonl is then read where it lies. Of any other file the texts are copied into
+    file keeps its size and time. A .jsonl of lines is then read where it lies. Of any other file the texts are copied into
     `folder`, since nothing compressed can be entered in the middle; a copy takes the space of the texts.
 
     Neither the texts nor the index stay in memory: a text costs two short reads. InputError, with file and line:
@@ -113,7 +113,7 @@ def _indexed(path: Path, field: str, folder: Path) -> _File:
     key = hashlib.sha256(f"{path.absolute()}\n{field}".encode()).hexdigest()
     name = f"{path.name}.{key[:16]}"
     index = folder / f"{name}.index"
-    texts = path if path.suffix.lower() == ".jsonl" else folder / f"{name}.texts"
+    texts = path if has_lines(path) else folder / f"{name}.texts"
     found = _existing(path, texts, index)
     if found is None:
         found = _write_index(path, texts, index, field)

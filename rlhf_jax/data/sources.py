@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.errors import InputError
 
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+LINES = (".jsonl", ".ndjson")  # an object a line
 PACKINGS = (".gz", ".xz")
-HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[^/]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+# owner/name or a folder; then what of it: [config, data_dir=folder, revision=commit]; then its split
+DATASET = re.compile(r"(?P<name>[^\[\]]+?)(\[(?P<inside>[^\[\]]*)\])?(:(?P<split>[^/:\[\]]+(\[[^/\[\]]*\])?))?")
 
 
 class Row(NamedTuple):
@@ -48,19 +51,22 @@ def located(where: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if str(error).startswith(where):
-            raise
-        raise type(error)(f"{where}: {error}") from None
+        if not str(error).startswith(where):
+            error.args = (f"{where}: {error}",)
+        raise
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     """The rows of `source`, one at a time and in order.
 
     `source` is, with `~` and `${VARIABLE}` expanded:
-      - a file .jsonl or .csv with a header (blank lines are no rows), .json (a list of objects), .parquet, or
-        .txt (one row {"text": the whole file}); all but .parquet also with .gz or .xz behind;
+      - a file .jsonl or .ndjson (an object a line; blank lines are no rows), .json (a list of objects, which a .jsonl may
+        hold as well), .csv or .tsv with a header (whose separator a .csv takes: comma, semicolon or tab), .parquet, or
+        .txt (one row {"text": the whole file}); all but .parquet also with .gz or .xz behind. Lines end in \\n or \\r\\n;
       - a folder that the `datasets` library reads or has saved;
-      - a data set of the Hugging Face hub, "owner/name" or "owner/name:split". Only this is ever downloaded.
+      - a data set of the Hugging Face hub, "owner/name". Only this is ever downloaded.
+    Behind a folder or a data set may stand which of its configurations, folders and commits, and which split is read:
+    "openai/gsm8k[main]:test", "Anthropic/hh-rlhf[data_dir=harmless-base]", "owner/name[main, revision=6fb0a1e]:train".
     `split` is the part of a data set that is read; a split in the name goes before it. A file has no split
     but "train".
 
@@ -77,11 +83,20 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
             raise InputError(f"{name} is one file, which has no split {split!r}: name that split's own file")
         return _not_none(_file_rows(path, kind), name)
     if path.is_dir():
-        return _not_none(_dataset_rows(name, split), name)
-    if kind is None and HUB_NAME.fullmatch(name):
-        hub_name, _, part = name.partition(":")
-        return _not_none(_dataset_rows(hub_name, part or split), name)
+        return _not_none(_dataset_rows(name, "", split), name)
+    found = DATASET.fullmatch(name)
+    if found and (Path(found["name"]).is_dir() or (kind is None and HUB_NAME.fullmatch(found["name"]))):
+        return _not_none(_dataset_rows(found["name"], found["inside"] or "", found["split"] or split), name)
     raise InputError(f"{name}: no such file or folder: check the path")
+
+
+def has_lines(path: Path) -> bool:
+    """True for a file that is not compressed and holds an object a line, as its ending says and its first character does
+    not deny."""
+    if not path.name.lower().endswith(LINES):
+        return False
+    with open(path, "rb") as file:
+        return not _is_array(file)
 
 
 def expand(source: str) -> str:
@@ -114,8 +129,9 @@ def _not_none(rows: Iterator[Row], name: str) -> Iterator[Row]:
 
 
 def _file_rows(path: Path, kind: str) -> Iterator[Row]:
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}[kind]
+    readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".txt": _txt}
     try:
+        reader = readers.get(kind) or (_json if _holds_array(path) else _jsonl)
         yield from reader(path)
     except EOFError:
         raise InputError(f"{path} is truncated: its compressed data end early: copy it anew") from None
@@ -128,6 +144,16 @@ def _file_rows(path: Path, kind: str) -> Iterator[Row]:
 def _open(path: Path):
     openers = {".gz": gzip.open, ".xz": lzma.open}
     return openers.get(path.suffix.lower(), open)(path, "rb")
+
+
+def _holds_array(path: Path) -> bool:
+    with _open(path) as file:
+        return _is_array(file)
+
+
+def _is_array(file) -> bool:
+    """True where the first character is that of a list, which of lines of objects it never is."""
+    return re.match(rb"(?:\xef\xbb\xbf)?\s*\[", file.read(1024)) is not None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -168,7 +194,9 @@ def _json(path: Path) -> Iterator[Row]:
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # whole books are fields; the library's own limit is 128 KiB
     with _open(path) as file:
-        table = csv.reader((line.decode("utf-8-sig") for line in file), strict=True)
+        separator = "\t" if _ending(path) == ".tsv" else _separator(file.readline().decode("utf-8-sig"))
+        file.seek(0)
+        table = csv.reader((line.decode("utf-8-sig") for line in file), strict=True, delimiter=separator)
         try:
             header = next(table, [])
             if len(set(header)) < len(header):
@@ -182,6 +210,11 @@ def _csv(path: Path) -> Iterator[Row]:
                 yield Row(dict(zip(header, cells, strict=True)), where)
         except csv.Error as error:
             raise InputError(f"{path}, line {table.line_num}: broken CSV ({error}): mend the line") from None
+
+
+def _separator(header: str) -> str:
+    """The one that parts a table's first line into the most cells."""
+    return max(",;\t", key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -200,28 +233,38 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _txt(path: Path) -> Iterator[Row]:
     with _open(path) as file:
-        text = file.read().decode("utf-8-sig")
+        text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
     if text:
         yield Row({"text": text}, str(path))
 
 
-def _dataset_rows(name: str, split: str) -> Iterator[Row]:
+def _dataset_rows(name: str, inside: str, split: str) -> Iterator[Row]:
+    """The rows of a split. inside: a configuration's name and, as name=value, other arguments of `load_dataset`."""
     import datasets  # seconds
 
+    which = {}
+    for entry in filter(None, (part.strip() for part in inside.split(","))):
+        key, equals, value = entry.partition("=")
+        which[key if equals else "name"] = value if equals else entry
+    if unknown := [key for key in which if key not in ("name", "data_dir", "revision")]:
+        raise InputError(f"{name}[{inside}]: unknown {unknown[0]!r}: name a configuration, data_dir=… or revision=…")
     try:
         if any((Path(name) / saved).is_file() for saved in ("dataset_dict.json", "state.json")):
             saved = datasets.load_from_disk(name)
             parts = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             if split not in parts:
                 raise ValueError(f"it has {', '.join(map(str, parts))}")
+            if which:
+                raise ValueError("it was saved by save_to_disk, which keeps no configurations")
             rows = parts[split]
         else:
-            rows = datasets.load_dataset(name, split=split)
+            rows = datasets.load_dataset(name, split=split, **which)
     except Exception as error:  # the library, the network and a data set's own files raise all sorts
         place = "folder" if Path(name).is_dir() else "local file or folder, nor a data set to be had from the hub"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"{name} is no {place} with a split {split!r} ({reason}): check the name and the split"
+            f"{name}{f'[{inside}]' if inside else ''} is no {place} with a split {split!r} ({reason}): check the name and "
+            "the split"
         ) from None
     for number, fields in enumerate(rows, 1):
         yield _row(fields, f"{name}:{split}, row {number}")

@@ -54,6 +54,13 @@ class Split(NamedTuple):
                 parts[home].append(row)
         return parts
 
+    def given(self, parts: Sequence[Sequence[Row]]) -> tuple[list[Row], ...]:
+        """Rows that come in their parts, less those with a human turn that is the opening of a part that is more held out."""
+        return tuple(
+            [row for row in rows if all(self.openings.get(turn, 0) <= part for turn in _turns(row))]
+            for part, rows in enumerate(parts)
+        )
+
     def without_held_out(self, documents: Iterable[str]) -> list[str]:
         """The documents that neither are nor, as transcripts, have as a turn the opening of a held-out row, and that do not
         contain one of TELLING or more words, whatever stands between the words."""
@@ -76,21 +83,31 @@ def split_of(
     prompts: Sequence[Prompt],
     demonstrations: Sequence[Demonstration] = (),
     rankings: Sequence[Ranking] = (),
+    given: Mapping[str, int] = {},
 ) -> Split:
-    """The split of a run's rows into parts of about these fractions; see `Split`.
+    """The split of a run's rows into parts of about these fractions; see `Split`. given: the openings of rows that come in
+    their parts (see `openings`), where a row without a user that begins alike goes as well.
 
     InputError: fractions that are negative or do not add up to 1.
     """
     fractions = tuple(fractions)
     if min(fractions, default=-1.0) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"the fractions {fractions} of the split do not add up to 1: let them")
-    alone, openings = Split(fractions, seed, {}), {}
+    alone, openings = Split(fractions, seed, given), dict(given)
     owned = [*prompts, *(row for row in (*demonstrations, *rankings) if row.user)]
     for user, opening in [(row.user, _turns(row)[0]) for row in owned]:
         openings[opening] = max(alone.part_of(user, opening), openings.get(opening, 0))
     for opening in [_turns(row)[0] for row in (*demonstrations, *rankings)]:
         openings.setdefault(opening, alone.part_of("", opening))
     return Split(fractions, seed, openings)
+
+
+def openings(parts: Sequence[Sequence[Prompt | Demonstration | Ranking]]) -> dict[str, int]:
+    """The opening of each row that comes in its part → that part; the most held-out one, where it is in several."""
+    found: dict[str, int] = {}
+    for part, rows in enumerate(parts):
+        found |= {_turns(row)[0]: part for row in rows}
+    return found
 
 
 def not_held_out(rows: Iterable[Row], held_out: Iterable[Prompt | Demonstration | Ranking]) -> list[Row]:

@@ -13,6 +13,7 @@ from rlhf_jax.stages.answers import (
 from rlhf_jax.stages.datasets import (
     DataSets,
     Files,
+    Layouts,
     Parts,
     Truth,
     World,
@@ -97,6 +98,7 @@ __all__ = [
     "Format",
     "Imported",
     "Judge",
+    "Layouts",
     "Loaded",
     "Lora",
     "Memory",

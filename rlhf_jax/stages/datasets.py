@@ -1,7 +1,8 @@
 """The data sets that a recipe is made from, the built-in world's or the user's files, in training and held-out parts."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 from random import Random
@@ -13,21 +14,24 @@ from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import (
     Conversation,
     Demonstration,
+    Layout,
     Prompt,
     Ranking,
+    TextLayout,
     less_oldest_turns,
     not_held_out,
+    openings,
     prompt_text,
     read_demonstrations,
     read_prompts,
     read_rankings,
-    read_rows,
+    read_texts,
     split_documents,
     split_of,
-    text_documents,
     text_of,
 )
 from rlhf_jax.data import world as built_in
+from rlhf_jax.data.layouts import ANSWERS_ARE
 from rlhf_jax.errors import InputError
 from rlhf_jax.labelers import Gold, Labeler, make_labelers
 from rlhf_jax.runtime import info
@@ -51,14 +55,45 @@ class World(Checked):
 
 
 @dataclass(frozen=True)
+class Layouts(Layout):
+    """Where rows have what, for what is published under no known name: in the three files of conversations here, and in each
+    file alone in the sections below."""
+
+    pretrain: TextLayout = TextLayout()
+    demonstrations: Layout | None = None  # names of this file alone, which go before those above; so below
+    rankings: Layout | None = None
+    prompts: Layout | None = None
+
+    def __post_init__(self) -> None:
+        """InputError: what a file has, by both, cannot be."""
+        for file in ("demonstrations", "rankings", "prompts"):
+            self.of(file).check()
+
+    def of(self, file: str) -> Layout:
+        """The layout of the file of that name in Files. Where its own section says what the answers are, nothing that is
+        said of answers above holds for it, nor a prompt where they are whole conversations."""
+        own = getattr(self, file) or Layout()
+        apart = (
+            {*ANSWERS_ARE, "rejected", "ranks", "scores", "best", "label"}
+            if any(getattr(own, name) for name in ANSWERS_ARE)
+            else set()
+        )
+        apart |= {"prompt"} if own.messages else set()
+        above = {f.name: "" if f.name in apart else getattr(self, f.name) for f in fields(Layout)}
+        return Layout(**{f.name: getattr(own, f.name) or above[f.name] for f in fields(Layout)})
+
+
+@dataclass(frozen=True)
 class Files(Checked):
-    """The user's own data: local .json, .jsonl, .csv, .parquet or .txt files (.gz and .xz too), or hub ids for `datasets`."""
+    """The user's own data: local .json, .jsonl, .csv, .parquet or .txt files (.gz and .xz too), or hub ids for `datasets`, as
+    "owner/name", "owner/name[config]:split", "owner/name[data_dir=folder]"."""
 
     pretrain: str  # text
     demonstrations: str  # prompts with the answer that a person wrote
     rankings: str  # answers to a prompt, ranked or in pairs
     prompts: str  # prompts without answers
-    empty_answers: Literal["error", "drop"] = "error"  # rows without an answer: refuse them, or leave them out
+    unusable: Literal["error", "drop"] = "error"  # rows without an answer, a prompt, …: refuse them, or leave them out
+    layout: Layouts = Layouts()
 
 
 @dataclass(frozen=True)
@@ -171,36 +206,47 @@ def from_world(settings: World, seed: int) -> DataSets:
 
 
 def from_files(files: Files, seed: int) -> DataSets:
-    """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split. No opening of a held-out conversation
-    is in training, whichever file it is in. Pieces of the text go by their own hash. What is left out is said.
+    """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split; or, of a file whose layout names its
+    split, in those that its rows say. No opening of a held-out conversation is in training, whichever file it is in. Pieces
+    of the text go by their own hash. What is left out is said.
 
     InputError: a file that cannot be read.
     """
-    once: dict[tuple, Prompt] = {}
-    for prompt in read_prompts(files.prompts):
-        once.setdefault((prompt.conversation, prompt.category, prompt.user), prompt)
-    prompts = list(once.values())
-    demonstrations = read_demonstrations(files.demonstrations, empty=files.empty_answers)
-    rankings = read_rankings(files.rankings, empty=files.empty_answers)
-    split = split_of(SPLIT, seed, prompts, demonstrations, rankings)
 
-    def parted(rows: Sequence[Text], what: str) -> Parts[Text]:
-        parts = Parts(*split.rows(rows))
-        left_out(len(rows) - sum(map(len, parts.each().values())), len(rows), what, "hold what is held out elsewhere")
-        users = len({row.user for row in rows if row.user})
+    def read(reader: Callable[..., list[Text]], file: str) -> tuple[list[Text], list[list[Text]]]:
+        """Rows that are to be dealt out, and those that come in their parts: all are the one or the other."""
+        layout, source = files.layout.of(file), getattr(files, file)
+        if layout.split:
+            return [], [reader(source, files.unusable, layout, part) for part in ("train", *HELD_OUT)]
+        return reader(source, files.unusable, layout), [[] for _ in SPLIT]
+
+    def parted(rows: list[Text], given: list[list[Text]], what: str) -> Parts[Text]:
+        parts = Parts(*(mine + theirs for mine, theirs in zip(split.rows(rows), split.given(given), strict=True)))
+        count, kept = len(rows) + sum(map(len, given)), sum(map(len, parts.each().values()))
+        left_out(count - kept, count, what, "hold what is held out elsewhere")
+        users = len({row.user for part in (rows, *given) for row in part if row.user})
         counts = f"{len(parts.train)} for training, {len(parts.valid)} for validation, {len(parts.test)} for testing"
         info(f"{what}: {counts}; {f'by {users} users' if users else 'no user is named'}")
         return parts
 
-    pieces = [piece for document in text_documents(read_rows(files.pretrain)) for piece in _pieces(document)]
+    prompts, given_prompts = read(read_prompts, "prompts")
+    prompts, given_prompts = _once(prompts), [_once(part) for part in given_prompts]
+    demonstrations, given_demonstrations = read(read_demonstrations, "demonstrations")
+    rankings, given_rankings = read(read_rankings, "rankings")
+    given = openings(
+        [[*p, *d, *r] for p, d, r in zip(given_prompts, given_demonstrations, given_rankings, strict=True)]
+    )
+    split = split_of(SPLIT, seed, prompts, demonstrations, rankings, given)
+    texts = read_texts(files.pretrain, files.layout.pretrain)
+    pieces = [piece for document in texts for piece in pieces_of(document)]
     train, valid = split_documents(pieces, SPLIT_TEXT, seed)
     clean = split.without_held_out(train)
     left_out(len(train) - len(clean), len(train), "pieces of training text", "hold a prompt that is held out")
     return DataSets(
         text=Parts(clean, valid),
-        demonstrations=parted(demonstrations, "demonstrations"),
-        prompts=parted(prompts, "prompts"),
-        rankings=parted(rankings, "rankings"),
+        demonstrations=parted(demonstrations, given_demonstrations, "demonstrations"),
+        prompts=parted(prompts, given_prompts, "prompts"),
+        rankings=parted(rankings, given_rankings, "rankings"),
     )
 
 
@@ -251,13 +297,32 @@ def shortened_row(row: Text, fits: Callable[[Text], bool]) -> Text:
     return row if shorter is None or shorter is conversation else with_conversation(shorter)
 
 
-def _pieces(document: str, characters: int = 4000) -> Iterable[str]:
-    """A book as pieces that end at the ends of paragraphs, so that one book can give training and validation text."""
+def _once(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts less those that say what an earlier one says, by the same user."""
+    first: dict[tuple, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault((prompt.conversation, prompt.category, prompt.user), prompt)
+    return list(first.values())
+
+
+def pieces_of(document: str, characters: int = 4000) -> Iterable[str]:
+    """A book as pieces that end at the ends of paragraphs, of lines where a paragraph is longer than a piece, of words where
+    a line is, so that one book can give training and validation text."""
     piece = ""
-    for paragraph in document.split("\n\n"):
-        piece += paragraph + "\n\n"
+    for part in _parts(document.replace("\r\n", "\n"), characters):
+        piece += part
         if len(piece) >= characters:
             yield piece.strip("\n")
             piece = ""
     if piece.strip():
         yield piece.strip("\n")
+
+
+def _parts(text: str, characters: int, ends: Sequence[str] = ("\n\n", "\n", " ")) -> Iterable[str]:
+    """A text cut behind the first of these ends, and of the parts those that are longer than so many characters behind the
+    next."""
+    for part in re.split(f"(?<={ends[0]})(?!{ends[0][0]})", text):
+        if len(part) > characters and ends[1:]:
+            yield from _parts(part, characters, ends[1:])
+        else:
+            yield part

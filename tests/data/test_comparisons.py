@@ -6,7 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_jax.data import ASSISTANT, Ranking, encode_rankings, ranking_fits, read_rankings, write_rankings
+from rlhf_jax.data import (
+    ASSISTANT,
+    Messages,
+    Ranking,
+    encode_rankings,
+    parse_transcript,
+    ranking_fits,
+    read_rankings,
+    write_rankings,
+)
 from rlhf_jax.errors import InputError
 
 PROMPT = "\n\nHuman: Name a fruit.\n\nAssistant:"
@@ -38,13 +47,17 @@ def ranked(*pairs):
     ],
 )
 def test_every_shape_of_row(jsonl, row):
-    assert read_rankings(jsonl(row)) == [PAIR]
+    of_messages = isinstance(row.get("prompt"), list) or isinstance(row.get("chosen"), list)
+    assert read_rankings(jsonl(row)) == [PAIR._replace(prompt=Messages([QUESTION])) if of_messages else PAIR]
 
 
 def test_rankings_survive_a_file(tmp_path):
     rankings = [
         Ranking(PROMPT, ("é 😀", "b\n\nHuman: c", "d"), (2, 1, 2), "Ann"),
         Ranking("Be kind." + PROMPT, ("a\u2028a", "b"), (3, 1), user="7"),
+        # What a model wrote may look like anything.
+        Ranking(PROMPT, ("[{'role': 'user', 'content': 'a'}]", '[{"role": "assistant", "content": "b"}]'), (1, 2)),
+        Ranking(Messages([QUESTION]), (Messages([answer("a"), QUESTION, answer(" b ")]), "c"), (1, 2)),
     ]
     path = tmp_path / "rankings.jsonl"
     write_rankings(path, rankings)
@@ -71,15 +84,16 @@ def test_rankings_survive_a_file(tmp_path):
         (ranked(("a", 0), ("b", 2)), "completion 1 has the rank 0"),
         (ranked(("a", 1), ("b", 2**31)), "completion 2 has the rank 2147483648: use numbers below 2,147,483,648"),
         (ranked((None, 1), ("b", 2)), "completion 1 has no 'text'"),
-        ({"prompt": "q", "completions": ["a", "b"]}, "'completions' is no list of objects"),
-        ({"completions": []}, "there are 'completions' but no 'prompt'"),
-        ({"prompt": "q", "chosen": "a"}, r"no ranking \(found: prompt, chosen\)"),
+        ({"prompt": "q", "completions": ["a", 3]}, "'completions' is no list of objects"),
+        ({"prompt": "q", "completions": ["a", "b"]}, "'completions' holds texts and nothing ranks them"),
+        ({"completions": []}, "there is 'completions' but no 'prompt'"),
+        ({"prompt": "q", "chosen": "a"}, r"no ranking \(found: prompt, chosen\): give chosen and rejected"),
         (
             {"prompt": "q", "chosen": "a", "rejected": PROMPT + " b"},
             "one of 'chosen' and 'rejected' is a conv",
         ),
-        ({"chosen": "a", "rejected": "b"}, "does not end in a turn of the assistant"),
-        ({**ranked(("a", 1), ("b", 2)), "labeler": 7}, "'labeler' holds a number"),
+        ({"chosen": "a", "rejected": "b"}, "there are answers and no prompt: give it, or name its column"),
+        ({**ranked(("a", 1), ("b", 2)), "labeler": 7.5}, "'labeler' holds a number"),
     ],
 )
 def test_a_bad_row_is_named_once(jsonl, row, sentence):
@@ -90,10 +104,10 @@ def test_a_bad_row_is_named_once(jsonl, row, sentence):
 
 def test_empty_answers_are_dropped_only_on_request_and_said(jsonl, caplog):
     source = jsonl(ranked(("a", 1), ("", 2)), ranked(("a", 1), ("b", 2)))
-    assert len(read_rankings(source, empty="drop")) == 1
-    assert "dropped 1 of 2 rows" in caplog.text
-    with pytest.raises(InputError, match="all answers tie"):  # dropping empty answers drops nothing else
-        read_rankings(jsonl(ranked(("a", 1), ("b", 1))), empty="drop")
+    assert len(read_rankings(source, unusable="drop")) == 1
+    assert "dropped 1 of 2 rows: 1 with an empty answer" in caplog.text
+    with pytest.raises(InputError, match=r"none is left: .*all answers tie"):
+        read_rankings(jsonl(ranked(("a", 1), ("b", 1))), unusable="drop")
 
 
 def test_slots(tokenizer):
@@ -124,19 +138,20 @@ def test_too_many_answers_and_too_short_a_context(tokenizer):
 
 def test_hh_rlhf(real_data, caplog):
     source = str(real_data / "hh-rlhf/harmless-base.jsonl.gz")
-    rankings = read_rankings(source, empty="drop")
+    rankings = read_rankings(source, unusable="drop")
     assert len(rankings) == 1878 - 4
     assert "dropped 4 of 1878 rows" in caplog.text
     with gzip.open(source, "rt") as lines:
         pairs = [json.loads(line) for line in lines]
     parted = [i for i, pair in enumerate(pairs) if len({text.rpartition(ASSISTANT)[0] for text in pair.values()}) == 2]
     assert len(parted) == 3
-    run_on = [ranking for ranking in rankings if any(ASSISTANT in answer for answer in ranking.answers)]
+    run_on = [ranking for ranking in rankings if any(isinstance(answer, Messages) for answer in ranking.answers)]
     assert len(run_on) == 3
     for ranking, pair in zip(run_on, (pairs[i] for i in parted), strict=True):
-        for answer, text in zip(ranking.answers, (pair["chosen"], pair["rejected"]), strict=True):
-            assert text.removeprefix(ranking.prompt).strip() == answer  # all that was compared is there
+        for said, text in zip(ranking.answers, (pair["chosen"], pair["rejected"]), strict=True):
             assert text.startswith(ranking.prompt)
+            rest = text.removeprefix(ranking.prompt).strip()  # all that was compared is there
+            assert said == (rest if isinstance(said, str) else Messages(parse_transcript(f"{ASSISTANT} {rest}")))
     assert all(r.prompt.endswith("\n\nAssistant:") and r.ranks == (1, 2) for r in rankings)
 
 

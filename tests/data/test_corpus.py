@@ -33,9 +33,9 @@ def test_no_documents_are_less_than_a_row(tokenizer):
 
 def test_documents_are_the_text_fields(jsonl):
     assert list(text_documents(read_rows(jsonl({"text": "a", "title": "b"}, {"text": ""})))) == ["a", ""]
-    with pytest.raises(InputError, match=r"rows.jsonl, line 2: the key 'text' is missing \(found: body\)"):
+    with pytest.raises(InputError, match=r"rows.jsonl, line 2: there is no 'text' \(found: body\)"):
         list(text_documents(read_rows(jsonl({"text": "a"}, {"body": "b"}))))
-    with pytest.raises(InputError, match=r"rows.jsonl, line 1: 'text' holds a number: make it a string"):
+    with pytest.raises(InputError, match=r"rows.jsonl, line 1: 'text' holds 3: make it a string"):
         list(text_documents(read_rows(jsonl({"text": 3}))))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlhf_jax.data import Demonstration, encode_demonstrations, exchange_answers, fits, read_demonstrations
+from rlhf_jax.data import Demonstration, Messages, encode_demonstrations, exchange_answers, fits, read_demonstrations
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
 
@@ -31,25 +31,32 @@ EXPECTED = Demonstration(PROMPT, "A pear.")
     ],
 )
 def test_every_shape_of_row(jsonl, row):
-    assert read_demonstrations(jsonl(row)) == [EXPECTED]
+    """Of texts and transcripts the prompt is a transcript, of messages the messages."""
+    ((prompt, answer, user),) = read_demonstrations(jsonl(row))
+    of_texts = isinstance(row.get("prompt", row.get("chosen")), str) and not isinstance(row.get("chosen"), list)
+    assert prompt in ([PROMPT] if of_texts else [PROMPT, Messages([QUESTION])])
+    assert isinstance(prompt, str) == (of_texts or row.get("chosen") == [ANSWER])
+    assert (answer, user) == ("A pear.", "")
 
 
 def test_only_the_last_turn_is_the_answer(jsonl):
     rows = read_demonstrations(jsonl({"messages": [QUESTION, ANSWER, QUESTION, {**ANSWER, "content": "A fig."}]}))
-    assert rows == [Demonstration(f"{PROMPT} A pear.{PROMPT}", "A fig.")]
+    assert rows == [Demonstration(Messages([QUESTION, ANSWER, QUESTION]), "A fig.")]
 
 
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
         ({"prompt": "a", "completion": " <|endoftext|>"}, "the answer is empty: write one"),
-        ({"messages": [QUESTION]}, "does not end in a turn of the assistant"),
-        ({"prompt": "a"}, r"no demonstration \(found: prompt\)"),
+        ({"messages": [QUESTION]}, "and not in a turn of the assistant: add the answer"),
+        ({"prompt": "a"}, r"no answer \(found: prompt\): give prompt and completion"),
+        ({"prompt": "a", "completion": None}, r"no answer \(found: prompt\)"),
+        ({"prompt": None, "completion": "a"}, "'prompt' is null"),
         ({"prompt": "a", "answer": "b", "response": "c"}, "two answers, 'answer' and 'response'"),
         ({"answer": "b"}, "there is 'answer' but no 'prompt'"),
         ({"prompt": "", "answer": "b"}, "the prompt is empty"),
-        ({"prompt": "a", "answer": 3}, "an answer is neither a string nor one message"),
-        ({"messages": "plain"}, "does not end in a turn of the assistant"),
+        ({"prompt": "a", "answer": 3}, "an answer is 3, neither a string nor messages"),
+        ({"messages": "plain"}, "'messages' holds 'plain', which is no conversation"),
         ({"messages": 3}, "neither a transcript nor a list of messages"),
         ({"messages": [3]}, "message 1 is no object"),
     ],
@@ -59,11 +66,16 @@ def test_a_bad_row_is_named(jsonl, row, sentence):
         read_demonstrations(jsonl({"prompt": "a", "answer": "b"}, row))
 
 
-def test_empty_answers_are_dropped_only_on_request_and_said(jsonl, caplog):
-    source = jsonl({"prompt": "a", "answer": "b"}, {"prompt": "a", "answer": " "})
-    assert len(read_demonstrations(source, empty="drop")) == 1
-    assert "dropped 1 of 2 rows, whose answer is empty; the first is" in caplog.text
-    assert "rows.jsonl, line 2" in caplog.text
+def test_unusable_rows_are_dropped_only_on_request_and_counted_by_reason(jsonl, caplog):
+    bad = [{"prompt": "a", "answer": " "}, {"prompt": " ", "answer": "b"}, {"prompt": "c", "answer": ""}]
+    source = jsonl({"prompt": "a", "answer": "b"}, *bad)
+    assert read_demonstrations(source, unusable="drop") == [Demonstration("\n\nHuman: a\n\nAssistant:", "b")]
+    reasons = "2 whose answer is empty (the first is {0}, line 2), 1 whose prompt is empty (the first is {0}, line 3)"
+    assert f"{source}: dropped 3 of 4 rows: {reasons.format(source)}" in caplog.text
+    with pytest.raises(InputError, match=r"dropped 1 of 1 rows: 1 whose answer is empty .*; none is left: .*write one"):
+        read_demonstrations(jsonl(bad[0]), unusable="drop")
+    with pytest.raises(InputError, match="line 2: there are two answers"):  # what is unclear is not dropped
+        read_demonstrations(jsonl(bad[0], {"prompt": "a", "answer": "b", "response": "c"}), unusable="drop")
 
 
 def test_only_the_answer_and_its_eos_are_predicted(tokenizer):
@@ -93,7 +105,7 @@ def test_hh_rlhf(real_data, caplog):
     source = str(real_data / "hh-rlhf/harmless-base.jsonl.gz")
     with pytest.raises(InputError, match="line 69: the answer is empty"):
         read_demonstrations(source)
-    assert len(read_demonstrations(source, empty="drop")) == 1878 - 4
+    assert len(read_demonstrations(source, unusable="drop")) == 1878 - 4
     assert "dropped 4 of 1878 rows" in caplog.text
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.data import (
+    Messages,
     Prompt,
     drop_shared_prefixes,
     encode_prompts,
@@ -32,7 +33,18 @@ ANSWER = {"role": "assistant", "content": "A pear."}
     ],
 )
 def test_every_shape_of_row(jsonl, row):
-    assert read_prompts(jsonl(row)) == [Prompt(PROMPT)]
+    (prompt,) = read_prompts(jsonl(row))
+    of_messages = any(isinstance(row.get(key), list) for key in ("prompt", "messages", "chosen"))
+    assert prompt.conversation == (Messages([QUESTION]) if of_messages else PROMPT)
+    assert prompt.text == PROMPT
+    assert prompt.columns == {key: row[key] for key in ("completion", "completions") if key in row}
+
+
+def test_what_the_prompt_was_not_made_of_are_its_columns(jsonl):
+    row = {"question": "2 + 2?", "answer": "#### 4", "user": "u", "category": "sums", "tests": [{"f": None}], "n": 3}
+    (prompt,) = read_prompts(jsonl(row))
+    assert prompt.columns == {"answer": "#### 4", "tests": [{"f": None}], "n": 3}
+    assert (prompt.text, prompt.category, prompt.user) == ("\n\nHuman: 2 + 2?\n\nAssistant:", "sums", "u")
 
 
 LATER = PROMPT + " A pear.\n\nHuman: Another.\n\nAssistant:"
@@ -51,7 +63,8 @@ LATER = PROMPT + " A pear.\n\nHuman: Another.\n\nAssistant:"
 def test_whole_conversations_hold_their_own_prompt_in_all_readers(jsonl, row, prompt):
     """Beside a `prompt` column that says something else; else one file would have two texts for a row."""
     path = jsonl({"prompt": "a title", **row})
-    assert [p.text for p in read_prompts(path)] == [d.prompt for d in read_demonstrations(path)] == [prompt]
+    assert [p.text for p in read_prompts(path)] == [prompt]
+    assert [p.conversation for p in read_prompts(path)] == [d.prompt for d in read_demonstrations(path)]
     if "rejected" in row:
         assert [r.prompt for r in read_rankings(path)] == [prompt]
 
@@ -70,7 +83,7 @@ def test_category_and_user(jsonl):
         ({"text": "a"}, r"no prompt \(found: text\): give prompt"),
         ({"messages": []}, "the list of messages is empty"),
         ({"prompt": "a", "user": 1.5}, "'user' holds a number: make it a string"),
-        ({"prompt": "a", "category": ["b"]}, "'category' holds a list: make it a string"),
+        ({"prompt": "a", "category": ["b"]}, r"'category' holds \['b'\]: make it a string"),
     ],
 )
 def test_a_bad_row_is_named(jsonl, row, sentence):

@@ -23,8 +23,14 @@ CSV = 'prompt,answer\n"a\nb",é 😀\n"say ""c"", d",e\n'
     [
         (".jsonl", JSONL, ["line 1", "line 2"]),
         (".jsonl", "\ufeff" + JSONL.replace("\n", "\n\n"), ["line 1", "line 3"]),
+        (".jsonl", JSONL.replace("\n", "\r\n"), ["line 1", "line 2"]),
+        (".ndjson", JSONL, ["line 1", "line 2"]),
+        (".jsonl", "\ufeff\n " + json.dumps(ROWS, indent=1), ["item 1", "item 2"]),
         (".json", json.dumps(ROWS, indent=1), ["item 1", "item 2"]),
         (".csv", CSV, ["line 3", "line 4"]),
+        (".csv", CSV.replace("\n", "\r\n").replace("a\r\n", "a\n"), ["line 3", "line 4"]),
+        (".csv", 'prompt;answer\n"a\nb";é 😀\n"say ""c"", d";e\n', ["line 3", "line 4"]),
+        (".tsv", CSV.replace(',"', "\0").replace(",", "\t").replace("\t d", ", d"), ["line 3", "line 4"]),
     ],
 )
 def test_a_file_gives_its_rows_and_their_places(tmp_path, ending, content, places, packing):
@@ -49,7 +55,9 @@ def test_a_text_file_is_one_row(tmp_path, name):
     path = tmp_path / name
     with {"gz": gzip.open, "xz": lzma.open}.get(name[-2:], open)(path, "wb") as file:
         file.write(b"one\n\ntwo\r\n")
-    assert [row.fields for row in read_rows(str(path))] == [{"text": "one\n\ntwo\r\n"}]
+    assert [row.fields for row in read_rows(str(path))] == [
+        {"text": "one\n\ntwo\n"}
+    ]  # as Python's text files end lines
 
 
 def test_lines_are_read_one_at_a_time(tmp_path):
@@ -88,7 +96,8 @@ def test_variables_and_the_home_folder_are_expanded(tmp_path, monkeypatch):
         ("a.csv", b"a,a\n1,2\n", "a.csv, line 1: two columns have one name"),
         ("a.csv", b"a,b\n\xff,2\n", "a.csv is not UTF-8"),
         ("a.txt", b"", "a.txt holds no rows"),
-        ("a.tsv", b"a\tb\n", "a.tsv: unknown ending: use one of .jsonl"),
+        ("a.ods", b"a\tb\n", "a.ods: unknown ending: use one of .jsonl, .ndjson"),
+        ("a.tsv", b"a\tb\n", "a.tsv holds no rows"),
         ("a.parquet", b"PAR1", "a.parquet is no whole parquet file"),
         ("a.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)[:-9], "a.jsonl.gz is truncated"),
         ("a.json.xz", lzma.compress(JSONL.encode())[:-9], "a.json.xz is truncated"),
@@ -118,6 +127,52 @@ def test_a_hub_name_goes_to_datasets_with_its_split(monkeypatch):
     assert [row.where for row in read_rows("owner/name:test")] == [f"owner/name:test, row {i}" for i in (1, 2)]
     list(read_rows("owner/name", "valid"))
     assert asked == [("owner/name", "train"), ("owner/name", "test"), ("owner/name", "valid")]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owner/name[main]", ("owner/name", "train", {"name": "main"})),
+        ("owner/name[main]:test", ("owner/name", "test", {"name": "main"})),
+        ("owner/name[data_dir=a/b]:test[:10]", ("owner/name", "test[:10]", {"data_dir": "a/b"})),
+        ("owner/name[de, revision=6fb0a1e]", ("owner/name", "train", {"name": "de", "revision": "6fb0a1e"})),
+    ],
+)
+def test_a_configuration_a_folder_and_a_commit_are_named_in_brackets(monkeypatch, name, expected):
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda path, split, **which: asked.append((path, split, which)) or ROWS
+    )
+    list(read_rows(name))
+    assert asked == [expected]
+    with pytest.raises(InputError, match=r"owner/name\[dir=a\]: unknown 'dir': name a configuration, data_dir="):
+        list(read_rows("owner/name[dir=a]"))
+
+
+CARD = """---
+configs:
+- {config_name: one, data_files: [{split: train, path: one.jsonl}, {split: test, path: two.jsonl}]}
+- {config_name: two, data_files: two.jsonl}
+---
+"""
+
+
+def test_a_local_folder_has_configurations_folders_and_splits_as_one_of_the_hub_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    (folder / "one.jsonl").write_text(JSONL.splitlines()[0])
+    (folder / "two.jsonl").write_text(JSONL.splitlines()[1])
+    other = tmp_path / "other" / "deep"
+    other.mkdir(parents=True)
+    (other / "train.jsonl").write_text(JSONL)
+    assert [row.fields for row in read_rows(f"{folder}[one]")] == ROWS[:1]
+    assert [row.fields for row in read_rows(f"{folder}[one]:test")] == ROWS[1:]
+    assert [row.fields for row in read_rows(f"{folder}[two]")] == ROWS[1:]
+    assert [row.fields for row in read_rows(f"{other.parent}[data_dir=deep]")] == ROWS
+    with pytest.raises(InputError, match=r"set\[three\] is no folder with a split 'train' .*three"):
+        list(read_rows(f"{folder}[three]"))
 
 
 def test_a_hub_name_out_of_reach_is_said(monkeypatch):

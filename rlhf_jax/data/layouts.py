@@ -1,0 +1,549 @@
+"""The layouts that data sets are published in: each row becomes one example, whatever its columns are called.
+
+Demonstrations, rankings and prompts are all taken from that example, so that they know a row by one and the same prompt.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.dialogue import (
+    HUMAN,
+    Answer,
+    Conversation,
+    Message,
+    Messages,
+    UnusableRowError,
+    is_transcript,
+    parse_transcript,
+    prompt_text,
+)
+from rlhf_jax.data.paths import ABSENT, all_of, at, conditions, names_in, number_of, required, truth_of
+from rlhf_jax.data.sources import Row, name_of
+from rlhf_jax.data.turns import (
+    answer_of,
+    begun,
+    conversation_of,
+    ends_in_answer,
+    is_whole,
+    messages_in,
+    messages_or_text,
+    plain,
+    split_last,
+    split_shared,
+    with_words,
+)
+from rlhf_jax.errors import InputError, shortened
+
+CONVERSATIONS = ("messages", "conversations", "conversation")
+QUESTIONS = ("instruction", "question", "query", "problem")
+SUPPLEMENTS = ("input", "context")  # what a question is about, and part of the prompt
+ANSWERS = ("completion", "answer", "response", "output", "solution")
+SEVERAL = ("completions", "answers", "responses")
+TEXTS = ("text", "response", "answer", "content", "output")  # of one of several answers
+SCORES = (
+    "fine-grained_score",
+    "overall_score",
+    "score",
+    "rating",
+)  # of one of several answers, the largest is the best
+SYSTEMS = ("system", "system_prompt")
+JUDGEMENTS = (  # columns that may say of an answer that it is bad
+    *("label", "labels", "rating", "score", "overall_score", "rank", "stars", "reward", "helpfulness", "quality"),
+    *("correct", "is_correct", "is_safe"),
+)
+ANSWERS_ARE = (
+    "messages",
+    "answer",
+    "answers",
+    "chosen",
+)  # names of a layout, of which one says what a row's answers are
+PAIR_SCORES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating", "{}-score")  # of chosen and rejected
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a row has what, for what is published under no known name. What is named is read from there and nowhere else.
+
+    Names are dotted paths: "meta.author", "answers.0.text", and through lists "completions.response"; with commas between
+    them where each of several answers has a column of its own.
+    """
+
+    prompt: str = ""  # a text, or messages; here and below "" is what the known layouts have
+    messages: str = ""  # a whole conversation, whose last turn is the answer
+    answer: str = ""  # the one answer
+    answers: str = ""  # several answers, with ranks, scores or best
+    chosen: str = ""  # the better of two answers, or conversations
+    rejected: str = ""  # the worse
+    ranks: str = ""  # of the answers, the smallest is the best
+    scores: str = ""  # of the answers, the largest is the best; "-x" is x with the other sign
+    best: str = ""  # which of the answers is the best, the first being 0
+    label: str = ""  # true where the one answer was liked
+    system: str = ""  # the system message
+    history: str = ""  # the turns before the prompt, in pairs or messages
+    category: str = ""  # of the prompt
+    user: str = ""  # who typed the prompt
+    labeler: str = ""  # who compared the answers
+    split: str = ""  # the part that a row belongs to: train, valid (validation, dev, val) or test
+    drop: str = ""  # rows to leave out, as "language != en or score < 3"; and binds more than or
+    ignore: str = ""  # columns that say nothing of prompt and answers, as "label, rating"
+
+    def check(self) -> None:
+        """InputError: two names for one thing, one that needs another, a condition that cannot be read."""
+        given = {name for name in self.__dataclass_fields__ if getattr(self, name)}
+        for one, other in (("prompt", "messages"), ("ranks", "scores"), *itertools.combinations(ANSWERS_ARE, 2)):
+            if {one, other} <= given:
+                raise InputError(f"the layout names both {one!r} and {other!r}: name one of them")
+        for name, needed in (("rejected", "chosen"), ("ranks", "answers"), ("best", "answers")):
+            if name in given and needed not in given:
+                raise InputError(f"the layout names {name!r} and no {needed!r}: name both")
+        if "scores" in given and not given & {"answer", "answers"}:
+            raise InputError("the layout names 'scores' and neither 'answer' nor 'answers': name one of them")
+        conditions(self.drop)
+
+    def says_nothing(self) -> set[str]:
+        """The columns that are not looked at for what they may say of the answers, or that rows are dropped by."""
+        return {*names_in(self.ignore), *(path for each in conditions(self.drop) for path, _, _ in each)}
+
+
+# Answers, their ranks, and why nothing can be learned from them.
+Answered = tuple[tuple[Answer, ...], tuple[int, ...], InputError | None]
+
+
+class Example(NamedTuple):
+    """What a row says."""
+
+    prompt: Conversation
+    answers: tuple[Answer, ...]
+    ranks: tuple[int, ...]  # of the answers, 1 is best, equal ranks are ties; () where nothing compares them
+    liked: bool | None  # what a label says of the one answer
+    score: float | None  # or a score that the layout names
+    problem: InputError | None  # why nothing can be learned from the answers, or from their absence
+    category: str
+    user: str
+    labeler: str
+    columns: dict[str, Any]  # all that the prompt was not made of, as JSON has it
+
+
+def example(row: Row, layout: Layout = Layout()) -> Example:
+    """The row as prompt and answers.
+
+    InputError: a layout that is neither known nor named, or that another column makes unclear; broken dialogue.
+    UnusableRowError: the prompt is empty or ends in an answer, a message has no content, half a character.
+    """
+    try:
+        json.dumps(row.fields, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise UnusableRowError(
+            "it holds half a character (a lone surrogate): remove it", "with half a character"
+        ) from None
+    return _Reader(row, layout).example()
+
+
+class _Reader:
+    """One row, what the layout says of it, and which of its columns have become the prompt."""
+
+    def __init__(self, row: Row, layout: Layout):
+        self.row, self.layout = row, layout
+        self.fields = {key: value for key, value in row.fields.items() if value is not None}
+        self.used: set[str] = set()
+
+    def example(self) -> Example:
+        prompt, answers, ranks, problem = self.content()
+        if problem is None:
+            problem = self.doubt(len(answers))
+        liked = score = None
+        try:
+            if problem is None:
+                liked, score = self.verdict(answers, ranks)
+        except InputError as error:  # of which a prompt knows nothing
+            problem = error
+        category, user, labeler = (self.name(name) for name in ("category", "user", "labeler"))
+        columns = {key: plain(value) for key, value in self.row.fields.items() if key not in self.used}
+        return Example(prompt, answers, ranks, liked, score, problem, category, user, labeler, columns)
+
+    def content(self) -> tuple[Conversation, tuple[Answer, ...], tuple[int, ...], InputError | None]:
+        """Prompt, answers, their ranks, and what is missing."""
+        named = {name for name in ANSWERS_ARE if getattr(self.layout, name)}
+        # What the layout names is read from there: then the names that are known mean nothing.
+        known = {} if named else self.fields
+        several, conversation = (next((key for key in keys if key in known), "") for keys in (SEVERAL, CONVERSATIONS))
+        single = [key for key in ANSWERS if key in known]
+        if "chosen" in named or known.get("chosen", []) != []:
+            return self.compared()
+        beside = (single or several) and "prompt" in self.fields
+        if "messages" in named or (conversation and not (beside or self.layout.prompt)):
+            return self.conversation(conversation)
+        prompt = self.prompt()
+        if "answers" in named or (several and not single):
+            return prompt, *self.tried(lambda: self.several(several))
+        return prompt, *self.tried(lambda: self.single(single))
+
+    def single(self, keys: list[str]) -> Answered:
+        """Of the one answer that the layout names, or that there is under the known names."""
+        if self.layout.answer:
+            return (answer_of(required(self.row.fields, self.layout.answer)),), (), None
+        if len(keys) > 1:
+            raise InputError(
+                f"there are two answers, {keys[0]!r} and {keys[1]!r}: keep one, or name it, answer = {keys[0]!r} in "
+                "[files.layout]"
+            )
+        if not keys and "user" in self.used:
+            keys = ["assistant"]
+        if not keys:
+            raise UnusableRowError(
+                f"no answer (found: {', '.join(self.fields)}): give prompt and completion, messages, or chosen, for a "
+                "ranking chosen and rejected, or prompt and completions, or name their columns in [files.layout], as in "
+                "answers = 'a, b'",
+                "without an answer",
+            )
+        return (answer_of(self.fields[keys[0]]),), (), None
+
+    def tried(self, answers: Callable[[], Answered]) -> Answered:
+        """The answers, or what is wrong with them, of which a prompt that stands beside them knows nothing."""
+        try:
+            return answers()
+        except InputError as error:
+            return (), (), error
+
+    def longest(self) -> str:
+        """The column that looks most like a prompt, for an example in a sentence."""
+        return max(
+            self.fields,
+            key=lambda key: len(str(self.fields[key])) * isinstance(self.fields[key], (str, list)),
+            default="q",
+        )
+
+    # The prompt.
+
+    def take(self, name: str, known: Sequence[str]) -> Any:
+        """What stands where the layout says, or else under the first of the known names; None: nothing."""
+        path = getattr(self.layout, name)
+        key = path or next((key for key in known if key in self.fields and key not in self.used), "")
+        if not key:
+            return None
+        self.used.add(key)
+        found = at(self.fields, key)
+        return None if found is ABSENT else found
+
+    def prompt(self) -> Conversation:
+        """The prompt of a row that has it beside its answers."""
+        asked = conversation_of(self.prompt_column())
+        found = begun(self.system, self.history, asked)
+        if isinstance(found, Messages) and ends_in_answer(found):
+            raise UnusableRowError(
+                "the prompt ends in an answer: end it with a turn of the user", "whose prompt ends in an answer"
+            )
+        return with_words(found)
+
+    def prompt_column(self) -> Any:
+        if self.layout.prompt:
+            self.used.add(self.layout.prompt)
+            return required(self.row.fields, self.layout.prompt)
+        more = [key for key in SUPPLEMENTS if self.fields.get(key) not in (None, "")]
+        if "prompt" in self.fields:
+            if more:
+                raise InputError(
+                    f"there is {more[0]!r} beside 'prompt': name what the prompt is, prompt = 'prompt' in [files.layout]"
+                )
+            self.used.add("prompt")
+            return self.no_object("prompt")
+        keys = [key for key in QUESTIONS if key in self.fields]
+        if len(keys) > 1:
+            raise InputError(
+                f"there are two prompts, {keys[0]!r} and {keys[1]!r}: name one, prompt = {keys[0]!r} in [files.layout]"
+            )
+        if not keys and {"user", "assistant"} <= self.fields.keys():
+            self.used.add("user")
+            return self.fields["user"]
+        keys += [key for key in ("input",) if not keys and key in self.fields]
+        if not keys:
+            absent = ("prompt", *QUESTIONS, "input", *CONVERSATIONS, "chosen")
+            if null := next((key for key in absent if key in self.row.fields), ""):
+                raise UnusableRowError(f"{null!r} is null: give it a value", f"whose {null!r} is null")
+            answer = next((key for key in (*ANSWERS, *SEVERAL) if key in self.fields), None)
+            if answer:
+                raise InputError(f"there is {answer!r} but no 'prompt': add it, or name its column in [files.layout]")
+            found = ", ".join(self.fields) or "nothing"
+            raise InputError(
+                f"no prompt (found: {found}): give prompt, messages, or chosen, or name its column in [files.layout], "
+                f"as in prompt = {self.longest()!r}"
+            )
+        parts = [self.fields[key] for key in dict.fromkeys([*keys, *more])]
+        self.used |= {*keys, *more, *(key for key in SUPPLEMENTS if key in self.fields)}
+        if len(parts) == 1:
+            return self.no_object(keys[0])
+        if not all(isinstance(part, str) for part in parts):
+            raise InputError(
+                f"{keys[0]!r} and {more[0]!r} are no two texts: name one, prompt = {keys[0]!r} in [files.layout]"
+            )
+        return "\n\n".join(part.strip() for part in parts if part.strip())
+
+    def no_object(self, key: str) -> Any:
+        """What the column holds. InputError: an object that is no message."""
+        value = self.fields[key]
+        if isinstance(value, dict) and "content" not in value:
+            texts = {name: len(text) for name, text in value.items() if isinstance(text, str)}
+            inner = max(texts, key=lambda name: texts[name], default="text")
+            raise InputError(
+                f"{key!r} holds an object: name the text in it, as in prompt = '{key}.{inner}' in [files.layout]"
+            )
+        return value
+
+    @cached_property
+    def system(self) -> str:
+        value = self.take("system", SYSTEMS)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"the system message is {shortened(value)}: make it a string, or name its column's place")
+        return (value or "").strip()
+
+    @cached_property
+    def history(self) -> list[Message]:
+        value = self.take("history", ("history",))
+        if value in (None, "", []):
+            return []
+        if isinstance(value, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in value):
+            value = [words for turn in value for words in turn]
+        elif not (isinstance(value, list) and all(isinstance(turn, dict) for turn in value)):
+            raise InputError(
+                f"the history is {shortened(value)}: make it pairs of a question and its answer, or messages; or, if it "
+                "is the prompt itself, say prompt = 'history' in [files.layout]"
+            )
+        return list(messages_in(value))
+
+    # Whole conversations.
+
+    def whole(self, value: Any) -> Conversation:
+        """A whole conversation after the row's system message."""
+        found = conversation_of(value)
+        if self.history:
+            raise InputError("there is a 'history' beside a whole conversation: keep one of them")
+        if isinstance(found, Messages):
+            return begun(self.system, [], found)
+        if not self.system or found.startswith(self.system):
+            return found
+        if not found.startswith(HUMAN):
+            raise InputError("there are two system messages, in the transcript and beside it: keep one")
+        return self.system + found
+
+    def conversation(self, key: str) -> tuple[Conversation, tuple[Answer, ...], tuple[int, ...], InputError | None]:
+        path = self.layout.messages or key
+        self.used |= {path, "prompt"}
+        found = self.whole(required(self.row.fields, path))
+        if isinstance(found, str) and not is_transcript(found):
+            raise InputError(f"{path!r} holds {shortened(found)}, which is no conversation: give it turns")
+        if ends_in_answer(found):
+            prompt, answer = split_last(found)
+            return with_words(prompt), (answer,), (), None
+        problem = UnusableRowError(
+            f"the conversation ends in {shortened(found[-1] if isinstance(found, Messages) else found[-60:])} and not in a "
+            "turn of the assistant: add the answer, or leave such rows out with unusable = 'drop'",
+            "that do not end in a turn of the assistant",
+        )
+        return with_words(found if isinstance(found, Messages) else prompt_text(found)), (), (), problem
+
+    def compared(self) -> tuple[Conversation, tuple[Answer, ...], tuple[int, ...], InputError | None]:
+        """Of chosen and rejected, answers or whole conversations."""
+        chosen = required(self.row.fields, self.layout.chosen or "chosen")
+        path = self.layout.rejected if self.layout.chosen else "rejected"
+        rejected = at(self.fields, path) if path else ABSENT
+        rejected = None if rejected is ABSENT or rejected == [] else rejected
+        has_prompt = self.layout.prompt or {"prompt", *QUESTIONS, "input"} & self.fields.keys()
+        both = [messages_or_text(value) for value in (chosen, rejected) if value is not None]
+        whole = [is_whole(value) for value in both]
+        if any(whole) and not all(whole) and has_prompt:
+            raise InputError("one of 'chosen' and 'rejected' is a conversation, the other an answer: make them alike")
+        _, ranks, problem = self.tried(lambda: ((), self.pair_ranks(both), None))
+        if has_prompt and not any(whole):
+            return self.prompt(), *self.tried(lambda: (tuple(map(answer_of, both)), ranks, problem))
+        self.used |= {self.layout.chosen or "chosen", path}
+        for value in both:
+            if isinstance(value, str) and not is_transcript(value):
+                raise InputError(
+                    "there are answers and no prompt: give it, or name its column in [files.layout], as in "
+                    "prompt = 'question' (a beginning that two texts share is none: where it ends nobody says)"
+                )
+        both = self.with_prompt_column([self.whole(value) for value in both])
+        if len(both) == 1:
+            prompt, answer = split_last(both[0])
+            return with_words(prompt), (answer,), (), problem
+        prompt, *answers = split_shared(*both)
+        return with_words(prompt), tuple(answers), ranks, problem
+
+    def with_prompt_column(self, both: list[Conversation]) -> list[Conversation]:
+        """The conversations as they are, with the system message of a prompt column of messages. Of a title beside them
+        nothing is taken, nor of the first turn, which is theirs already. InputError: a prompt that does not begin them."""
+        path = self.layout.prompt or "prompt"
+        self.used.add(path)
+        found = messages_or_text(at(self.fields, path))
+        if not isinstance(found, list):
+            return both
+        given = messages_in(found)
+        said = [message for message in given if message["role"] not in ("system", "developer")]
+        for i, value in enumerate(both):
+            own = value if isinstance(value, Messages) else parse_transcript(value)
+            if [m for m in own if m["role"] not in ("system", "developer")][: len(said)] != said:
+                raise InputError("the prompt is not how 'chosen' and 'rejected' begin: keep one of them")
+            if len(given) > len(said) and own[0]["role"] not in ("system", "developer"):
+                both[i] = Messages([*given[: len(given) - len(said)], *own])
+        return both
+
+    def pair_ranks(self, both: list[Any]) -> tuple[int, ...]:
+        """The ranks of chosen and rejected, by the scores beside them, where there are any; () of one without the other.
+        UnusableRowError: the rejected one is rated higher."""
+        if len(both) < 2:
+            return ()
+        ignored, scores = self.layout.says_nothing(), []
+        for form in PAIR_SCORES:
+            keys = [form.format(side) for side in ("chosen", "rejected")]
+            if self.fields.keys() >= set(keys) and ignored.isdisjoint(keys):
+                scores.append([number_of(self.fields[key], key) for key in keys])
+        rating = self.fields.get("rating")
+        if isinstance(rating, list) and len(rating) == 2 and "rating" not in ignored:
+            # As Distilabel has it: of the generations, which need not be in the order of chosen and rejected.
+            numbers = [number_of(value, "rating") for value in rating]
+            scores.append(numbers[::-1] if both == (self.fields.get("generations") or both)[::-1] else numbers)
+        for better, worse in scores:
+            if better < worse:
+                raise UnusableRowError(
+                    f"the rejected answer is rated higher ({worse:g}) than the chosen one ({better:g}): exchange them, or "
+                    "say in [files.layout] which columns to ignore",
+                    "whose rejected answer is rated higher than the chosen one",
+                )
+        tied = bool(scores) and all(better == worse for better, worse in scores)
+        return (1, 1) if tied else (1, 2)
+
+    # Several answers.
+
+    def several(self, key: str) -> Answered:
+        """Of the columns that the layout names, or of the list under `key`, of texts or of objects with ranks or scores."""
+        c = self.layout
+        if not c.answers:
+            return self.listed(key)
+        answers = tuple(answer_of(value) for value in all_of(self.row.fields, c.answers, "answers"))
+        if c.best:
+            best = number_of(required(self.row.fields, c.best), c.best)
+            if best not in range(len(answers)):
+                sentence = f"{c.best!r} says {best:g} and there are {len(answers)} answers: give 0 for the first"
+                raise UnusableRowError(sentence, "that do not say which answer is the best")
+            return answers, tuple(1 if i == best else 2 for i in range(len(answers))), None
+        if c.ranks or c.scores:
+            numbers = [
+                number_of(value, c.ranks or c.scores)
+                for value in all_of(self.row.fields, c.ranks or c.scores, "scores")
+            ]
+            if len(numbers) != len(answers):
+                raise InputError(f"there are {len(answers)} answers and {len(numbers)} numbers: let each have one")
+            return answers, ranked(numbers if c.ranks else [-number for number in numbers]), None
+        return (
+            answers,
+            (),
+            InputError("nothing says which answer is better: name ranks, scores or best in [files.layout]"),
+        )
+
+    def listed(self, key: str) -> Answered:
+        values = self.fields[key]
+        beside = next((name for name in ("ranks", "scores", "ratings") if name in self.fields), "")
+        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+            if not beside:
+                sentence = f"{key!r} holds texts and nothing ranks them: name ranks, scores or best in [files.layout]"
+                raise InputError(sentence)
+            numbers = [number_of(value, beside) for value in all_of(self.row.fields, beside, beside)]
+            if len(numbers) != len(values):
+                return (
+                    (),
+                    (),
+                    InputError(f"{key!r} has {len(values)} texts and {beside!r} {len(numbers)}: let them be as many"),
+                )
+            order = numbers if beside == "ranks" else [-number for number in numbers]
+            return tuple(value.strip() for value in values), ranked(order), None
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise InputError(f"{key!r} is no list of objects: give each completion a text and a rank")
+        text = next((name for name in TEXTS if values and name in values[0]), "text")
+        score = next((name for name in SCORES if values and all(v.get(name) is not None for v in values)), "")
+        for number, value in enumerate(values, 1):
+            if not isinstance(value.get(text), (str, list)):
+                raise InputError(f"completion {number} has no {text!r}: add it, as a string")
+            if value.get("rank") is None and not score:
+                raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
+        # Texts are taken as they are: in files of our own they are what a model wrote, which may look like anything.
+        answers = tuple(v[text].strip() if isinstance(v[text], str) else answer_of(v[text]) for v in values)
+        if values and values[0].get("rank") is None:
+            return answers, ranked([-number_of(value[score], score) for value in values]), None
+        return answers, tuple(whole_rank(v["rank"], f"completion {i}") for i, v in enumerate(values, 1)), None
+
+    # What is said of the answers.
+
+    def verdict(self, answers: tuple[Answer, ...], ranks: tuple[int, ...]) -> tuple[bool | None, float | None]:
+        """What a label or a score that the layout names says of the one answer."""
+        if len(answers) != 1 or ranks:
+            return None, None
+        known = (
+            isinstance(self.fields.get("label"), (bool, int, float, str)) and "label" not in self.layout.says_nothing()
+        )
+        path, liked = self.layout.label or ("label" if known and not self.layout.scores else ""), None
+        if path:
+            liked = truth_of(required(self.row.fields, path), path)
+        if not self.layout.scores:
+            return liked, None
+        (score,) = all_of(self.row.fields, self.layout.scores, "scores")
+        return liked, number_of(score, self.layout.scores)
+
+    def doubt(self, count: int) -> InputError | None:
+        """The refusal of answers beside which a column says that they are good or bad, where nothing says how to read it."""
+        c = self.layout
+        if c.label or c.scores or c.ranks or c.best:
+            return None
+        for key in JUDGEMENTS:
+            value = self.fields.get(key)
+            if value == "" or not isinstance(value, (bool, int, float, str)) or key in c.says_nothing():
+                continue
+            if count == 1 and key == "label" and truth_of(value) is not None:
+                continue
+            if count:
+                return InputError(
+                    f"there is {key!r} beside the answers, which may say that they are bad: drop rows by it in "
+                    f"[files.layout], as in drop = '{key} < 1', or to have rankings made by it name it and the answer, as in "
+                    f"answer = 'response' and scores = {key!r}, or say that it means nothing, ignore = {key!r}"
+                )
+        if count and self.fields.get("tools") not in (None, "", [], "[]") and "tools" not in c.says_nothing():
+            return InputError(
+                "there are 'tools' beside the conversation, which its template would not see: put them into the system "
+                "message, or read on without them, ignore = 'tools' in [files.layout]"
+            )
+        return None
+
+    def name(self, name: str) -> str:
+        """The category, the user or the labeler; "" where there is none, or "user" is what they said."""
+        if name in self.used:
+            return ""
+        value = self.take(name, () if name in self.layout.says_nothing() else (name,))
+        if isinstance(value, (dict, list)):
+            raise InputError(
+                f"{name!r} holds {shortened(value)}: make it a string, name its place in [files.layout], or say "
+                f"ignore = {name!r} there"
+            )
+        row = Row({name: value if value is not None else ""}, self.row.where)
+        return row.text(name) if name == "category" else name_of(row, name)
+
+
+def ranked(numbers: Sequence[float]) -> tuple[int, ...]:
+    """The ranks of numbers of which the smallest is the best: one more than there are better ones, so that equal ones tie."""
+    return tuple(1 + sum(other < number for other in numbers) for number in numbers)
+
+
+def whole_rank(rank: Any, what: str) -> int:
+    """The rank as Python's int, whichever integer it is, or a float that is one, as tables have them. InputError, which
+    begins with `what`: it is no whole number from 1 on."""
+    if isinstance(rank, (float, np.floating)) and float(rank).is_integer():
+        rank = int(rank)
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or rank < 1:
+        raise InputError(f"{what} has the rank {rank!r}: use whole numbers from 1 on")
+    if rank >= 2**31:
+        raise InputError(f"{what} has the rank {rank}: use numbers below 2,147,483,648, of 32 bits")
+    return int(rank)

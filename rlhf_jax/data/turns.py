@@ -1,0 +1,228 @@
+"""Conversations and answers as rows have them, in messages of several spellings, transcripts or JSON in a cell."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_jax.data.dialogue import (
+    ASSISTANT,
+    HUMAN,
+    Answer,
+    Conversation,
+    Message,
+    Messages,
+    UnusableRowError,
+    is_transcript,
+    parse_transcript,
+    prompt_text,
+    render,
+    split_last_answer,
+    split_shared_prompt,
+)
+from rlhf_jax.errors import InputError, shortened
+
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    **{role: role for role in ("user", "assistant", "system", "developer", "tool", "function", "ipython")},
+}
+# Python's repr of messages, as pandas writes a list into a cell; NumPy's has no commas, or "array(" before it.
+REPR = re.compile(r"""(?:array\()?\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:.*\].*""", re.DOTALL)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: dates, decimals and the like are their texts."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def messages_or_text(value: Any) -> Any:
+    """A text, a list of messages, or such a list written as JSON into a cell. InputError: Python's repr of one."""
+    if isinstance(value, dict) and {"role", "content"} <= value.keys():
+        return [value]
+    if not isinstance(value, str) or not REPR.fullmatch(value.strip()):
+        return value
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError:
+        raise InputError(
+            f"a text is Python's repr of messages, {shortened(value)}: write the file with "
+            "to_json(orient='records', lines=True), or the cell with json.dumps"
+        ) from None
+    return found if isinstance(found, list) else [found]
+
+
+def conversation_of(value: Any) -> Conversation:
+    """A text as it is, or messages. InputError: neither."""
+    value = messages_or_text(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return messages_in(value)
+    raise InputError(
+        f"a conversation is {shortened(value)}, neither a transcript nor a list of messages: make it one of them, or name "
+        "its place in [files.layout], as in prompt = 'prompt.text'"
+    )
+
+
+def messages_in(values: list[Any]) -> Messages:
+    """Messages as they were given, or made of ShareGPT's turns, pairs of input and output, or texts, the user's first."""
+    if not values:
+        raise InputError("the list of messages is empty: give one message at least")
+    found: list[Message] = []
+    for number, value in enumerate(values, 1):
+        if isinstance(value, str):
+            found.append({"role": "assistant" if len(found) % 2 else "user", "content": value})
+        elif isinstance(value, dict) and {"input", "output"} <= value.keys():
+            found += [{"role": "user", "content": value["input"]}, {"role": "assistant", "content": value["output"]}]
+        else:
+            found.append(_message(value, number))
+    for number, message in enumerate(found, 1):
+        _check_content(message, number)
+    return Messages(found)
+
+
+def _message(value: Any, number: int) -> Message:
+    names = ("from", "value") if isinstance(value, dict) and "from" in value else ("role", "content")
+    if not isinstance(value, dict) or names[0] not in value or (names[1] not in value and not value.get("tool_calls")):
+        raise InputError(f"message {number} is no object with 'role' and 'content': give it both")
+    role = value[names[0]]
+    if not isinstance(role, str) or role not in ROLES:
+        raise InputError(
+            f"message {number} has the role {role!r}: use 'user', 'assistant', 'system' or 'tool' (or ShareGPT's)"
+        )
+    # Tables fill up the keys that other messages have with null.
+    rest = {key: plain(inner) for key, inner in value.items() if key not in names and inner is not None}
+    return {"role": ROLES[role], "content": plain(value.get(names[1])), **rest}
+
+
+def _check_content(message: Message, number: int) -> None:
+    content = message["content"]
+    if content is None and not any(message.get(key) for key in ("tool_calls", "reasoning_content", "function_call")):
+        raise UnusableRowError(f"message {number} has no content: give it some", "with a message without content")
+    if content is not None and not isinstance(content, (str, list)):
+        raise InputError(f"message {number} has a content that is no string: make it one")
+
+
+def answer_of(value: Any) -> Answer:
+    """One turn's text, or messages of which the first and the last are the assistant's. InputError: neither."""
+    value = messages_or_text(value)
+    if isinstance(value, str):
+        return value.strip()
+    if value is None:
+        raise UnusableRowError("an answer is null: write one, or remove the row", "with an answer that is null")
+    if not isinstance(value, list):
+        raise InputError(f"an answer is {shortened(value)}, neither a string nor messages: make it one of them")
+    return as_answer(messages_in(value))
+
+
+def as_answer(answer: Sequence[Message]) -> Answer:
+    """An answer's messages, or of one that is nothing but its text, that."""
+    if answer[0]["role"] != "assistant" or answer[-1]["role"] != "assistant":
+        raise UnusableRowError(
+            "an answer does not begin and end with a turn of the assistant: let it",
+            "whose answer is not the assistant's",
+        )
+    text = answer[0]["content"]
+    bare = len(answer) == 1 and answer[0].keys() == {"role", "content"} and isinstance(text, str)
+    return text if bare and text == text.strip() else Messages(answer)
+
+
+def has_words(answer: Answer) -> bool:
+    """True where an answer, or the last turn of one, says or calls anything."""
+    if isinstance(answer, str):
+        return bool(answer.strip())
+    return _says(answer[-1])
+
+
+def _says(message: Message) -> bool:
+    content = message["content"]
+    if isinstance(content, list):
+        return any(part if isinstance(part, str) else part.get("text", True) for part in content)
+    return bool((content or "").strip() or message.get("tool_calls") or message.get("function_call"))
+
+
+def begun(system: str, history: list[Message], prompt: Conversation) -> Conversation:
+    """The prompt after a system message and earlier turns, as the text that it is or as messages. InputError: two systems."""
+    if isinstance(prompt, str):
+        text = prompt_text(prompt)
+        if not (system or history):
+            return text
+        if not text.startswith(HUMAN):
+            if text.startswith(system) and not history:
+                return text
+            raise InputError("there are two system messages, in the prompt and beside it: keep one")
+        return render([*([{"role": "system", "content": system}] if system else []), *history]) + text
+    opens = prompt[0]["role"] in ("system", "developer")
+    if opens and history:
+        raise InputError("there is a 'history' beside a prompt that opens with a system message: keep one of them")
+    if opens and system and str(prompt[0]["content"]).strip() != system:
+        raise InputError("there are two system messages, in the conversation and beside it: keep one")
+    first = [{"role": "system", "content": system}] if system and not opens else []
+    return Messages([*first, *history, *prompt])
+
+
+def with_words(prompt: Conversation) -> Conversation:
+    """The prompt. UnusableRowError: nobody says anything in it."""
+    if isinstance(prompt, Messages) and not any(_says(message) for message in prompt if message["role"] != "system"):
+        raise UnusableRowError("the prompt is empty: give it some text", "whose prompt is empty")
+    return prompt
+
+
+def is_whole(value: Any) -> bool:
+    """True for a conversation with its prompt, False for an answer alone."""
+    if isinstance(value, str):
+        return value.startswith(HUMAN)
+    return isinstance(value, list) and messages_in(value)[0]["role"] != "assistant"
+
+
+def ends_in_answer(conversation: Conversation) -> bool:
+    """True where the last turn is the assistant's, be it empty."""
+    if isinstance(conversation, str):
+        return conversation.rfind(ASSISTANT) > conversation.rfind(HUMAN)
+    return conversation[-1]["role"] == "assistant"
+
+
+def split_last(conversation: Conversation) -> tuple[Conversation, Answer]:
+    """A whole conversation before its last turn, and that."""
+    if isinstance(conversation, str):
+        return split_last_answer(conversation)
+    if conversation[-1]["role"] != "assistant":
+        raise UnusableRowError(
+            "the conversation does not end in a turn of the assistant: add the answer",
+            "that do not end in a turn of the assistant",
+        )
+    if len(conversation) == 1:
+        raise UnusableRowError("the conversation has no turn before the answer: add the prompt", "without a prompt")
+    return Messages(conversation[:-1]), as_answer(conversation[-1:])
+
+
+def split_shared(first: Conversation, second: Conversation) -> tuple[Conversation, Answer, Answer]:
+    """What two conversations share up to the last turn of the assistant's that both begin there, and how each goes on."""
+    if isinstance(first, str) and isinstance(second, str):
+        prompt, *answers = split_shared_prompt(first, second)
+        chosen, rejected = (Messages(parse_transcript(ASSISTANT + a)) if is_transcript(a) else a for a in answers)
+        return prompt, chosen, rejected
+    if isinstance(first, str) or isinstance(second, str):
+        raise InputError("one of 'chosen' and 'rejected' is a transcript, the other messages: make them alike")
+    split_last(first)
+    split_last(second)
+    cut = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
+    cut = min(len(first), len(second)) - 1 if cut is None else cut
+    while cut and not (first[cut]["role"] == second[cut]["role"] == "assistant"):
+        cut -= 1
+    if not cut:
+        raise UnusableRowError(
+            "the two conversations share no turn that could be their prompt: give both the same prompt",
+            "whose two conversations share no prompt",
+        )
+    return Messages(first[:cut]), as_answer(first[cut:]), as_answer(second[cut:])

@@ -1,0 +1,511 @@
+"""Each published layout of ../shared/layouts gives what its table says, and all three readers know a row by one prompt.
+
+The files lie beside RLHF_JAX_DATA; what they hold is written out here, so that the expected values can be read.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax.data import Layout, Messages, read_demonstrations, read_prompts, read_rankings
+from tests.refusals import refusal
+
+EGG, SKY = "How do I boil an egg?", "Why is the sky blue?"
+BOIL, AIR = "Put it in boiling water for eight minutes.", "Air scatters blue light more than red."
+PIRATE = "You are a pirate."
+
+
+def q(text, system=""):
+    return f"{system}\n\nHuman: {text}\n\nAssistant:"
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+HELLO = [user("Hello"), assistant("Hi."), user(EGG)]
+CALL = [user(EGG), assistant(None, tool_calls=[{"name": "f"}]), {"role": "tool", "content": "42"}]
+RUN_ON = (
+    (assistant(BOIL), user("Thanks"), assistant("Welcome.")),
+    (
+        assistant("No idea."),
+        user("What?"),
+        assistant("Sorry."),
+    ),
+)
+TWO_LINES = f"{EGG}\nsecond line, with comma"
+
+# File → of its first row the prompt, the demonstration's answer, the ranking's answers with their ranks (None: refused), and
+# how many rows are read as demonstrations, rankings and prompts.
+READ = {
+    "05_ultrafeedback.jsonl": (
+        q(EGG),
+        BOIL,
+        ((BOIL, 1), ("No idea.", 4), (f"{BOIL} Yes.", 2), ("Hm.", 2)),
+        (4, 4, 4),
+    ),
+    "06_nectar.jsonl": (
+        q(EGG),
+        BOIL,
+        tuple((a, i) for i, a in enumerate((BOIL, f"{BOIL} Yes.", "Maybe.", "No idea.", "Hm.", "Eh.", "??"), 1)),
+        (4, 4, 4),
+    ),
+    "11_distilabel_intel_orca.jsonl": (q(EGG, PIRATE), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+    "11b_truthy_dpo_system.jsonl": (q(EGG, PIRATE), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+    "11c_distilabel_capybara_dpo.jsonl": (Messages(HELLO), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+    "13_sharegpt.jsonl": (Messages([user(EGG)]), BOIL, None, (4, 0, 4)),
+    "14_alpaca.json": (q(EGG), BOIL, None, (4, 0, 4)),
+    "16_tulu3.jsonl": (Messages([system("Be brief."), *HELLO]), BOIL, None, (4, 0, 4)),
+    "16c_messages_tool.jsonl": (Messages(CALL), BOIL, None, (4, 0, 4)),
+    "18_kto.jsonl": (q(EGG), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 8)),
+    "19e_trl_explicit_multi_completion.jsonl": (
+        Messages([user(EGG)]),
+        Messages(RUN_ON[0]),
+        ((Messages(RUN_ON[0]), 1), (Messages(RUN_ON[1]), 2)),
+        (4, 4, 4),
+    ),
+    "26c_array_named.jsonl": (q(EGG), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+    "26q.tsv": (q(EGG), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+    "27c_semicolon.csv": (
+        q(TWO_LINES),
+        f'{BOIL}\n\n"quoted"',
+        ((f'{BOIL}\n\n"quoted"', 1), ("No idea.", 2)),
+        (4, 4, 4),
+    ),
+    "28c_rank_double.parquet": (q(EGG), BOIL, ((BOIL, 1), ("No idea.", 2)), (4, 4, 4)),
+}
+
+
+@pytest.fixture
+def layouts(real_data):
+    folder = real_data.parent / "layouts"
+    if not folder.is_dir():
+        pytest.skip("there are no layouts beside the real data")
+    return folder
+
+
+@pytest.mark.parametrize("file", READ)
+def test_a_published_file_is_read(layouts: Path, file):
+    prompt, answer, ranked, counts = READ[file]
+    path = str(layouts / file)
+    demonstrations, prompts = read_demonstrations(path), read_prompts(path)
+    assert demonstrations[0][:2] == (prompt, answer)
+    assert prompts[0].conversation == prompt and type(prompts[0].conversation) is type(prompt)
+    if ranked is None:
+        refusal(lambda: read_rankings(path), file, "no ranking (found: ", "give chosen and rejected, or prompt and")
+        rankings = []
+    else:
+        rankings = read_rankings(path)
+        assert rankings[0].prompt == prompt
+        assert tuple(zip(rankings[0].answers, rankings[0].ranks, strict=True)) == ranked
+        assert {r.prompt for r in rankings} == {p.conversation for p in prompts}
+    assert (len(demonstrations), len(rankings), len(prompts)) == counts
+    assert {d.prompt for d in demonstrations} == {p.conversation for p in prompts}
+
+
+UNUSABLE = {
+    "22c_empty_prompt.jsonl": ("line 1: the prompt is empty", 4),
+    "23c_none_content.jsonl": ("line 1: message 2 has no content", 0),
+    "24b_surrogate.jsonl": ("line 1: it holds half a character (a lone surrogate)", 0),
+}
+
+
+@pytest.mark.parametrize("file", UNUSABLE)
+@pytest.mark.parametrize("read", [read_demonstrations, read_prompts])
+def test_a_row_that_cannot_be_used_is_named_or_dropped_and_counted(layouts, read, file, caplog):
+    sentence, left = UNUSABLE[file]
+    path = str(layouts / file)
+    refusal(lambda: read(path), f"{file}, {sentence}")
+    if left:
+        assert len(read(path, unusable="drop")) == left
+        assert "dropped 1 of 5 rows" in caplog.text
+    else:
+        refusal(lambda: read(path, unusable="drop"), "none is left", sentence)
+
+
+def test_dialogues_that_end_in_a_users_turn_are_prompts_and_no_demonstrations(layouts, caplog):
+    path = str(layouts / "16b_messages_end_user.jsonl")
+    refusal(lambda: read_demonstrations(path), "line 5: the conversation ends in", "not in a turn of the assistant")
+    assert len(read_demonstrations(path, unusable="drop")) == 4
+    assert "dropped 1 of 5 rows: 1 that do not end in a turn of the assistant (the first is" in caplog.text
+    prompts = [p.conversation for p in read_prompts(path)]
+    assert len(prompts) == 5
+    assert prompts[4] == Messages([user("Hello"), assistant("Hi."), user("Bye")])
+
+
+@pytest.mark.parametrize("read", [read_demonstrations, read_rankings, read_prompts])
+def test_what_is_refused(layouts, read):
+    refusal(
+        lambda: read(str(layouts / "19b_trl_implicit_text.jsonl")), "line 1: there are answers and no prompt: give it"
+    )
+    refusal(lambda: read(str(layouts / "27g_pandas_messages.csv")), "line 2: a text is Python's repr of messages")
+
+
+# Layouts of published data sets, as their cards and files on the hub have them, with words of our own in them.
+
+
+PROMPT = q("Q")
+ASKED = Messages([user("Q")])
+TALK = Messages([user("P"), assistant("O"), user("Q")])
+PAIR = (("Y", 1), ("N", 2))
+HH = "\n\nHuman: P\n\nAssistant: O\n\nHuman: Q\n\nAssistant:"
+GPT = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "Y"}]
+WHOLE = {"chosen": [user("Q"), assistant("Y")], "rejected": [user("Q"), assistant("N")]}
+AS_IT_IS = {
+    "hh-rlhf": ({"chosen": HH + " Y", "rejected": HH + " N"}, HH, "Y", PAIR),
+    "OpenOrca": ({"id": "1", "system_prompt": "S", "question": "Q", "response": "Y"}, q("Q", "S"), "Y", None),
+    "OpenOrca without a system": ({"system_prompt": "", "question": "Q", "response": "Y"}, PROMPT, "Y", None),
+    "orca_dpo_pairs": ({"system": "S", "question": "Q", "chosen": "Y", "rejected": "N"}, q("Q", "S"), "Y", PAIR),
+    "Dolly": ({"instruction": "Q", "context": "C", "response": "Y", "category": "qa"}, q("Q\n\nC"), "Y", None),
+    "Alpaca's input": ({"instruction": "Q", "input": "C", "output": "Y"}, q("Q\n\nC"), "Y", None),
+    "GSM8K": ({"question": "Q", "answer": "Y"}, PROMPT, "Y", None),
+    "GSM8K, mapped for GRPO": ({"question": "Q", "prompt": [user("Q")], "answer": "Y"}, ASKED, "Y", None),
+    "MATH": ({"problem": "Q", "level": "Level 5", "type": "Algebra", "solution": "Y"}, PROMPT, "Y", None),
+    "MetaMathQA": ({"type": "t", "query": "Q", "original_question": "O", "response": "Y"}, PROMPT, "Y", None),
+    "OpenR1-Math": (
+        {"problem": "Q", "solution": "A", "answer": "B", "messages": WHOLE["chosen"]},
+        ASKED,
+        "Y",
+        None,
+    ),
+    "Capybara": (
+        {"source": "s", "conversation": [{"input": "P", "output": "O"}, {"input": "Q", "output": "Y"}]},
+        TALK,
+        "Y",
+        None,
+    ),
+    "Infinity-Instruct": ({"conversations": GPT, "label": {"ability_en": ["x"]}, "langdetect": "en"}, ASKED, "Y", None),
+    "OpenHermes-2.5": (
+        {"conversations": [{**turn, "weight": None} for turn in GPT], "system_prompt": None},
+        ASKED,
+        "Y",
+        None,
+    ),
+    "LIMA": ({"conversations": ["P", "O", "Q", "Y"], "source": "s"}, TALK, "Y", None),
+    "no_robots": ({"prompt": "Q", "prompt_id": "1", "messages": WHOLE["chosen"], "category": "c"}, ASKED, "Y", None),
+    "UltraChat 200k": ({"prompt": "P", "messages": [*TALK, assistant("Y")]}, TALK, "Y", None),
+    "Skywork-Reward-Preference": ({**WHOLE, "source": "s"}, ASKED, "Y", PAIR),
+    "Tulu 3 preferences": ({**WHOLE, "prompt": "Q", "chosen_model": "m"}, ASKED, "Y", PAIR),
+    "ultrafeedback-binarized": (
+        {**WHOLE, "prompt": "Q", "messages": WHOLE["chosen"], "score_chosen": 8.0, "score_rejected": 5.0},
+        ASKED,
+        "Y",
+        PAIR,
+    ),
+    "Argilla's of it": ({**WHOLE, "prompt": "Q", "chosen-rating": 5.0, "rejected-rating": 4.5}, ASKED, "Y", PAIR),
+    "a system in the prompt alone": (
+        {**WHOLE, "prompt": [system("S"), user("Q")]},
+        Messages([system("S"), *ASKED]),
+        "Y",
+        PAIR,
+    ),
+    "Nemotron": (
+        {"input": [user("Q")], "output": "Y", "system_prompt": "S"},
+        Messages([system("S"), *ASKED]),
+        "Y",
+        None,
+    ),
+    "LLaMA-Factory": (
+        {"instruction": "Q", "input": "", "output": "Y", "system": "S", "history": [["P", "O"]]},
+        q("Q", "S\n\nHuman: P\n\nAssistant: O"),
+        "Y",
+        None,
+    ),
+    "system, user, assistant": ({"system": "S", "user": "Q", "assistant": "Y"}, q("Q", "S"), "Y", None),
+    "Distilabel, exchanged": (
+        {"input": "Q", "chosen": "Y", "rejected": "N", "generations": ["N", "Y"], "rating": [1.0, 9.0]},
+        PROMPT,
+        "Y",
+        PAIR,
+    ),
+    "TRL: prompt and completion": ({"prompt": [user("Q")], "completion": [assistant("Y")]}, ASKED, "Y", None),
+    "lists beside each other": (
+        {"prompt": "Q", "responses": ["Y", "N", "M"], "scores": [3, 1.5, 3]},
+        PROMPT,
+        "Y",
+        (("Y", 1), ("N", 3), ("M", 1)),
+    ),
+    "messages in a cell": (
+        {"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "Y"}]'},
+        ASKED,
+        "Y",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AS_IT_IS)
+def test_a_known_layout_is_read_as_it_is(jsonl, name):
+    row, prompt, answer, ranked = AS_IT_IS[name]
+    path = jsonl(row)
+    assert [d[:2] for d in read_demonstrations(path)] == [(prompt, answer)]
+    assert [p.conversation for p in read_prompts(path)] == [prompt]
+    if ranked is None:
+        refusal(lambda: read_rankings(path), "line 1: no ranking (found: ", "name in [files.layout] answers with ranks")
+    else:
+        (ranking,) = read_rankings(path)
+        assert (ranking.prompt, tuple(zip(ranking.answers, ranking.ranks, strict=True))) == (prompt, ranked)
+
+
+STEER = {"prompt": "Q", "response": "Y", "helpfulness": 4, "verbosity": 1}
+POST = {"history": "Q", "human_ref_A": "Y", "human_ref_B": "N", "labels": 1, "score_ratio": 3.0, "domain": "d"}
+REPLIES = [{"text": "N", "rank": 1, "replies": []}, {"text": "Y", "rank": 0, "replies": []}]
+SUMMARIES = {"info": {"post": "Q"}, "summaries": [{"text": "N"}, {"text": "Y"}], "choice": 1, "worker": "w"}
+WEB = {"question": {"full_text": "Q"}, "answer_0": "N", "answer_1": "Y", "score_0": -1.0, "score_1": 1.0}
+SAFE = {"prompt": "Q", "response_0": "N", "response_1": "Y", "better_response_id": 1}
+ARENA = {"conversation_a": WHOLE["chosen"], "conversation_b": WHOLE["rejected"], "winner": "model_a"}
+# Rows, what they are refused by as they are (None: only the answers are), the layout, and what it gives.
+NAMED = {
+    "SHP": (
+        [POST, {**POST, "score_ratio": 1.5}],
+        "no prompt (found: history, ",
+        Layout(prompt="history", answers="human_ref_B, human_ref_A", best="labels", drop="score_ratio < 2"),
+        (PROMPT, (("N", 2), ("Y", 1))),
+    ),
+    "HelpSteer2": (
+        [STEER, {**STEER, "response": "N", "helpfulness": 1}],
+        None,
+        Layout(answer="response", scores="helpfulness", drop="helpfulness == 0"),
+        (PROMPT, PAIR),
+    ),
+    "HelpSteer3": (
+        [{"context": [user("Q")], "response1": "Y", "response2": "N", "overall_preference": -2}],
+        "no prompt (found: context, ",
+        Layout(prompt="context", answers="response1, response2", scores="-overall_preference, overall_preference"),
+        (ASKED, PAIR),
+    ),
+    "oasst's trees": (
+        [{"prompt": {"text": "Q", "replies": REPLIES}}],
+        "'prompt' holds an object: name the text in it, as in prompt = 'prompt.text'",
+        Layout(prompt="prompt.text", answers="prompt.replies.text", ranks="prompt.replies.rank"),
+        (PROMPT, (("N", 2), ("Y", 1))),
+    ),
+    "summarize_from_feedback": (
+        [SUMMARIES],
+        "no prompt (found: info, summaries",
+        Layout(prompt="info.post", answers="summaries.text", best="choice", labeler="worker"),
+        (PROMPT, (("N", 2), ("Y", 1))),
+    ),
+    "webgpt_comparisons": (
+        [WEB],
+        "'question' holds an object: name the text in it, as in prompt = 'question.full_text'",
+        Layout(prompt="question.full_text", answers="answer_0, answer_1", scores="score_0, score_1"),
+        (PROMPT, (("N", 2), ("Y", 1))),
+    ),
+    "PKU-SafeRLHF": (
+        [SAFE],
+        None,
+        Layout(answers="response_0, response_1", best="better_response_id"),
+        (PROMPT, (("N", 2), ("Y", 1))),
+    ),
+    "an arena": (
+        [ARENA, {**ARENA, "winner": "tie"}],
+        "no prompt (found: conversation_a",
+        Layout(chosen="conversation_a", rejected="conversation_b", drop="winner != model_a"),
+        (ASKED, PAIR),
+    ),
+    "stack-exchange-paired": (
+        [{"question": "Q", "response_j": "Y", "response_k": "N"}],
+        None,
+        Layout(chosen="response_j", rejected="response_k"),
+        (PROMPT, PAIR),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_another_layout_is_refused_and_read_through_its_names(jsonl, name):
+    rows, refused, layout, (prompt, ranked) = NAMED[name]
+    path = jsonl(*rows)
+    readers = (read_demonstrations, read_rankings, read_prompts) if refused else (read_demonstrations, read_rankings)
+    for read in readers:
+        refusal(lambda read=read: read(path), "line 1: ", refused or "[files.layout]")
+    (ranking,) = read_rankings(path, layout=layout)
+    assert (ranking.prompt, tuple(zip(ranking.answers, ranking.ranks, strict=True))) == (prompt, ranked)
+    assert {p.conversation for p in read_prompts(path, layout=layout)} == {prompt}
+    if not layout.answer:
+        ((asked, answer, _),) = read_demonstrations(path, layout=layout)
+        assert (asked, answer) == (prompt, "Y")
+
+
+def test_where_scores_make_rankings_demonstrations_are_those_that_are_not_dropped(jsonl):
+    path = jsonl(STEER, {**STEER, "response": "N", "helpfulness": 1})
+    refusal(
+        lambda: read_demonstrations(path, layout=Layout(answer="response", scores="helpfulness")), "which are too bad"
+    )
+    kept = read_demonstrations(path, layout=Layout(drop="helpfulness < 3"))
+    assert [d.answer for d in kept] == ["Y"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"rating": 1}, "there is 'rating' beside the answers, which may say that they are bad"),
+        ({"label": "bad"}, "there is 'label' beside the answers"),
+        ({"is_safe": False}, "there is 'is_safe' beside the answers"),
+        ({"input": "C"}, "there is 'input' beside 'prompt'"),
+        ({"history": "earlier"}, "the history is 'earlier': make it pairs"),
+        ({"tools": [{"name": "f"}]}, "there are 'tools' beside the conversation"),
+        ({"system": ["S"]}, "the system message is ['S']: make it a string"),
+    ],
+)
+def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, sentence):
+    path = jsonl({"prompt": "Q", "completion": "Y", **more})
+    refusal(lambda: read_demonstrations(path), f"line 1: {sentence}")
+    pair = jsonl({"prompt": "Q", "chosen": "Y", "rejected": "N", **more})
+    refusal(lambda: read_rankings(pair), f"line 1: {sentence}")
+    if (name := next(iter(more))) in ("rating", "label", "is_safe", "tools"):
+        assert read_prompts(pair)[0].columns[name] == more[name]
+        assert len(read_rankings(pair, layout=Layout(ignore=name))) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"score_chosen": 1, "score_rejected": 1}, "all answers tie"),
+        ({"rating": [9, 9], "status": "tie"}, "all answers tie"),
+        ({"chosen_rating": 1, "rejected_rating": 2}, "the rejected answer is rated higher (2) than the chosen one (1)"),
+    ],
+)
+def test_what_rates_a_pair_otherwise_makes_it_unusable(jsonl, more, sentence, caplog):
+    path = jsonl(
+        {"prompt": "Q", "chosen": "Y", "rejected": "N", **more}, {"prompt": "Q", "chosen": "Y", "rejected": "M"}
+    )
+    refusal(lambda: read_rankings(path), "line 1: ", sentence)
+    assert [r.answers for r in read_rankings(path, unusable="drop")] == [("Y", "M")]
+    assert "dropped 1 of 2 rows" in caplog.text
+
+
+def test_a_system_beside_whole_conversations_is_before_both(jsonl):
+    for system_column, prompt in (({"system": "S"}, Messages([system("S"), user("Q")])), ({"system": ""}, ASKED)):
+        path = jsonl({**WHOLE, **system_column})
+        assert [r[:3] for r in read_rankings(path)] == [(prompt, ("Y", "N"), (1, 2))]
+        assert read_prompts(path)[0].conversation == read_demonstrations(path)[0].prompt == prompt
+    path = jsonl({"chosen": HH + " Y", "rejected": HH + " N", "system": "S"})
+    assert read_rankings(path)[0].prompt == read_prompts(path)[0].conversation == "S" + HH
+
+
+@pytest.mark.parametrize(
+    "answer", [{"answer": 42}, {"solution": ["a"]}, {"completions": [3]}, {"answer": "a", "output": "b"}]
+)
+def test_prompts_are_read_whatever_stands_in_the_columns_of_answers(jsonl, answer):
+    path = jsonl({"question": "Q", **answer})
+    assert read_prompts(path)[0].columns == answer
+    refusal(lambda: read_demonstrations(path), "line 1: ")
+
+
+def test_a_prompt_that_is_named_goes_before_messages(jsonl):
+    path = jsonl({"question": "Q", "messages": [user("R"), assistant("Y")]})
+    assert read_prompts(path)[0].conversation == Messages([user("R")])
+    assert read_prompts(path, layout=Layout(prompt="question"))[0].conversation == PROMPT
+
+
+def test_systems_that_contradict_each_other_are_refused(jsonl):
+    messages = [system("S"), user("Q"), assistant("Y")]
+    assert read_demonstrations(jsonl({"messages": messages, "system": "S"}))[0].prompt == Messages(messages[:-1])
+    for row in ({"messages": messages, "system": "T"}, {"prompt": q("Q", "S"), "completion": "Y", "system": "T"}):
+        refusal(lambda row=row: read_demonstrations(jsonl(row)), "line 1: there are two system messages")
+
+
+def test_of_a_label_only_what_is_liked_is_a_demonstration_whatever_writes_it(tmp_path, caplog):
+    path = tmp_path / "kto.csv"
+    path.write_text("prompt,completion,label\nQ,Y,True\nQ,N,False\nR,M,0\nR,L,0.0\n")
+    assert [d.answer for d in read_demonstrations(str(path))] == ["Y"]
+    assert "dropped 3 of 4 rows: 3 whose label is false" in caplog.text
+    (ranking,) = read_rankings(str(path))
+    assert (ranking.answers, ranking.ranks) == (("Y", "N"), (1, 2))
+    assert "dropped 2 of 4 rows: 2 whose prompt has no answer that is judged otherwise" in caplog.text
+
+
+def test_messages_stay_as_they_were_given(jsonl):
+    parts = {"role": "user", "content": [{"type": "text", "text": " Q "}]}
+    call = assistant(None, tool_calls=[{"function": {"name": "f", "arguments": {"a": None}}}])
+    told = {"role": "tool", "content": "42", "tool_call_id": "1"}
+    said = assistant(" Y ", reasoning_content="so")
+    path = jsonl({"messages": [parts, call, told, {**said, "name": None}]})
+    assert read_demonstrations(path)[0][:2] == (Messages([parts, call, told]), Messages([said]))
+    last = jsonl({"messages": [user("Q"), call]})
+    assert read_demonstrations(last)[0].answer == Messages([call])
+    refusal(lambda: read_demonstrations(jsonl({"messages": [user("Q"), {**call, "tool_calls": []}]})), "has no content")
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            {"prompt": [user("Q")], "chosen": [user("R"), assistant("Y")], "rejected": WHOLE["rejected"]},
+            "the prompt is not how",
+        ),
+        ({"prompt": [user("Q"), assistant("Y")]}, "the prompt ends in an answer"),
+        ({"prompt": [system("S")]}, "the prompt is empty"),
+        ({"instruction": "Q", "question": "R"}, "there are two prompts, 'instruction' and 'question'"),
+        ({"messages": [{"role": "robot", "content": "Q"}]}, "message 1 has the role 'robot': use 'user'"),
+        (
+            {"messages": "array([{'role': 'user', 'content': 'Q'}], dtype=object)"},
+            "a text is Python's repr of messages",
+        ),
+        ({"messages": None}, "'messages' is null"),
+        ({"prompt": "Q", "history": [["P", "O"], ["N"]]}, "the history is [['P', 'O'], ['N']]"),
+    ],
+)
+def test_prompts_that_are_none(jsonl, row, sentence):
+    refusal(lambda: read_prompts(jsonl(row)), f"line 1: {sentence}")
+
+
+def test_conditions_drop_rows_and_are_counted(jsonl, caplog):
+    rows = [
+        {"prompt": str(n), "meta": {"lang": lang}, "n": n, "ok": n > 1}
+        for n, lang in enumerate(["en", "de", "en", "fr"])
+    ]
+    path = jsonl(*rows)
+
+    def kept(drop):
+        return [p.columns["n"] for p in read_prompts(path, layout=Layout(drop=drop))]
+
+    assert kept("meta.lang != en") == [0, 2]
+    assert kept("n >= 2 and meta.lang == 'en' or n < 1") == [1, 3]
+    assert kept("ok == true") == [0, 1]
+    assert kept("n == 1 or n == 2") == [0, 3]
+    assert kept("ok == null") == [0, 1, 2, 3]
+    assert "dropped 2 of 4 rows: 2 by 'meta.lang != en' (the first is" in caplog.text
+    refusal(lambda: kept("n < 9"), "dropped 4 of 4 rows", "none is left")
+    refusal(lambda: kept("language != en"), "no row has 'language', which the layout names")
+    refusal(lambda: kept("meta.lang < 3"), "line 1: 'meta.lang' is 'en', which cannot be compared with 3")
+    refusal(lambda: kept("n"), "drop = 'n' cannot be read from 'n' on")
+    refusal(lambda: kept("n < 1 or"), "cannot be read")
+    cells = jsonl({"prompt": "a", "n": "10"}, {"prompt": "b", "n": "9"}, {"prompt": "c", "n": ""})
+    assert [p.columns["n"] for p in read_prompts(cells, layout=Layout(drop="n < 9.5"))] == ["10", ""]
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"prompt": "a", "messages": "b"}, "both 'prompt' and 'messages'"),
+        ({"rejected": "a"}, "'rejected' and no 'chosen'"),
+        ({"best": "a"}, "'best' and no 'answers'"),
+        ({"chosen": "a", "answers": "b, c"}, "both 'answers' and 'chosen'"),
+        ({"scores": "a"}, "'scores' and neither 'answer' nor 'answers'"),
+    ],
+)
+def test_a_layout_that_cannot_be(names, sentence):
+    refusal(lambda: Layout(**names).check(), f"the layout names {sentence}")
+    refusal(lambda: read_prompts("nowhere.jsonl", layout=Layout(**names)), f"the layout names {sentence}")
+
+
+def test_a_layouts_path_is_named_where_it_leads_nowhere(jsonl):
+    path = jsonl({"a": {"b.c": [{"d": "Q"}, {"d": "R"}]}, "y": None})
+    assert read_prompts(path, layout=Layout(prompt="a.b.c.1.d"))[0].conversation == q("R")
+    refusal(
+        lambda: read_prompts(path, layout=Layout(prompt="a.x")),
+        "line 1: there is no 'a.x' (found: a, y): mend the path",
+    )
+    refusal(lambda: read_prompts(path, layout=Layout(prompt="y")), "line 1: 'y' is null")
+    refusal(lambda: read_prompts(path, layout=Layout(prompt="a.b.c.0.d", user="z")), "no row has 'z'")
