@@ -441,5 +441,5 @@ def test_what_else_a_row_says_comes_to_the_function(tmp_path):
     row = {"prompt": "What is 1 + 1?", "answer": "2", "tests": ["x == 2"], "category": "sum", "user": 5, "none": None}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     (prompt,) = read_prompts(str(tmp_path / "rows.jsonl"))
-    assert prompt.columns == {"answer": "2", "tests": ["x == 2"]}
+    assert prompt.columns == {"answer": "2", "tests": ["x == 2"], "none": None}
     assert asked(exact, prompts=[prompt], answers=[" 2"]).tolist() == [[1]]
