@@ -1087,3 +1087,20 @@ def test_ppo_on_corrections_leaves_the_base_alone(made, tmp_path):
     assert changed and all("query" in name or "value" in name for name in changed)
     assert isinstance(found.of, LanguageModel) and isinstance(reward.of, ScalarModel)
     assert files(made.out / "pretrain") == before
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_preferences_train_corrections(made, tmp_path, objective):
+    """At its first step the policy is the reference, with LoRA too; and its base stays."""
+    lora = stages.Lora(rank=2, alpha=8.0, matrices="query, down")
+    settings = stages.Preference(objective=objective, batch=8, lr=1e-2, warmup=0)
+    found = stages.preference(tmp_path / "corrected", with_lora(made.base, lora), made.rankings[:16], settings)
+    learned = found.learned()
+    b = learned["lora"]["transformer"]["block_0"]["attention"]["query"]["b"]
+    assert float(jnp.abs(b).max()) > 0 and found.base is not None and found.base.sha256 == made.base.sha256
+    expected = merged_by_hand(made.base.params(), learned, 8.0 / 2)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found.params()):
+        np.testing.assert_allclose(leaf, expected[tuple(key.key for key in path)], atol=1e-6)
+    if objective == "dpo":  # −log σ(0)
+        first = json.loads((tmp_path / "corrected" / "metrics.jsonl").read_text().splitlines()[0])
+        assert any(value == pytest.approx(np.log(2), abs=1e-5) for key, value in first.items() if "loss" in key)

@@ -50,7 +50,7 @@ from rlhf_jax.data.dialogue import (
     text_of,
 )
 from rlhf_jax.data.layouts import Layout
-from rlhf_jax.data.model_folder import TOKENIZER_FILES, tokenizer_files
+from rlhf_jax.data.model_folder import CONFIG_FILES, TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Columns,
@@ -68,9 +68,11 @@ from rlhf_jax.data.splits import Split, not_held_out, openings, split_documents,
 from rlhf_jax.data.stream import TextStream, weighted_sources
 from rlhf_jax.data.table import Table, coefficient_table
 from rlhf_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
+from rlhf_jax.data.tokenizer_folder import write_tokenizer
 
 __all__ = [
     "ASSISTANT",
+    "CONFIG_FILES",
     "HUMAN",
     "TOKENIZER_FILES",
     "Answer",
@@ -150,4 +152,5 @@ __all__ = [
     "with_chat",
     "without_padding",
     "write_rankings",
+    "write_tokenizer",
 ]

@@ -7,14 +7,14 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from rlhf_jax.data.chat_template import END, HH, START, ChatTemplate, fill, marks_answers
+from rlhf_jax.data.chat_template import BUILT_IN, END, HH, START, ChatTemplate, fill, marks_answers
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
     HUMAN,
@@ -34,6 +34,8 @@ from rlhf_jax.types import TextBatch
 
 ANSWERED = "\ufdd3"  # in the place of an answer whose tokens are there already; another noncharacter
 SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
+STAND_IN = "\ufdd4"  # in the place of an answer, to see where a template puts it
+ROLES = ("user", "assistant", "system")  # that the built-in templates know
 
 ALWAYS = datetime.datetime(2024, 7, 26)  # the date that Llama 3.1's template has where it cannot ask
 
@@ -43,9 +45,16 @@ class TooLongError(InputError):
 
 
 def render_chat(
-    messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate, add_generation_prompt: bool = False
+    messages: Sequence[Any],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    add_generation_prompt: bool = False,
+    *,
+    tools: Sequence[Any] | None = None,
+    documents: Sequence[Any] | None = None,
 ) -> str:
-    """The text of messages {"role": "user" | "assistant" | "system", "content": str}.
+    """The text of messages {"role": str, "content": str, …}, with all their keys as a model's own template reads them; the
+    built-in ones know of users, assistants and systems, and of contents that are strings.
 
     With `add_generation_prompt` it ends where the assistant's next answer begins. As in Transformers, the template
     sees messages, add_generation_prompt, bos_token, eos_token, pad_token and unk_token, raise_exception,
@@ -54,8 +63,8 @@ def render_chat(
     InputError: broken messages; content that would begin a new turn; a tokenizer without the special tokens that
     the template needs; a template that refuses the messages.
     """
-    checked = _checked(messages, tokenizer, template)
-    return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt))
+    checked, more = _checked(messages, tokenizer, template), _more(tools, documents, tokenizer, template)
+    return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt, more))
 
 
 def encode_chat(
@@ -64,6 +73,9 @@ def encode_chat(
     template: ChatTemplate,
     length: int,
     add_generation_prompt: bool = False,
+    *,
+    tools: Sequence[Any] | None = None,
+    documents: Sequence[Any] | None = None,
 ) -> tuple[Int[ndarray, " T"], Bool[ndarray, " T"]]:
     """(tokens, assistant_mask) of a conversation, at most `length` of each: int32, and True at the assistant's tokens.
 
@@ -80,13 +92,13 @@ def encode_chat(
     and all from the last user's turn on stay. TooLongError: these alone exceed `length`. InputError: as
     `render_chat`; a template without {% generation %} in which an answer does not continue its prompt.
     """
-    checked = _checked(messages, tokenizer, template)
+    checked, more = _checked(messages, tokenizer, template), _more(tools, documents, tokenizer, template)
     system, turns = _turns(checked)
 
     @cache
     def encoded(first: int) -> tuple[list[int], list[bool]]:
         kept = [*system, *(message for turn in turns[first:] for message in turn)]
-        return _encode(kept, tokenizer, template, add_generation_prompt)
+        return _encode(kept, tokenizer, template, add_generation_prompt, more)
 
     last = max(len(turns) - 1, 0)
     first = bisect.bisect_left(range(last), True, key=lambda first: len(encoded(first)[0]) <= length)
@@ -145,7 +157,8 @@ def with_chat(tokenizer: Tokenizer, template: ChatTemplate | None) -> Tokenizer:
     """
     if template is None or template == HH:
         return replace(tokenizer, chat=None, turn_end=None)
-    talking = replace(tokenizer, chat=template._replace(now=template.now or ALWAYS), turn_end=None)
+    now = template.now or (ALWAYS if "strftime_now" in template.source else None)
+    talking = replace(tokenizer, chat=template._replace(now=now), turn_end=None)
     _, answer = encode_turn(Messages([{"role": "user", "content": "?"}]), "!", talking)
     return replace(talking, turn_end=answer[-1])
 
@@ -153,14 +166,17 @@ def with_chat(tokenizer: Tokenizer, template: ChatTemplate | None) -> Tokenizer:
 def encode_prompt(prompt: Conversation, tokenizer: Tokenizer) -> list[int]:
     """The tokens that an answer follows. InputError: as `render_chat`."""
     if tokenizer.chat is None:
-        return tokenizer.encode(prompt if isinstance(prompt, str) else prompt_text(prompt))
+        text = prompt if isinstance(prompt, str) else prompt_text(prompt)
+        return [*tokenizer.opening, *tokenizer.encode(text)]
     return _encode(_checked(messages_of(prompt), tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=True)[0]
 
 
 def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The tokens of a prompt, as `encode_prompt` has them, and of the answer with the token that ends it.
 
-    In a chat template an answer is what it adds to the conversation, up to the end of its turn. In a transcript it is set
+    In a chat template an answer is what it adds to the conversation, up to the end of its turn. Where the generation prompt
+    writes more than the answer then has (DeepSeek-R1's "<think>\\n", of answers without their reasoning), the prompt is
+    what both share, so that both together are what the template makes of the conversation. In a transcript an answer is set
     off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
     """
     begun = encode_prompt(prompt, tokenizer)
@@ -168,11 +184,14 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
         text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
         return begun, [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
     tokens, mask = _whole(prompt, answer, tokenizer, tokenizer.chat)
-    if tokens[: len(begun)] != begun or not any(mask[len(begun) :]):
+    same = next(
+        (i for i, (a, b) in enumerate(zip(begun, tokens, strict=False)) if a != b), min(len(begun), len(tokens))
+    )
+    if not any(mask[same:]) or (same < len(begun) and not mask[same]):
         raise InputError(
             "in the chat template the answer does not continue its prompt: give it {% generation %} blocks"
         )
-    return begun, tokens[len(begun) :]
+    return tokens[:same], tokens[same:]
 
 
 def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
@@ -193,10 +212,11 @@ def encode_answers(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -
         return _whole(prompt, answer, tokenizer, tokenizer.chat)
     said = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
     asked = prompt if isinstance(prompt, str) else prompt_text(prompt)
-    tokens, mask = [], []
-    for piece in re.split(f"((?<={ASSISTANT}).*?(?={HUMAN}|\\Z))", f"{asked} {said}", flags=re.DOTALL):
-        ids = tokenizer.encode_continued(piece) if tokens else tokenizer.encode(piece)
-        mask += [bool(tokens) and not piece.startswith(HUMAN)] * len(ids)
+    tokens, mask = list(tokenizer.opening), [False] * len(tokenizer.opening)
+    pieces = re.split(f"((?<={ASSISTANT}).*?(?={HUMAN}|\\Z))", f"{asked} {said}", flags=re.DOTALL)
+    for number, piece in enumerate(pieces):
+        ids = tokenizer.encode_continued(piece) if number else tokenizer.encode(piece)
+        mask += [number > 0 and not piece.startswith(HUMAN)] * len(ids)
         tokens += ids
     return [*tokens, tokenizer.eos], [*mask, True]
 
@@ -279,19 +299,46 @@ def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTempla
             )
     if not messages:
         raise InputError("the list of messages is empty: give one message at least")
-    special = re.compile(f"(?={_special_texts(tokenizer)})")
-    markers = [marker for marker in template.markers if marker not in tokenizer.special]
     checked = []
     for number, message in enumerate(messages, 1):
-        role, content = checked_message(message, number)
-        for mark in (START, END, SHIELD):
-            if mark in content:
-                raise InputError(f"message {number} holds U+{ord(mark):04X}, which is no character: remove it")
-        for marker in markers:
-            if marker in content:
-                raise InputError(f"message {number} holds {marker!r}, which would begin a new turn: reword it")
-        checked.append({"role": role, "content": special.sub(SHIELD, content)})
+        what = f"message {number}"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InputError(f"{what} is no object with a 'role': give it one")
+        if template in BUILT_IN.values():
+            _, content = checked_message(message, number)
+            lost = [key for key in ("tool_calls", "reasoning_content", "thinking") if message.get(key)]
+            if lost:
+                raise InputError(f"{what} has {lost[0]!r}, for which the template has no place: name one that has")
+            message = {"role": message["role"], "content": content}
+        checked.append(_shielded(message, tokenizer, template, what))
     return checked
+
+
+def _shielded(value: Any, tokenizer: Tokenizer, template: ChatTemplate, what: str) -> Any:
+    """A message, or what else a template is given, with a SHIELD before every place of a string in it, but a role's and a
+    key's, that reads as a special token."""
+    special = re.compile(f"(?={_special_texts(tokenizer)})")
+    markers = [marker for marker in template.markers if marker not in tokenizer.special]
+
+    def shielded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {plain(key): plain(v) if key == "role" else shielded(v) for key, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [shielded(v) for v in value]
+        return special.sub(SHIELD, plain(value)) if isinstance(value, str) else value
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        for mark in (START, END, SHIELD, STAND_IN):
+            if mark in value:
+                raise InputError(f"{what} holds U+{ord(mark):04X}, which is no character: remove it")
+        for marker in markers:
+            if marker in value:
+                raise InputError(f"{what} holds {marker!r}, which would begin a new turn: reword it")
+        return value
+
+    return shielded(value)
 
 
 def _turns(messages: list[Message]) -> tuple[list[Message], list[list[Message]]]:
@@ -305,22 +352,47 @@ def _turns(messages: list[Message]) -> tuple[list[Message], list[list[Message]]]
     return messages[:opening], turns
 
 
-def _render(messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool) -> str:
+def _more(
+    tools: Sequence[Any] | None, documents: Sequence[Any] | None, tokenizer: Tokenizer, template: ChatTemplate
+) -> tuple[Any, Any]:
+    """Tools and documents as the template gets them. InputError: it is a built-in one, which has no place for them."""
+    for name, given in (("tools", tools), ("documents", documents)):
+        if given and template in BUILT_IN.values():
+            raise InputError(f"there are {name}, for which the template has no place: name one that has")
+
+    def shielded(given: Sequence[Any] | None, name: str) -> Any:
+        return None if given is None else _shielded(list(given), tokenizer, template, name)
+
+    return shielded(tools, "the list of tools"), shielded(documents, "the list of documents")
+
+
+def _render(
+    messages: list[Message],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    prompt: bool,
+    more: tuple[Any, Any] = (None, None),
+) -> str:
     """The text, with its marks."""
     if "eos_token" in template.source:
         _ = tokenizer.eos  # an InputError where there is none, of which Jinja would make no text
     tokens = {f"{role}_token": tokenizer.vocabulary.name(id) for role, id in tokenizer.named.items()}
-    return fill(template, messages, tokens, prompt)
+    return fill(template, messages, tokens, prompt, *more)
 
 
 def _encode(
-    messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool
+    messages: list[Message],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    prompt: bool,
+    more: tuple[Any, Any] = (None, None),
 ) -> tuple[list[int], list[bool]]:
-    text = _render(messages, tokenizer, template, prompt)
+    text = _render(messages, tokenizer, template, prompt, more)
     if marks_answers(template):
         text, spans = _marked_spans(text)
     else:
-        spans = _prefix_spans(messages, tokenizer, template, text)
+        written = partial(_render, tokenizer=tokenizer, template=template, more=more)
+        spans = _answer_spans(messages, text, written, _written_by_template(tokenizer), prompt)
     return _tokens(text, spans, tokenizer)
 
 
@@ -369,25 +441,66 @@ def _marked_spans(text: str) -> tuple[str, list[tuple[int, int]]]:
     return plain, spans
 
 
-def _prefix_spans(
-    messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, text: str
+def _answer_spans(
+    messages: list[Message], text: str, written: Callable[..., str], special: re.Pattern[str], prompt: bool
 ) -> list[tuple[int, int]]:
-    """Where `text` has the assistant's answers, by what each adds to the conversation before it."""
+    """Where `text` has the assistant's answers, in a template without {% generation %}.
+
+    An answer begins behind the generation prompt of the conversation before it. Where more turns follow, a template may
+    write what came before otherwise (without its reasoning, with the system message in another turn), so it is looked for
+    in the whole text, in which a STAND_IN in its place says where its content is. Of a generation prompt that writes more
+    than answers have (DeepSeek-R1's "<think>\\n"), the part counts that the text has too. An answer ends with the special
+    token right behind its content, or, where none is there, with all that it adds to the conversation.
+    """
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(messages[:i], tokenizer, template, prompt=True)
-        whole = _render(messages[: i + 1], tokenizer, template, prompt=False)
-        if not (whole.startswith(before) and text.startswith(whole)):
+        other = [*messages[:i], {"role": "assistant", "content": STAND_IN}, *messages[i + 1 :]]
+        base, before = (written(messages[:i], prompt=p) for p in (False, True))
+        whole = written(messages[: i + 1], prompt=False)
+        try:
+            changed = written(other, prompt=prompt)
+        except InputError:  # it needs the tool calls that are not there, say
+            changed = ""
+        begin = _begin(text, changed, base, before, spans[-1][1] if spans else 0)
+        if begin is None:
             raise InputError(
                 f"in the chat template the assistant's message {i + 1} does not continue the conversation before it: "
                 "give it {% generation %} blocks around what the assistant writes"
             )
-        ends = [found.end() for found in _written_by_template(tokenizer).finditer(whole, len(before))]
-        stops = ends and not whole[ends[-1] :].strip()
-        spans.append((len(before), ends[-1] if stops else len(whole)))
+        end = len(text) - _shared(text[::-1], changed[::-1]) if STAND_IN in changed else 0
+        if end > begin and (stop := special.match(text, end)):
+            end = stop.end()
+        elif text.startswith(whole) or end <= begin:
+            ends = [found.end() for found in special.finditer(whole, begin)]
+            end = ends[-1] if ends and not whole[ends[-1] :].strip() else len(whole)
+            end = _shared(whole[:end], text)
+        spans.append((begin, end))
     return spans
+
+
+def _begin(text: str, changed: str, base: str, before: str, least: int) -> int | None:
+    """Where an answer begins in the text, at `least` there. None: its generation prompt is nothing that the text has."""
+    if text.startswith(before):
+        return len(before)
+    shared = min(_shared(before, text), _shared(before, changed)) if changed else _shared(before, text)
+    if text.startswith(base) and before.startswith(base) and shared > len(base):
+        return shared
+    place = changed.find(STAND_IN)
+    if place < 0 or text[:place] != changed[:place] or not before.startswith(base):
+        return None
+    opening = before[len(base) :]
+    if not opening:
+        return len(text[:place].rstrip())
+    found = text.rfind(opening, least, place)
+    return None if found < 0 else found + len(opening)
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin alike."""
+    least = min(len(a), len(b))
+    return next((i for i in range(least) if a[i] != b[i]), least)
 
 
 def _special_texts(tokenizer: Tokenizer) -> str:

@@ -142,7 +142,14 @@ def marks_answers(template: ChatTemplate) -> bool:
     return GENERATION.search(template.source) is not None
 
 
-def fill(template: ChatTemplate, messages: list[Message], tokens: dict[str, str], add_generation_prompt: bool) -> str:
+def fill(
+    template: ChatTemplate,
+    messages: list[Message],
+    tokens: dict[str, str],
+    add_generation_prompt: bool,
+    tools: list[Any] | None = None,
+    documents: list[Any] | None = None,
+) -> str:
     """The text of `messages`, with START and END around what stands in the template's generation blocks.
 
     `tokens` are the special ones by the name that templates have for them ("eos_token"). InputError: the template
@@ -152,8 +159,8 @@ def fill(template: ChatTemplate, messages: list[Message], tokens: dict[str, str]
     try:
         return _compiled(template.source).render(
             messages=messages,
-            tools=None,
-            documents=None,
+            tools=tools,
+            documents=documents,
             add_generation_prompt=add_generation_prompt,
             strftime_now=now.strftime,
             **tokens,

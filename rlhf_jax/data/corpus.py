@@ -53,10 +53,11 @@ def read_texts(source: str, layout: TextLayout = TextLayout()) -> list[str]:
 def pack(documents: Iterable[str], tokenizer: Tokenizer, length: int) -> tuple[Int[ndarray, "N T"], int]:
     """(rows, tail): all documents one after another, each ended by EOS, cut into rows of `length`, int32.
 
-    There is neither BOS nor padding. The tail is how many tokens, less than a row, are left out at the end.
+    Where the tokenizer's own post-processor opens a text with BOS, each document begins with it. There is no padding.
+    The tail is how many tokens, less than a row, are left out at the end.
     InputError: less text than one row.
     """
-    pieces = [np.array([*tokenizer.encode(text), tokenizer.eos], np.int32) for text in documents]
+    pieces = [np.array([*tokenizer.opening, *tokenizer.encode(text), tokenizer.eos], np.int32) for text in documents]
     stream = np.concatenate([np.zeros(0, np.int32), *pieces])
     count, tail = divmod(len(stream), length)
     if count == 0:

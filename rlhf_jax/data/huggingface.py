@@ -1,5 +1,6 @@
 """Vocabularies in the formats of Hugging Face's tokenizers library, and GPT-2's older one."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class HuggingFaceVocabulary:
             for text, token in listed.items()
             if token.get("special")
         }
+        self.opening = _opening(spec.get("post_processor"))
         # What a post-processor does is add special tokens and take the spaces out of the offsets.
         spec = {**spec, "added_tokens": list(listed.values())}
         spec |= {"post_processor": None, "truncation": None, "padding": None}
@@ -118,6 +120,20 @@ def byte_level_spec(vocab: Any, merges: bytes, prefix: bool, vocab_path: Path, m
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocab, "merges": pairs},
     }
+
+
+def _opening(processor: Any) -> tuple[int, ...]:
+    """The ids that a post-processor puts before a single text."""
+    kind = processor.get("type") if isinstance(processor, dict) else None
+    if kind == "Sequence":
+        return tuple(id for part in reversed(processor["processors"]) for id in _opening(part))
+    if kind in ("RobertaProcessing", "BertProcessing"):
+        return (processor["cls"][1],)
+    if kind != "TemplateProcessing":
+        return ()
+    before = itertools.takewhile(lambda part: "SpecialToken" in part, processor["single"])
+    names = [part["SpecialToken"]["id"] for part in before]
+    return tuple(id for name in names for id in processor["special_tokens"][name]["ids"])
 
 
 def _build(spec: dict[str, Any]) -> tokenizers.Tokenizer:

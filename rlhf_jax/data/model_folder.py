@@ -8,7 +8,8 @@ from rlhf_jax.data.vocabulary import Special, Vocabulary
 from rlhf_jax.errors import InputError
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-CHOICE = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), *PAIRS)  # the first that is there
+OURS = "rlhf_jax.model"  # sentencepiece's, in folders that were written here, where tokenizer.json is made from it
+CHOICE = ((OURS,), ("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), *PAIRS)  # the first that is there
 # All that say something of a tokenizer, and go with it.
 TOKENIZER_FILES = (
     *(name for names in CHOICE for name in names),
@@ -18,6 +19,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# The small ones that stand beside a vocabulary, and the model's own, which name ids.
+CONFIGS = ("tokenizer_config", "special_tokens_map", "generation_config", "config", "added_tokens")
+CONFIG_FILES = tuple(f"{name}.json" for name in CONFIGS)
 # Of the classes that keep a vocab.json and merges.txt, those that cut a text into words as GPT-2 does.
 GPT2_LIKE = ("GPT2", "Roberta", "Bart", "CodeGen", "Longformer", "LED", "Whisper")
 
@@ -32,7 +36,7 @@ def tokenizer_files(path: Path) -> tuple[Path, ...]:
             if (path / names[0]).is_file():
                 break
         else:
-            wanted = ", ".join(" with ".join(names) for names in CHOICE)
+            wanted = ", ".join(" with ".join(names) for names in CHOICE[1:])
             raise InputError(f"the folder {path} holds no tokenizer: put one of {wanted} there")
         files = tuple(path / name for name in names)
     else:
@@ -70,8 +74,7 @@ class Configs:
     def __init__(self, folder: Path | None):
         """InputError: one of them is broken. `folder` None: nothing is read."""
         self.folder = folder
-        names = ("tokenizer_config", "special_tokens_map", "generation_config", "config", "added_tokens")
-        self._files = {name: _optional(folder / f"{name}.json") if folder else {} for name in names}
+        self._files = {name: _optional(folder / f"{name}.json") if folder else {} for name in CONFIGS}
 
     def named(self, vocabulary: Vocabulary) -> dict[str, int]:
         """The ids of "pad", "bos", "eos" and "unk", as far as a file names them and the vocabulary has them.
@@ -123,6 +126,11 @@ class Configs:
                     f"{self.folder}/tokenizer_config.json adds {token['content']!r} with the id {id}, which the "
                     "vocabulary does not have there: give the folder the tokenizer.json that belongs to it"
                 )
+
+    def opening(self, named: dict[str, int]) -> tuple[int, ...]:
+        """BOS where the folder of a vocabulary that does not say it itself has its texts begin so."""
+        adds = self._files["tokenizer_config"].get("add_bos_token") is True
+        return (named["bos"],) if adds and "bos" in named else ()
 
     def text_prefix(self) -> bool:
         """Whether a text begins as if a space preceded it, of a byte-level BPE.

@@ -23,7 +23,8 @@ class TextStream(Iterator[TextBatch]):
     """The rows `lanes` of each step's batch of `batch` rows of `length` tokens.
 
     Lane i of a source reads the documents at positions i, i + batch, i + 2·batch, … of that source's endless stream of
-    epochs, each a permutation of its own, puts EOS after each, and cuts them into rows. A row is of one source, and
+    epochs, each a permutation of its own, puts BOS before each where
+    the tokenizer has its texts begin so, EOS after it, and cuts them into rows. A row is of one source, and
     the rows, all equally long, are dealt out by `weights`, so these are shares of tokens. What a lane holds depends on
     nothing but the arguments: processes with some lanes each have together what one process with all of them has.
 
@@ -122,7 +123,7 @@ class TextStream(Iterator[TextBatch]):
         except InputError:
             with located(records.where(record)):
                 raise
-        return np.array([*tokens, self._tokenizer.eos], np.int32)
+        return np.array([*self._tokenizer.opening, *tokens, self._tokenizer.eos], np.int32)
 
 
 def weighted_sources(text: str) -> tuple[list[str], list[float]]:

@@ -35,6 +35,7 @@ class Tokenizer:
     vocabulary: Vocabulary
     named: dict[str, int]  # "bos", "eos", "unk", and "pad" where the file has one of its own
     chat: ChatTemplate | None = None  # how conversations become tokens; None: as transcripts (see `with_chat`)
+    opening: tuple[int, ...] = ()  # what the file's post-processor puts before a text: BOS of Llama, Gemma, Mistral
     turn_end: int | None = None  # what ends the assistant's turn in that template, where it is a special token
 
     @property
@@ -68,6 +69,11 @@ class Tokenizer:
     def ends(self) -> tuple[int, ...]:
         """The ids any of which ends an answer: the template's end of turn, EOS."""
         return tuple(dict.fromkeys((*([] if self.turn_end is None else [self.turn_end]), self.eos)))
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """What a document follows: what its own vocabulary opens a text with, or the EOS of the document before."""
+        return self.opening or (self.eos,)
 
     @property
     def mask(self) -> int:
@@ -144,8 +150,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
       - a sentencepiece .model;
       - a Hugging Face tokenizer.json;
       - a byte-level BPE as GPT-2's, vocab.json beside merges.txt, or encoder.json beside vocab.bpe: either file;
-      - a model's folder that holds any of these; the first of this order is taken: tokenizer.json,
-        tokenizer.model, spiece.model, vocab.json, encoder.json.
+      - a model's folder that holds any of these; the first of this order is taken: rlhf_jax.model (of
+        an export), tokenizer.json, tokenizer.model, spiece.model, vocab.json, encoder.json.
 
     Which tokens are bos, eos, pad and unk, tokenizer_config.json, special_tokens_map.json,
     generation_config.json and config.json beside it say, in this order (for a .model, where the folder is
@@ -171,7 +177,12 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     named = vocabulary.named | configs.named(vocabulary)
     if named.get("pad") in (named.get("bos"), named.get("eos"), named.get("unk")):
         named.pop("pad", None)
-    return Tokenizer(path, hashlib.sha256(b"".join(contents)).hexdigest(), vocabulary, named)
+    # A whole tokenizer.json says it itself, and so it goes in Transformers, whatever the flags beside it say.
+    if isinstance(vocabulary, HuggingFaceVocabulary) and len(files) == 1:
+        opening = vocabulary.opening
+    else:
+        opening = configs.opening(named)
+    return Tokenizer(path, hashlib.sha256(b"".join(contents)).hexdigest(), vocabulary, named, opening=opening)
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, name: str) -> None:

@@ -25,7 +25,7 @@ from rlhf_jax.models.logits_processors import (
 )
 from rlhf_jax.models.lora import init_lora, merge_lora
 from rlhf_jax.models.placement import mesh_axes, replicate_rows
-from rlhf_jax.models.pretrained import Pretrained, load_pretrained, read_decoder, save_pretrained
+from rlhf_jax.models.pretrained import SCORE_BIAS, Pretrained, load_pretrained, read_decoder, save_pretrained
 from rlhf_jax.models.rope import ROPE_SCALINGS, Rope
 from rlhf_jax.models.rows import all_gather_rows, averaged_over, by_rows, in_parts, local_rows
 from rlhf_jax.models.sampling import draw, generate
@@ -41,6 +41,7 @@ from rlhf_jax.models.transformer import (
 
 __all__ = [
     "ROPE_SCALINGS",
+    "SCORE_BIAS",
     "Adapted",
     "AnyLanguageModel",
     "AnyScalarModel",

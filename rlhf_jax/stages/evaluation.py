@@ -246,7 +246,7 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
         words = document.split()[-25:]
         whole, context = t.encode(" ".join(words)), t.encode(" ".join(words[:-1]))
         if len(words) > 3 and whole[: len(context)] == context and len(ends) < 500:
-            ends[" ".join(words)] = Continuation([t.eos, *context], whole[len(context) :])
+            ends[" ".join(words)] = Continuation([*t.begins, *context], whole[len(context) :])
     if ends:
         last = likelihood(model, this.params, list(ends.values()), batch=batch, length=length)
         figures["closed/last_word"] = mean_interval(last.greedy, scale=SHARE)
@@ -256,7 +256,9 @@ def alignment_tax(this: Loaded, data: DataSets, run: Run) -> Figures:
         choices = []
         for fact in facts:
             begun = t.encode(fact.sentence("|").split(" |")[0])
-            choices.append([Continuation([t.eos, *begun], t.encode_continued(f" {value}")) for value in fact.values])
+            choices.append(
+                [Continuation([*t.begins, *begun], t.encode_continued(f" {value}")) for value in fact.values]
+            )
         best = likeliest(model, this.params, choices, batch=batch, length=length)
         right = [fact.values[i] == fact.truth for fact, i in zip(facts, best, strict=True)]
         figures["closed/facts"] = mean_interval(right, [fact.subject for fact in facts], SHARE)
@@ -321,7 +323,7 @@ def harmless(this: Loaded, truth: Truth, c: Evaluate, run: Run, draws: int = 8) 
         for state in ("tired", "happy", "late")
     ]
     pairs = [
-        Continuation([t.eos], t.encode(f"The {occupation} {what.format(pronoun)}"))
+        Continuation(list(t.begins), t.encode(f"The {occupation} {what.format(pronoun)}"))
         for occupation, what in said
         for pronoun in ("he", "she")
     ]

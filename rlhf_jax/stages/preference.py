@@ -96,14 +96,13 @@ def preference(
 
     Of each ranking one pair is drawn anew in each epoch; KTO takes it as a liked and a disliked answer. objective: a loss on
     pairs of one's own in the place of settings.objective, as rlhf_jax.steps.dpo. The folder's name deals out the order.
-    Rankings with nothing but ties are left out. InputError: the folder was made from something else; a ranking is broken; a
-    reward model, or corrections (LoRA), to start from.
+    Rankings with nothing but ties are left out. With LoRA corrections are trained, and the reference is the model with those
+    that it starts from. InputError: the folder was made from something else; a ranking is broken; a reward model to start
+    from.
     """
     c, folder = settings, Path(folder)
     require_belonging(start)
     rankings = rankings_to_learn(rankings)
-    if start.lora:
-        raise InputError("learning from preferences trains all parameters; give it a model without [lora]")
     if c.objective == "kto" and c.batch < 2:
         raise InputError("KTO pairs each prompt with another's answer; set preference.batch to at least 2")
     fit = rankings_that_fit(rankings, start)
@@ -122,7 +121,8 @@ def preference(
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
     pairs_of = pairs(fit, start, passes, run, role)
-    reference = place(start.learned(run.mesh, mesh), mesh, run.mesh.rule("reference"))
+    first, base = start.start(run, mesh, "policy", run.key(f"{role} corrections"))
+    reference = place(first, mesh, run.mesh.rule("reference"))
     optimiser = run.optimiser.make()
     state = TrainState(jnp.int32(0), reference, optimiser.init(reference), run.key(role))
     state = stage.resume(place(state, mesh, run.mesh.rule("policy")))
@@ -137,7 +137,7 @@ def preference(
             rejected, counts = exchange_answers(chosen, start.tokenizer.pad), np.tile(counts, 2)
         # Of a pair that does not count no token is predicted: its loss is a number that no parameter moves.
         both = [replace(rows, predict=rows.predict & counts[:, None]) for rows in (chosen, rejected)]
-        state, metrics = program(state, shard_rows(tuple(both), mesh), coef, reference)
+        state, metrics = program(state, shard_rows(tuple(both), mesh), coef, (reference, base))
         stage.log(i, values(metrics))
         stage.save(i, state, run.runtime.save_every)
     return result(stage, start)
@@ -169,12 +169,14 @@ Step = Callable[[TrainState, tuple[TextBatch, TextBatch], Any, PyTree], tuple[Tr
 def pair_step(
     c: Preference, start: Trained, run: Run, optimiser, rate: TextCoef, objective: Callable | None
 ) -> tuple[Step, PreferenceCoef]:
-    """(state, (chosen, rejected), coef, reference) → (state, metrics); and coef."""
-    model = LanguageModel(start.training(run.mesh))
+    """(state, (chosen, rejected), coef, (reference, LoRA's base)) → (state, metrics); and coef."""
+    decoder = LanguageModel(start.training(run.mesh))
     function, per_token = (objective, False) if objective else OBJECTIVES[c.objective]
     of_loss = (np.float32(x) for x in (c.beta, c.smoothing, c.margin, c.sft))
 
-    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: PreferenceCoef, reference: PyTree):
+    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: PreferenceCoef, frozen: tuple[PyTree, PyTree]):
+        reference, base = frozen
+        model = start.on_base(decoder, base)
         chosen, rejected = both
         of = partial(answer_logps, reference, model=model, per_token=per_token)
         batch = PairBatch(chosen, rejected, of(chosen)[0], of(rejected)[0])
@@ -187,11 +189,14 @@ def pair_step(
 def kto_step(
     c: Preference, start: Trained, run: Run, optimiser, rate: TextCoef, objective: Callable | None
 ) -> tuple[Step, KTOCoef]:
-    """(state, (rows, mismatched rows), coef, reference) → (state, metrics), the first half of the rows liked; and coef."""
-    model = LanguageModel(start.training(run.mesh))
+    """(state, (rows, mismatched rows), coef, (reference, LoRA's base)) → (state, metrics), the first half
+    of the rows liked; and coef."""
+    decoder = LanguageModel(start.training(run.mesh))
     of_loss = (np.float32(x) for x in (c.beta, c.desirable, c.undesirable))
 
-    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: KTOCoef, reference: PyTree):
+    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: KTOCoef, frozen: tuple[PyTree, PyTree]):
+        reference, base = frozen
+        model = start.on_base(decoder, base)
         rows, mismatched = both
         of = partial(answer_logps, reference, model=model, per_token=False)
         liked = jnp.arange(len(rows.tokens)) < len(rows.tokens) // 2

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rlhf_jax.data import TOKENIZER_FILES, Tokenizer, load_tokenizer, template_of, tokenizer_files, with_chat
+from rlhf_jax.data import (
+    CONFIG_FILES,
+    TOKENIZER_FILES,
+    Tokenizer,
+    load_tokenizer,
+    template_of,
+    tokenizer_files,
+    with_chat,
+)
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import ROPE_SCALINGS, Rope, TransformerConfig
 from rlhf_jax.runtime import Checkpoints, require_writable
@@ -146,8 +154,10 @@ def _content(files: Iterable[Path]) -> dict[str, bytes]:
 
 def tokenizer_paths(path: Path) -> list[Path]:
     """All files that say something of the tokenizer at a path, which is a folder or a file."""
+    files = list(tokenizer_files(path))
     if not path.is_dir():
-        return list(tokenizer_files(path))
+        beside = CONFIG_FILES if path.suffix == ".json" or len(files) == 2 else ()  # which `load_tokenizer` reads
+        return [*files, *(path.with_name(name) for name in beside if path.with_name(name).is_file())]
     names = (*TOKENIZER_FILES, "generation_config.json", "config.json")
     return [path / name for name in names if (path / name).is_file()]
 

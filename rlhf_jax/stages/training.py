@@ -228,7 +228,7 @@ def has_row(documents: Sequence[str], model: Model) -> bool:
     """True where the text fills a row of `packed`."""
     tokens = 0
     for document in documents:
-        tokens += len(model.tokenizer.encode(document)) + 1  # EOS
+        tokens += len(model.tokenizer.opening) + len(model.tokenizer.encode(document)) + 1  # EOS
         if tokens >= model.format.context:
             return True
     return False

@@ -1,0 +1,218 @@
+"""Constructs of published templates: ids as Transformers has them, and the assistant's tokens by hand.
+
+The templates are small ones of our own, each with what is peculiar to the one that it is named for. Where TRL is installed,
+which has the published ones, the ids of those are compared as well.
+"""
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax.data import ChatTemplate, encode_chat, load_tokenizer, render_chat
+from rlhf_jax.data.chat import encode_turn
+from rlhf_jax.data.dialogue import Messages
+from rlhf_jax.errors import InputError
+from tests.data.conftest import write_bytes_tokenizer
+
+SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]")
+ID = {token: 256 + i for i, token in enumerate(SPECIAL)}
+THOUGHT = "<think>\nHm.\n</think>\n\n"
+
+# Earlier answers lose their reasoning, the last has it or an empty one.
+QWEN3 = (
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% set thought = m.reasoning_content or (m.content.split('</think>')[0].split('<think>')[-1].strip('\n')"
+    " if '</think>' in m.content else '') %}"
+    "{% if loop.index0 > ns.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ said }}"
+    "{% for call in m.tool_calls or [] %}{{ '\n<tool_call>\n' + (call | tojson) + '\n</tool_call>' }}{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# EOS stands where no generation prompt does.
+PHI3 = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+# The system message goes into the last turn of the user; an answer begins with a space, and nothing opens it.
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}"
+    "{% else %}{% set rest = messages %}{% endif %}{{ bos_token }}{% for m in rest %}{% if m.role == 'user' %}"
+    "{% set last = rest | selectattr('role', 'equalto', 'user') | list | last == m %}"
+    "{{ '[INST] ' + (system + '\n\n' if system is defined and last else '') + m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+# The generation prompt opens the reasoning, which no answer in the conversation has.
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m.content }}{% endif %}"
+    "{% if m.role == 'assistant' %}{{ '<|assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|><think>\n' }}{% endif %}"
+)
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": f"{THOUGHT}Ho é"},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": f"{THOUGHT}So."},
+]
+PLAIN = [{**m, "content": m["content"].removeprefix(THOUGHT)} for m in TALK]
+SYSTEM = [{"role": "system", "content": "Be kind."}]
+EXPECTED = {
+    "qwen3": (
+        (QWEN3, TALK),
+        ("<|im_start|>", "user\nHi", "<|im_end|>", "\n", "<|im_start|>", "assistant\n", ["Ho é", "<|im_end|>"], "\n"),
+        ("<|im_start|>", "user\nWhy?", "<|im_end|>", "\n", "<|im_start|>", "assistant\n"),
+        ([THOUGHT, "So.", "<|im_end|>"], "\n"),
+    ),
+    "phi3": (
+        (PHI3, PLAIN),
+        ("<|user|>", "\nHi", "<|end|>", "\n", "<|assistant|>", "\n", ["Ho é", "<|end|>"], "\n"),
+        ("<|user|>", "\nWhy?", "<|end|>", "\n", "<|assistant|>", "\n", ["So.", "<|end|>"], "\n", "</s>"),
+    ),
+    "mistral": (
+        (MISTRAL, SYSTEM + PLAIN),
+        ("<s>", "[INST]", " Hi", "[/INST]", [" Ho é", "</s>"]),
+        ("[INST]", " Be kind.\n\nWhy?", "[/INST]", [" So.", "</s>"]),
+    ),
+    "r1": (
+        (R1, TALK),
+        ("<s>", "<|user|>", "Hi", "<|assistant|>", ["\n\nHo é", "</s>"]),
+        ("<|user|>", "Why?", "<|assistant|>", ["\n\nSo.", "</s>"]),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    into = tmp_path_factory.mktemp("chat")
+    write_bytes_tokenizer(into / "tokenizer.json", SPECIAL)
+    config = '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}'
+    (into / "tokenizer_config.json").write_text(config)
+    return into
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    transformers = pytest.importorskip("transformers", reason="Transformers is not installed: pip install -e .[oracle]")
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def by_hand(*parts):
+    tokens, mask = [], []
+    for part in (part for row in parts for part in row):
+        for piece in part if isinstance(part, list) else [part]:
+            ids = [ID[piece]] if piece in ID else list(piece.encode())
+            tokens += ids
+            mask += [isinstance(part, list)] * len(ids)
+    return tokens, mask
+
+
+def encoded(messages, tokenizer, source, **options):
+    tokens, mask = encode_chat(messages, tokenizer, ChatTemplate(source), 10_000, **options)
+    return tokens.tolist(), mask.tolist()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_two_answers(small, name):
+    (source, talk), *parts = EXPECTED[name]
+    assert encoded(talk, small, source) == by_hand(*parts)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+def test_transformers_has_the_same_ids(small, theirs, name, turns):
+    source, talk = EXPECTED[name][0]
+    talk = talk[: len(talk) - 4 + turns]
+    for prompt in (False, True) if turns % 2 else (False,):
+        options = {"chat_template": source, "add_generation_prompt": prompt, "return_dict": False}
+        assert encoded(talk, small, source, add_generation_prompt=prompt)[0] == theirs.apply_chat_template(
+            talk, **options
+        )
+
+
+def test_a_generation_prompt_that_writes_more_than_an_answer_has(small):
+    """Of R1 prompt and answer together are the conversation; what an answer is sampled after has the reasoning opened."""
+    talking = replace(small, chat=ChatTemplate(R1))
+    prompt, answer = encode_turn(Messages(TALK[:1]), "Ho", talking)
+    assert (prompt, answer) == (by_hand(["<s>", "<|user|>", "Hi", "<|assistant|>"])[0], [*b"Ho", ID["</s>"]])
+
+
+def test_all_keys_reach_the_template(small, theirs):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "é"}}}
+    talk = [
+        TALK[0],
+        {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [call]},
+        {"role": "tool", "content": "42", "name": "look"},
+        {"role": "assistant", "content": "So.", "reasoning_content": "Ah."},
+    ]
+    tokens, mask = encoded(talk, small, QWEN3)
+    assert tokens == theirs.apply_chat_template(talk, chat_template=QWEN3, return_dict=False)
+    said = small.decode([t for t, own in zip(tokens, mask, strict=True) if own])
+    assert said.startswith("<think>\nHm.\n</think>\n\n\n<tool_call>") and said.endswith("Ah.\n</think>\n\nSo.")
+    assert mask.count(True) == len(said.encode()) + 2  # with two ends of a turn
+
+
+TOOLS = "{{ tools | tojson }}{{ documents[0].title }}{% for m in messages %}{{ m.content[0].text }}{% endfor %}"
+
+
+def test_tools_documents_and_contents_in_parts(small, theirs):
+    talk = [{"role": "user", "content": [{"type": "text", "text": "Hi </s>"}]}]
+    tools = [{"type": "function", "function": {"name": "a<|im_end|>"}}]
+    documents = [{"title": "<s>", "text": ""}]
+    more = {"tools": tools, "documents": documents}
+    text = '[{"type": "function", "function": {"name": "a<|im_end|>"}}]<s>Hi </s>'
+    assert render_chat(talk, small, ChatTemplate(TOOLS), **more) == text
+    assert theirs.apply_chat_template(talk, chat_template=TOOLS, tokenize=False, **more) == text
+    assert encoded(talk, small, TOOLS, **more)[0] == list(text.encode())  # none of it is a special token
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
+def test_a_built_in_template_says_what_it_has_no_place_for(small, key):
+    from rlhf_jax.data import load_chat_template
+
+    talk = [TALK[0], {"role": "assistant", "content": "So.", key: ["x"]}]
+    with pytest.raises(InputError, match=f"message 2 has '{key}', for which the template has no place"):
+        render_chat(talk, small, load_chat_template("chatml"))
+    with pytest.raises(InputError, match="there are tools, for which the template has no place"):
+        render_chat(talk[:1], small, load_chat_template("chatml"), tools=[{}])
+
+
+PUBLISHED = [
+    *("llama3_1", "llama3_2", "llama3", "qwen2_5", "qwen3", "qwen3_instruct_2507", "gemma", "gemma3", "phi3", "phi3_5"),
+    *("deepseek_r1_distill", "deepseekv3", "smolvlm", "cohere", "glm4moe"),
+    *("llama3_training", "qwen2_5_training", "qwen3_training", "gemma3_training", "phi3_training", "phi3_5_training"),
+    "deepseek_r1_distill_training",
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_templates(small, theirs, name):
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    path = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
+    if not path.is_file():
+        pytest.skip(f"this TRL has no template {name}")
+    source = path.read_text()
+    template = ChatTemplate(source, now=datetime.datetime.now())
+    for talk in (PLAIN[:1], PLAIN[:2], PLAIN[:3], PLAIN, SYSTEM + PLAIN, SYSTEM + PLAIN[:1], TALK):
+        prompt = talk[-1]["role"] == "user"
+        try:
+            options = {"chat_template": source, "add_generation_prompt": prompt, "return_dict": False}
+            expected = theirs.apply_chat_template(talk, **options)
+        except Exception:
+            with pytest.raises(InputError, match="refuses the messages"):
+                encode_chat(talk, small, template, 10_000, prompt)
+            continue
+        tokens, mask = encode_chat(talk, small, template, 10_000, prompt)
+        assert tokens.tolist() == expected
+        said = small.decode(tokens[mask])
+        answers = [m["content"].split("</think>")[-1].strip() for m in talk if m["role"] == "assistant"]
+        asked = [m["content"] for m in talk if m["role"] == "user"]
+        assert all(answer in said for answer in answers) and not any(question in said for question in asked)
