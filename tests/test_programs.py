@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import best_of_n, dpo, export, grpo, inspect_tokens, instructgpt, ppo_ptx
+from experiments import reward_model as reward_model_program
 from rlhf_jax.config import load_config
 from rlhf_jax.data import load_tokenizer
 from rlhf_jax.errors import InputError
@@ -27,7 +28,7 @@ from rlhf_jax.models import (
     save_pretrained,
 )
 from rlhf_jax.runtime import Checkpoints, tree_hash
-from rlhf_jax.stages import trained
+from rlhf_jax.stages import begin, trained
 from tests.small_run import (
     PPO,
     ROOT,
@@ -191,6 +192,44 @@ def test_functions_beside_the_reward_model_with_weights(uninterrupted, tmp_path,
     best_of_n.main(begun(best_of_n, uninterrupted, tmp_path, *given, "--best-of", "2"))
     found = json.loads((tmp_path / "best_of_n.json").read_text())
     assert found["1"]["reward"]["mean"] < found["2"]["reward"]["mean"]
+
+
+@pytest.mark.long
+def test_ppo_alone_on_models_from_elsewhere(uninterrupted, tmp_path, monkeypatch):
+    """Policy and reward model as Hugging Face folders: one command, and the numbers of the stages that they came from."""
+    for name in ("rl_init", "reward_model"):
+        exported(monkeypatch, str(uninterrupted / name), str(tmp_path / name))
+    given = ["--given.start", str(tmp_path / "rl_init"), "--given.reward", str(tmp_path / "reward_model")]
+    ppo_ptx.main(
+        begun(ppo_ptx, uninterrupted, tmp_path / "out", *PPO, *given, "--given.against", str(tmp_path / "rl_init"))
+    )
+    ppo_ptx.main(begun(ppo_ptx, uninterrupted, tmp_path / "same", *PPO, "--given.against", str(uninterrupted / "sft")))
+    ours, theirs = (rows_of(tmp_path / name / "ppo_ptx") for name in ("out", "same"))
+    assert ours[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["objective/reward_model"] == pytest.approx(b["objective/reward_model"], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.long
+def test_a_reward_model_alone(uninterrupted, tmp_path):
+    given = ["--given.start", str(uninterrupted / "sft"), "--out", str(tmp_path)]
+    given += ["--files.rankings", str(uninterrupted / "rankings" / "rankings.jsonl"), "--reward.epochs", "1"]
+    program, config = reward_model_program, str(ROOT / "configs" / "reward_model.toml")
+    program.main(begin(program.Config, program.__file__, "", [config, *given]))
+    found = json.loads((tmp_path / "reward_model.json").read_text())
+    assert found and all(0 <= figure["mean"] <= 1 for figure in found.values())
+    assert trained(tmp_path / "reward_model").scalar
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("program", "folder"), [(dpo, "preference"), (grpo, "group")], ids=["dpo", "grpo"])
+def test_what_other_programs_train_is_exported(uninterrupted, tmp_path, monkeypatch, program, folder):
+    more = PPO if program is grpo else ["--preference.epochs", "1"]
+    program.main(begun(program, uninterrupted, tmp_path / "run", *more))
+    exported(monkeypatch, str(tmp_path / "run" / folder), str(tmp_path / "exported"))
+    params = load_pretrained(tmp_path / "exported").params
+    for path, leaf in flat(trained(tmp_path / "run" / folder).params()).items():
+        np.testing.assert_array_equal(flat(params)[path], leaf)
 
 
 def test_groups_that_do_not_fill_a_batch_are_refused_first(tmp_path):

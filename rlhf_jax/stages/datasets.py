@@ -86,12 +86,12 @@ class Layouts(Layout):
 @dataclass(frozen=True)
 class Files(Checked):
     """The user's own data: local .json, .jsonl, .csv, .parquet or .txt files (.gz and .xz too), or hub ids for `datasets`, as
-    "owner/name", "owner/name[config]:split", "owner/name[data_dir=folder]"."""
+    "owner/name", "owner/name[config]:split", "owner/name[data_dir=folder]". What a program does not read may be ""."""
 
-    pretrain: str  # text
-    demonstrations: str  # prompts with the answer that a person wrote
-    rankings: str  # answers to a prompt, ranked or in pairs
-    prompts: str  # prompts without answers
+    pretrain: str = ""  # text
+    demonstrations: str = ""  # prompts with the answer that a person wrote
+    rankings: str = ""  # answers to a prompt, ranked or in pairs
+    prompts: str = ""  # prompts without answers
     unusable: Literal["error", "drop"] = "error"  # rows without an answer, a prompt, …: refuse them, or leave them out
     layout: Layouts = Layouts()
 
@@ -216,6 +216,8 @@ def from_files(files: Files, seed: int) -> DataSets:
     def read(reader: Callable[..., list[Text]], file: str) -> tuple[list[Text], list[list[Text]]]:
         """Rows that are to be dealt out, and those that come in their parts: all are the one or the other."""
         layout, source = files.layout.of(file), getattr(files, file)
+        if not source:
+            return [], [[] for _ in SPLIT]
         if layout.split:
             return [], [reader(source, files.unusable, layout, part) for part in ("train", *HELD_OUT)]
         return reader(source, files.unusable, layout), [[] for _ in SPLIT]
@@ -237,7 +239,7 @@ def from_files(files: Files, seed: int) -> DataSets:
         [[*p, *d, *r] for p, d, r in zip(given_prompts, given_demonstrations, given_rankings, strict=True)]
     )
     split = split_of(SPLIT, seed, prompts, demonstrations, rankings, given)
-    texts = read_texts(files.pretrain, files.layout.pretrain)
+    texts = read_texts(files.pretrain, files.layout.pretrain) if files.pretrain else ()
     pieces = [piece for document in texts for piece in pieces_of(document)]
     train, valid = split_documents(pieces, SPLIT_TEXT, seed)
     clean = split.without_held_out(train)

@@ -82,7 +82,9 @@ def read_model(folder: Path, said: Mapping[str, Any], step: int, sha256: str) ->
     """From what the record of a checkpoint says of its model."""
     model = Trained(
         decoder=decoder_from_json(said["decoder"]),
-        tokenizer=with_chat(load_tokenizer(folder / said["tokenizer"]), said["chat"] and template_of(said["chat"])),
+        tokenizer=with_chat(
+            load_tokenizer(folder / said["tokenizer"]), template_of(said["chat"]) if said.get("chat") else None
+        ),
         format=Format(**said["format"]),
         values=said["values"],
         folder=folder,
