@@ -80,11 +80,10 @@ def chosen_step(folder: Path) -> int | None:
 
 def read_model(folder: Path, said: Mapping[str, Any], step: int, sha256: str) -> Trained:
     """From what the record of a checkpoint says of its model."""
+    chat = template_of(said["chat"]) if said.get("chat") else None
     model = Trained(
         decoder=decoder_from_json(said["decoder"]),
-        tokenizer=with_chat(
-            load_tokenizer(folder / said["tokenizer"]), template_of(said["chat"]) if said.get("chat") else None
-        ),
+        tokenizer=with_chat(load_tokenizer(folder / said["tokenizer"]), chat),
         format=Format(**said["format"]),
         values=said["values"],
         folder=folder,
