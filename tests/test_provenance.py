@@ -711,8 +711,8 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
     made = drawn_up(
         program,
         "policy",
-        trained=lambda folder: f"start in {folder}",
-        trained_in=lambda folders: [f"model in {each.strip()}" for each in folders.split(",")],
+        model_in=lambda folder, *where: f"start in {folder}",
+        trained_in=lambda folders, *where: [f"model in {each.strip()}" for each in folders.split(",")],
         rewards_in=lambda *given: given,
         data_of=lambda model, settings, seed: asked.append(model) or world,
         prompts_that_fit_all=lambda prompts, start: prompts,
@@ -741,8 +741,8 @@ def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(d
     made = drawn_up(
         dpo,
         "preference",
-        trained=lambda folder: f"model in {folder}",
-        trained_in=lambda folders: folders,
+        model_in=lambda folder, *where: f"model in {folder}",
+        trained_in=lambda folders, *where: folders,
         read_rankings=lambda source: read,
         data_of=lambda model, settings, seed: data,
         prompts_that_fit_all=lambda prompts, start: stages.Parts(prompts.train),

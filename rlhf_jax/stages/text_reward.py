@@ -73,7 +73,7 @@ def read_as_text(rewards: Rewards, start: Trained, value: Trained | None, **ense
     ensemble: see `ReadsText`."""
     if not rewards.models:
         return rewards
-    shape = (value or rewards.models[0]).decoder
+    shape = (value if isinstance(value, Trained) else rewards.models[0]).decoder
     other = [model for model in rewards.models if not _alike(model, start) or model.decoder != shape]
     if not other:
         return rewards
