@@ -165,12 +165,16 @@ def test_without_a_value_network(uninterrupted, tmp_path):
 AS_ASKED = "tests/studies/as_asked.py:as_asked"
 
 
+@pytest.mark.long
 def test_a_reward_of_one_s_own_is_ten_lines_and_one_of_a_config(uninterrupted, tmp_path, monkeypatch):
     """With no reward model at all, by DAPO's loss and over-length penalty."""
     assert len((ROOT / AS_ASKED.partition(":")[0]).read_text().splitlines()) <= 10
     monkeypatch.chdir(ROOT)
     given = ["--given.reward", AS_ASKED, "--given.against", str(uninterrupted / "sft"), *PPO]
-    grpo.main(begun(grpo, uninterrupted, tmp_path, *given, "--group.advantage", "grpo", "--ppo.clip-high", "0.28"))
+    whole = ["--ppo.missing-eos-penalty", "0"]  # the score is the function's alone
+    grpo.main(
+        begun(grpo, uninterrupted, tmp_path, *given, "--group.advantage", "grpo", "--ppo.clip-high", "0.28", *whole)
+    )
     for row in rows_of(tmp_path / "group"):
         assert 0 <= row["reward/as_asked"] <= 1 and row["time/reward"] > 0
         assert row["objective/reward_model"] == pytest.approx(row["reward/as_asked"])

@@ -607,7 +607,9 @@ def test_the_world_s_truth_asks_what_no_training_prompt_does(world, monkeypatch)
 
     monkeypatch.setattr(figures, "written_by", written_by)
     monkeypatch.setattr(figures, "likeliest", lambda model, params, choices, **more: [0] * len(choices))
-    tokenizer = SimpleNamespace(encode=lambda text: [1], encode_continued=lambda text: [2], eos=0, chat=None)
+    tokenizer = SimpleNamespace(
+        encode=lambda text: [1], encode_continued=lambda text: [2], eos=0, chat=None, opening=()
+    )
     model = SimpleNamespace(decoder=None, tokenizer=tokenizer, format=FORMAT)
     monkeypatch.setattr(figures, "LanguageModel", lambda decoder: None)
     figures.truthful(figures.Loaded(model, None), world.truth, Evaluate(), RUN)

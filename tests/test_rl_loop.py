@@ -224,5 +224,5 @@ def test_its_reward_is_what_its_docstring_says(rl_loop):
     prompts = [data.Prompt(data.prompt_text(text)) for text in asked]
     right = ["Ada is a nurse. She has a cat.", "soup, rice, fish.", "Hello, Ada lives in Dorn."]
     wrong = ["Ada is a nurse.", "soup, rice.", "Ada lives in Dorn. You zonk."]
-    assert rl_loop.reward(prompts, right) == [1.0, 1.0, 1.0]
-    assert rl_loop.reward(prompts, wrong) == [0.0, 0.0, 0.0]
+    assert rl_loop.reward(prompts, right, [{}] * 3) == [1.0, 1.0, 1.0]
+    assert rl_loop.reward(prompts, wrong, [{}] * 3) == [0.0, 0.0, 0.0]

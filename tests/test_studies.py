@@ -350,7 +350,7 @@ def test_a_crash_in_a_reward_function_costs_nothing_and_the_end_is_the_same_to_t
 
 def test_weights_and_the_function_of_each_part_are_what_a_policy_is_made_from(made, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        POLICY, "around", lambda halves, pieces, mesh, run, *more: POLICY.in_one(halves, pieces, mesh, run)
+        POLICY, "around", lambda halves, pieces, mesh, run, *more: POLICY.by_models(halves, pieces, mesh, run)
     )
     call = partial(made.policy, tmp_path / "policy", c=replace(PPO, iterations=1))
     rewards = stages.Rewards([made.reward], [good, remembers_it], [1.0, 0.5, 0.25])
@@ -576,7 +576,7 @@ def everything(made):
 
 
 def test_what_is_done_says_so_and_returns_at_once_and_changes_no_file(made, monkeypatch, capsys):
-    for name in ("pretrain", "supervised", "reward_model", "policy"):
+    for name in ("pretrain", "supervised", "reward_model", "iterations"):
         monkeypatch.delattr(sys.modules[f"rlhf_jax.stages.{name}"], "mapped")  # nothing is compiled
     monkeypatch.delattr(sys.modules["rlhf_jax.stages.answers"], "answer")
     before = files(made.out)

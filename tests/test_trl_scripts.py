@@ -96,6 +96,7 @@ def test_dpo(given, sft):
     assert rows_of(dpo)[0]["loss/train"] == pytest.approx(np.log(2), abs=1e-6)
 
 
+@pytest.mark.long
 def test_ppo(given, sft, reward):
     ppo = ran("ppo", TWICE, str(sft), str(reward), str(given / "prompts.jsonl"), str(given / "ppo"))
     first, second = rows_of(ppo)
@@ -103,7 +104,8 @@ def test_ppo(given, sft, reward):
     assert first["lr"] == pytest.approx(1e-3) and "loss/pretrain" not in first
 
 
-@pytest.mark.parametrize("name", ["grpo", pytest.param("rloo", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_groups(given, sft, name):
     group = ran(name, TWICE, str(sft), str(given / "prompts.jsonl"), str(given / name))
     first, _ = rows_of(group)

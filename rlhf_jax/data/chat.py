@@ -184,14 +184,19 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
         text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
         return begun, [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
     tokens, mask = _whole(prompt, answer, tokenizer, tokenizer.chat)
-    same = next(
-        (i for i, (a, b) in enumerate(zip(begun, tokens, strict=False)) if a != b), min(len(begun), len(tokens))
-    )
-    if not any(mask[same:]) or (same < len(begun) and not mask[same]):
+    same = _shared(begun, tokens)
+    if not any(mask[same:]) or (same < len(begun) and (not mask[same] or same < _asked(prompt, tokenizer, begun))):
         raise InputError(
             "in the chat template the answer does not continue its prompt: give it {% generation %} blocks"
         )
     return tokens[:same], tokens[same:]
+
+
+def _asked(prompt: Conversation, tokenizer: Tokenizer, begun: list[int]) -> int:
+    """How many tokens of the prompt are what was said, before the template asks for an answer."""
+    assert tokenizer.chat is not None
+    said = _checked(messages_of(prompt), tokenizer, tokenizer.chat)
+    return _shared(begun, _encode(said, tokenizer, tokenizer.chat, prompt=False)[0])
 
 
 def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
@@ -497,8 +502,8 @@ def _begin(text: str, changed: str, base: str, before: str, least: int) -> int |
     return None if found < 0 else found + len(opening)
 
 
-def _shared(a: str, b: str) -> int:
-    """How many characters two texts begin alike."""
+def _shared(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """In how many characters two texts, or tokens two lists, begin alike."""
     least = min(len(a), len(b))
     return next((i for i in range(least) if a[i] != b[i]), least)
 

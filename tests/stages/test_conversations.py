@@ -25,7 +25,7 @@ from tests.data.conftest import write_bytes_tokenizer
 from tests.models.conftest import wild
 from tests.refusals import refusal
 
-pytestmark = pytest.mark.usefixtures("types_are_not_checked")
+pytestmark = [pytest.mark.usefixtures("types_are_not_checked"), pytest.mark.long]
 SPECIAL = ("</s>", "<|im_start|>", "<|im_end|>", "<pad>")
 EOS, END = 256, 258
 RUN, FORMAT = stages.Run(seed=0), stages.Format(96, 16)
@@ -150,7 +150,6 @@ def test_the_export_talks_in_transformers(trained, tmp_path):
     assert np.isfinite(float(theirs(ids).logits.sum()))
 
 
-@pytest.mark.long
 def test_a_reward_model_that_reads_text_says_what_it_says_inside(trained, tmp_path, capsys):
     """Of another size it is a function of the text, and of the same kind too where it is told to be; here answers decode to
     the bytes that they were, so that the numbers are the same."""

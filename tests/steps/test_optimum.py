@@ -329,8 +329,8 @@ def dialogue() -> Dialogue:
     return Dialogue(Problem(tokens, mask, response, scores, frozen), tuple(heads))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("beta", [0.2, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("beta", [0.2, 1.0])
 def test_ppo_reaches_it_in_episodes_of_two_turns(dialogue, beta):
     """At least 99 % of the way to the optimum over the policy's own tokens of both turns: the first turn's answer moves what
     the second is asked, and what it can earn."""

@@ -165,6 +165,7 @@ def miniature(tiny) -> Setting:
     return setting(models, tiny.state.policy, tiny.state.value, tiny.frozen, tiny.batch.prompts, tokens, EOS)
 
 
+@pytest.mark.long
 def test_the_place_of_the_score_moves_parameters_by_up_to_two_steps(miniature):
     """Two, where a gradient's sign is another one."""
     (here, _), there = ours(miniature), as_trl(miniature)
