@@ -2,9 +2,10 @@
 
 from rlhf_jax.data.chat import (
     TooLongError,
-    encode_answers,
+    Turns,
     encode_chat,
     encode_chats,
+    encode_learned,
     encode_prompt,
     encode_reply,
     encode_turn,
@@ -29,7 +30,6 @@ from rlhf_jax.data.content import content_sha256
 from rlhf_jax.data.corpus import TextLayout, as_text_batch, mask_tokens, pack, read_texts, text_documents
 from rlhf_jax.data.demonstrations import (
     Demonstration,
-    Turns,
     encode_demonstrations,
     exchange_answers,
     fits,
@@ -103,10 +103,10 @@ __all__ = [
     "coefficient_table",
     "content_sha256",
     "drop_shared_prefixes",
-    "encode_answers",
     "encode_chat",
     "encode_chats",
     "encode_demonstrations",
+    "encode_learned",
     "encode_prompt",
     "encode_prompts",
     "encode_rankings",

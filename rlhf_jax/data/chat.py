@@ -17,7 +17,7 @@ from numpy import ndarray
 from rlhf_jax.data.chat_template import BUILT_IN, END, HH, START, ChatTemplate, fill, marks_answers
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
-    HUMAN,
+    TURN,
     Answer,
     Conversation,
     Message,
@@ -35,8 +35,10 @@ from rlhf_jax.types import TextBatch
 ANSWERED = "\ufdd3"  # in the place of an answer whose tokens are there already; another noncharacter
 SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
 STAND_IN = "\ufdd4"  # in the place of an answer, to see where a template puts it
+OPENING = ("system", "developer")  # messages that stand before the first turn
 ROLES = ("user", "assistant", "system")  # that the built-in templates know
 
+Turns = Literal["last", "all"]  # of the assistant's, that are learned from
 ALWAYS = datetime.datetime(2024, 7, 26)  # the date that Llama 3.1's template has where it cannot ask
 
 
@@ -159,7 +161,11 @@ def with_chat(tokenizer: Tokenizer, template: ChatTemplate | None) -> Tokenizer:
         return replace(tokenizer, chat=None, turn_end=None)
     now = template.now or (ALWAYS if "strftime_now" in template.source else None)
     talking = replace(tokenizer, chat=template._replace(now=now), turn_end=None)
-    _, answer = encode_turn(Messages([{"role": "user", "content": "?"}]), "!", talking)
+    said = [{"role": "user", "content": "Anyone there?"}, {"role": "assistant", "content": "Nobody, no."}]
+    text = render_chat(said, talking, template)
+    if lost := [message["role"] for message in said if message["content"] not in text]:
+        raise InputError(f"the chat template does not write what the {lost[0]} says: name another one")
+    _, answer = encode_turn(Messages(said[:1]), said[1]["content"], talking)
     return replace(talking, turn_end=answer[-1])
 
 
@@ -185,7 +191,10 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
         return begun, [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
     tokens, mask = _whole(prompt, answer, tokenizer, tokenizer.chat)
     same = _shared(begun, tokens)
-    if not any(mask[same:]) or (same < len(begun) and (not mask[same] or same < _asked(prompt, tokenizer, begun))):
+    if same < len(begun):  # an answer may begin as the rest of the generation prompt does
+        own = next((i for i in range(_asked(prompt, tokenizer, begun), len(mask)) if mask[i]), len(mask))
+        same = own if own <= same else len(mask)
+    if not any(mask[same:]):
         raise InputError(
             "in the chat template the answer does not continue its prompt: give it {% generation %} blocks"
         )
@@ -207,23 +216,46 @@ def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
     return _encode(_checked(messages, tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=False)[0]
 
 
-def encode_answers(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-    """The tokens of a whole conversation, and True at what the assistant wrote in any of its turns.
+def encode_learned(
+    prompt: Conversation, answer: Answer, tokenizer: Tokenizer, turns: Turns = "last"
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a whole conversation, and True at what the assistant wrote in the turns that are learned from: those of
+    the answer, or with turns="all" those of the prompt too. What others say between them is in the tokens alone.
 
     Where a transcript goes on after an answer, nothing marks its end, and only its text is the assistant's. InputError: as
     `encode_turn`.
     """
     if tokenizer.chat is not None:
-        return _whole(prompt, answer, tokenizer, tokenizer.chat)
+        begun, said = encode_turn(prompt, answer, tokenizer)
+        mask = _whole(prompt, answer, tokenizer, tokenizer.chat)[1]
+        own = mask if turns == "all" else [False] * len(begun) + mask[len(begun) :]
+        return begun + said, own
     said = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
     asked = prompt if isinstance(prompt, str) else prompt_text(prompt)
-    tokens, mask = list(tokenizer.opening), [False] * len(tokenizer.opening)
-    pieces = re.split(f"((?<={ASSISTANT}).*?(?={HUMAN}|\\Z))", f"{asked} {said}", flags=re.DOTALL)
-    for number, piece in enumerate(pieces):
-        ids = tokenizer.encode_continued(piece) if number else tokenizer.encode(piece)
-        mask += [number > 0 and not piece.startswith(HUMAN)] * len(ids)
-        tokens += ids
+    if turns == "all":
+        tokens, pieces = list(tokenizer.opening), _spoken(f"{asked} {said}", own=False)
+    else:
+        tokens, pieces = encode_prompt(asked, tokenizer), _spoken(f" {said}", own=True)
+    mask, behind = [False] * len(tokens), turns == "last"
+    for piece, own in pieces:
+        ids = tokenizer.encode_continued(piece) if behind else tokenizer.encode(piece)
+        tokens, mask, behind = tokens + ids, mask + [own] * len(ids), True
     return [*tokens, tokenizer.eos], [*mask, True]
+
+
+def _spoken(text: str, own: bool) -> list[tuple[str, bool]]:
+    """A transcript in pieces, and which of them are the assistant's words; markers are nobody's. own: how it begins."""
+    lead, *turns = TURN.split(text)
+    pieces = [(lead, own)] if lead else []
+    for marker, words in zip(turns[::2], turns[1::2], strict=True):
+        assistant = marker == ASSISTANT
+        before = marker if assistant else marker + words
+        if pieces and not pieces[-1][1]:
+            before = pieces.pop()[0] + before
+        pieces.append((before, False))
+        if assistant and words:
+            pieces.append((words, True))
+    return pieces
 
 
 def less_oldest_turns(prompt: Conversation, fits: Callable[[Conversation], bool]) -> Conversation | None:
@@ -348,7 +380,7 @@ def _shielded(value: Any, tokenizer: Tokenizer, template: ChatTemplate, what: st
 
 def _turns(messages: list[Message]) -> tuple[list[Message], list[list[Message]]]:
     """The opening system messages, and the rest in parts, each a user's message with what follows it."""
-    opening = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    opening = next((i for i, message in enumerate(messages) if message["role"] not in OPENING), len(messages))
     turns: list[list[Message]] = []
     for message in messages[opening:]:
         if message["role"] == "user" or not turns:

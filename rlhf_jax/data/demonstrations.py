@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.chat import encode_answers, encode_turn
+from rlhf_jax.data.chat import Turns, encode_learned
 from rlhf_jax.data.dialogue import Answer, Conversation, UnusableRowError
 from rlhf_jax.data.examples import LeftOutError, read_examples
 from rlhf_jax.data.layouts import Example, Layout
@@ -16,7 +16,6 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.types import TextBatch
 
 END_OF_TEXT = "<|endoftext|>"  # ends every completion in files made for GPT-3 fine-tuning; here the EOS token does
-Turns = Literal["last", "all"]  # of the assistant's, that are learned from
 
 
 class Demonstration(NamedTuple):
@@ -72,7 +71,7 @@ def encode_demonstrations(
     tokens = np.full((len(demonstrations), length), tokenizer.pad, np.int32)
     predict = np.zeros(tokens.shape, bool)
     for row, demonstration in enumerate(demonstrations):
-        ids, learned = _encoded(demonstration, tokenizer, turns)
+        ids, learned = encode_learned(demonstration.prompt, demonstration.answer, tokenizer, turns)
         before = sum(not own for own in learned)
         end = turn_length(before, len(ids) - before, length, f"demonstration {row + 1}")
         tokens[row, :end] = ids
@@ -94,7 +93,7 @@ def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
 
 def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int, turns: Turns = "last") -> bool:
     """True where prompt, answer and its end take at most `length` tokens. Who filters says how many went."""
-    return len(_encoded(demonstration, tokenizer, turns)[0]) <= length
+    return len(encode_learned(demonstration.prompt, demonstration.answer, tokenizer, turns)[0]) <= length
 
 
 def turn_length(prompt: int, answer: int, length: int, name: str) -> int:
@@ -105,11 +104,3 @@ def turn_length(prompt: int, answer: int, length: int, name: str) -> int:
             f"context of {length}: raise the context, or keep only the rows that fit"
         )
     return prompt + answer
-
-
-def _encoded(demonstration: Demonstration, tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], list[bool]]:
-    """The tokens, and which of them are learned."""
-    if turns == "all":
-        return encode_answers(demonstration.prompt, demonstration.answer, tokenizer)
-    prompt, answer = encode_turn(demonstration.prompt, demonstration.answer, tokenizer)
-    return prompt + answer, [False] * len(prompt) + [True] * len(answer)

@@ -9,8 +9,8 @@ from rlhf_jax.data import (
     Messages,
     Prompt,
     Ranking,
-    encode_answers,
     encode_demonstrations,
+    encode_learned,
     encode_prompt,
     encode_prompts,
     encode_rankings,
@@ -116,8 +116,8 @@ IN_TRANSCRIPT = marked(
 
 @pytest.mark.parametrize("prompt", [TALK, WRITTEN], ids=["messages", "transcript"])
 def test_every_turn_of_the_assistant(plain, chatml, prompt):
-    assert encode_answers(prompt, "So.", chatml) == IN_TEMPLATE
-    assert encode_answers(prompt, "So.", plain) == IN_TRANSCRIPT
+    assert encode_learned(prompt, "So.", chatml, "all") == IN_TEMPLATE
+    assert encode_learned(prompt, "So.", plain, "all") == IN_TRANSCRIPT
 
 
 def test_demonstrations_learn_the_last_turn_or_all(plain, chatml):
@@ -172,3 +172,47 @@ def test_how_messages_read_aloud():
     parts = {"role": "tool", "content": [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]}
     assert text_of(Messages([TALK[1], call, parts])) == '\n\nHuman: Hi\n\nAssistant: {"name": "f"}\n\nTool: 42'
     assert hash(Messages(list(TALK))) == hash(TALK) and len({Prompt(TALK), Prompt(Messages(list(TALK)))}) == 1
+
+
+TWO = Messages(
+    [
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "Ah"},
+        {"role": "assistant", "content": "Yes"},
+    ]
+)
+
+
+@pytest.mark.parametrize("answer", [TWO, "So.\n\nHuman: Ah\n\nAssistant: Yes"], ids=["messages", "transcript"])
+def test_what_a_user_says_inside_an_answer_is_not_learned(plain, chatml, answer):
+    ids_, own = encode_learned(TALK, answer, plain)
+    expected = marked(WRITTEN, [" So."], "\n\nHuman: Ah\n\nAssistant:", [" Yes", EOS])
+    assert (ids_, own) == expected
+    if answer is TWO:
+        between = [END, "\n", START, "user\nAh", END, "\n", START, "assistant\n"]
+        tokens, own = encode_learned(TALK, answer, chatml)
+        assert tokens == PROMPT + ids("So.", *between, "Yes", END)
+        learned = [token for token, each in zip(tokens, own, strict=True) if each]
+        assert learned == ids("So.", END, "Yes", END)
+
+
+def test_no_marker_of_a_turn_is_learned(plain):
+    twice = encode_learned("\n\nHuman: a\n\nAssistant: b\n\nAssistant:", "c", plain, "all")
+    assert twice == marked("\n\nHuman: a\n\nAssistant:", [" b"], "\n\nAssistant:", [" c", EOS])
+
+
+def test_a_template_that_loses_what_is_said_is_refused(plain):
+    for lost, source in (
+        ("user", "{{ m.content if m.role == 'assistant' }}"),
+        ("assistant", "{{ m.content | upper }}"),
+    ):
+        template = ChatTemplate(
+            f"{{% for m in messages %}}{{% generation %}}{source}{{% endgeneration %}}{{% endfor %}}"
+        )
+        with pytest.raises(InputError, match=r"the chat template does not write what the (user|assistant) says"):
+            with_chat(plain, template)
+
+
+def test_a_developer_s_message_stays_as_a_system_s_does():
+    talk = Messages([{"role": "developer", "content": "D"}, *TALK[1:]])
+    assert less_oldest_turns(talk, lambda x: len(x) == 2) == Messages([talk[0], talk[-1]])
