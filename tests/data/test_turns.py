@@ -202,10 +202,7 @@ def test_no_marker_of_a_turn_is_learned(plain):
 
 
 def test_a_template_that_loses_what_is_said_is_refused(plain):
-    for lost, source in (
-        ("user", "{{ m.content if m.role == 'assistant' }}"),
-        ("assistant", "{{ m.content | upper }}"),
-    ):
+    for source in ("{{ m.content if m.role == 'assistant' }}", "{{ m.content | upper }}"):
         template = ChatTemplate(
             f"{{% for m in messages %}}{{% generation %}}{source}{{% endgeneration %}}{{% endfor %}}"
         )
