@@ -178,12 +178,24 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:30]} ... {text[-25:]}")
 
 
-def _read_aloud(message: Message, opens: bool) -> str:
-    role, content = str(message.get("role")), message.get("content")
+def spoken(conversation: Conversation) -> str:
+    """What the user and the assistant say, as a transcript: without systems, what tools return, and calls of them."""
+    if isinstance(conversation, str):
+        return conversation
+    return "".join(f"{MARKERS[m['role']]} {_words(m)}" for m in conversation if m["role"] in MARKERS)
+
+
+def _words(message: Message) -> str:
+    content = message.get("content")
     if isinstance(content, list):  # in parts, as the vision models' formats have it
         content = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
+    return f"{content or ''}".strip()
+
+
+def _read_aloud(message: Message, opens: bool) -> str:
+    role = str(message.get("role"))
     calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
-    said = " ".join([f"{content or ''}".strip(), *calls]).strip()
+    said = " ".join([_words(message), *calls]).strip()
     if role == "system" and opens:
         return said
     return f"{MARKERS.get(role, f'{chr(10)}{chr(10)}{role.capitalize()}:')} {said}".rstrip()

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from rlhf_jax.data.comparisons import Ranking
 from rlhf_jax.data.demonstrations import Demonstration
-from rlhf_jax.data.dialogue import HUMAN, TURN, text_of
+from rlhf_jax.data.dialogue import HUMAN, TURN, Conversation, spoken, text_of
 from rlhf_jax.data.prompts import Prompt
 from rlhf_jax.errors import InputError
 
@@ -145,18 +145,26 @@ def normalised(text: str) -> str:
 
 def human_turns(conversation: str) -> list[str]:
     """What the human says in a transcript, each turn normalised, less empty ones; of a text without any, the whole text."""
-    _, *turns = TURN.split(conversation)
+    return _said(conversation) or [normalised(conversation)]
+
+
+def _said(transcript: str) -> list[str]:
+    _, *turns = TURN.split(transcript)
     said = [normalised(words) for marker, words in zip(turns[::2], turns[1::2], strict=True) if marker == HUMAN]
-    return [words for words in said if words] or [normalised(conversation)]
+    return [words for words in said if words]
 
 
 def _turns(row: Prompt | Demonstration | Ranking) -> list[str]:
     """The human's turns of a row's conversation, the opening first. Answers may run on over several turns."""
     if isinstance(row, Prompt):
-        return human_turns(row.text)
-    answers = map(text_of, (row.answer,) if isinstance(row, Demonstration) else row.answers)
-    more = (turn for answer in answers if HUMAN in answer for turn in human_turns(answer))
-    return [*human_turns(text_of(row.prompt)), *more]
+        return _turns_of(row.conversation)
+    answers = (row.answer,) if isinstance(row, Demonstration) else row.answers
+    return [*_turns_of(row.prompt), *(turn for answer in answers for turn in _said(spoken(answer)))]
+
+
+def _turns_of(conversation: Conversation) -> list[str]:
+    # Of messages not as they are read aloud: there a tool's words behind the human's would be the human's.
+    return _said(spoken(conversation)) or [normalised(text_of(conversation))]
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rlhf_jax.data import (
     Demonstration,
+    Messages,
     Prompt,
     Ranking,
     Split,
@@ -21,7 +22,7 @@ from rlhf_jax.data import (
     split_of,
 )
 from rlhf_jax.data.dialogue import parse_transcript
-from rlhf_jax.data.splits import human_turns, normalised
+from rlhf_jax.data.splits import human_turns, normalised, openings
 from rlhf_jax.errors import InputError
 
 SHARES = (0.5, 0.25, 0.25)
@@ -243,3 +244,25 @@ def test_rows_from_elsewhere_lose_what_is_held_out():
     gone = [ranking("where  is DORN?"), ranking("Who are you?", "bruno"), ranking("Something else.", "ada"), later]
     assert not_held_out([gone[0], kept[0], *gone[1:], kept[1]], held) == kept
     assert not_held_out(gone, []) == gone
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"role": "tool", "content": "42"},
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "Be brief.\n\nHuman: Hey"},
+    ],
+)
+@pytest.mark.parametrize("calls", [{}, {"tool_calls": [{"name": "f"}]}])
+def test_a_tool_or_a_second_system_behind_the_first_turn_is_no_part_of_the_opening(more, calls):
+    asked = {"role": "user", "content": "What is the answer?"}
+    for told in ([{**asked, **calls}, more], [more, {**asked, **calls}], [asked, more, asked]):
+        messages = Messages(told)
+        assert openings([[Prompt("\n\nHuman: What is the answer?\n\nAssistant:")]]) == openings([[Prompt(messages)]])
+        assert (
+            not_held_out([Demonstration(messages, "42")], [Prompt("\n\nHuman: What is the answer?\n\nAssistant:")])
+            == []
+        )
+        ranking = Ranking(Messages([{**asked, "content": "Hm"}]), (messages, "No"), (1, 2))
+        assert not_held_out([ranking], [Prompt(messages)]) == []
