@@ -38,9 +38,13 @@ def read_demonstrations(
     InputError, with the line: a layout that is not known, broken dialogue, such a row where it is not dropped.
     """
 
+    labelled: dict[bool, str] = {}  # whether a row has a label → the first such row
+
     def demonstration(example: Example, row: Row) -> Demonstration:
         if example.problem:
             raise example.problem
+        if not example.ranks:
+            labelled.setdefault(example.liked is not None, row.where)
         if example.liked is False:
             raise LeftOutError("whose label is false")
         if example.score is not None and layout.scores not in layout.says_nothing():
@@ -57,7 +61,13 @@ def read_demonstrations(
             raise UnusableRowError(sentence, "whose answer is empty")
         return Demonstration(example.prompt, answer, example.user)
 
-    return read_examples(source, demonstration, unusable, layout, part)
+    found = read_examples(source, demonstration, unusable, layout, part)
+    if len(labelled) > 1:
+        raise InputError(
+            f"{labelled[False]}: there is no label, which {labelled[True]} has: add it, or leave such rows out with "
+            "label = 'label' and drop = 'label == null' in [files.layout]"
+        )
+    return found
 
 
 def encode_demonstrations(

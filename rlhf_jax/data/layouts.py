@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -55,8 +56,9 @@ SCORES = (
 SYSTEMS = ("system", "system_prompt")
 JUDGEMENTS = (  # columns that may say of an answer that it is bad
     *("label", "labels", "rating", "score", "overall_score", "rank", "stars", "reward", "helpfulness", "quality"),
-    *("correct", "is_correct", "is_safe"),
+    *("correct", "is_correct", "is_safe", "preferred", "liked", "accepted", "is_good", "is_preferred", "thumbs_up"),
 )
+CELLS = (bool, int, float, Decimal, str)  # what a judgement is written in
 ANSWERS_ARE = (
     "messages",
     "answer",
@@ -483,9 +485,8 @@ class _Reader:
         """What a label or a score that the layout names says of the one answer."""
         if len(answers) != 1 or ranks:
             return None, None
-        known = (
-            isinstance(self.fields.get("label"), (bool, int, float, str)) and "label" not in self.layout.says_nothing()
-        )
+        label = self.row.fields.get("label", ABSENT)
+        known = (label is None or isinstance(label, CELLS)) and "label" not in self.layout.says_nothing()
         path, liked = self.layout.label or ("label" if known and not self.layout.scores else ""), None
         if path:
             liked = truth_of(required(self.row.fields, path), path)
@@ -499,11 +500,12 @@ class _Reader:
         c = self.layout
         if c.label or c.scores or c.ranks or c.best:
             return None
-        for key in JUDGEMENTS:
-            value = self.fields.get(key)
-            if value == "" or not isinstance(value, (bool, int, float, str)) or key in c.says_nothing():
+        for key, value in self.fields.items():
+            if isinstance(value, list) and len(value) == 1 == count:
+                (value,) = value  # of the one answer
+            if key.lower() not in JUDGEMENTS or key in c.says_nothing() or value == "" or not isinstance(value, CELLS):
                 continue
-            if count == 1 and key == "label" and truth_of(value) is not None:
+            if count == 1 and key == "label" and not isinstance(self.fields[key], list) and truth_of(value) is not None:
                 continue
             if count:
                 return InputError(

@@ -4,6 +4,7 @@ import json
 import operator
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from rlhf_jax.data.dialogue import UnusableRowError
@@ -112,7 +113,7 @@ def number_of(value: Any, name: str) -> float:
 def truth_of(value: Any, name: str = "") -> bool | None:
     """True or false, as which tables write 1 and 0 as well. InputError, where there is a name: neither."""
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    found = words.get(str(value).strip().lower())
+    found = words.get(str(float(value) if isinstance(value, Decimal) else value).strip().lower())
     if found is None and name:
         raise InputError(
             f"{name!r} is {shortened(value)}: make it true where the answer was liked and false where it was not"

@@ -3,6 +3,7 @@
 The files lie beside RLHF_JAX_DATA; what they hold is written out here, so that the expected values can be read.
 """
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -351,6 +352,8 @@ def test_where_scores_make_rankings_demonstrations_are_those_that_are_not_droppe
         ({"rating": 1}, "there is 'rating' beside the answers, which may say that they are bad"),
         ({"label": "bad"}, "there is 'label' beside the answers"),
         ({"is_safe": False}, "there is 'is_safe' beside the answers"),
+        ({"Label": False}, "there is 'Label' beside the answers"),
+        ({"preferred": False}, "there is 'preferred' beside the answers"),
         ({"input": "C"}, "there is 'input' beside 'prompt'"),
         ({"history": "earlier"}, "the history is 'earlier': make it pairs"),
         ({"tools": [{"name": "f"}]}, "there are 'tools' beside the conversation"),
@@ -362,7 +365,7 @@ def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, 
     refusal(lambda: read_demonstrations(path), f"line 1: {sentence}")
     pair = jsonl({"prompt": "Q", "chosen": "Y", "rejected": "N", **more})
     refusal(lambda: read_rankings(pair), f"line 1: {sentence}")
-    if (name := next(iter(more))) in ("rating", "label", "is_safe", "tools"):
+    if (name := next(iter(more))) in ("rating", "label", "Label", "is_safe", "preferred", "tools"):
         assert read_prompts(pair)[0].columns[name] == more[name]
         assert len(read_rankings(pair, layout=Layout(ignore=name))) == 1
 
@@ -391,6 +394,11 @@ def test_a_system_beside_whole_conversations_is_before_both(jsonl):
         assert read_prompts(path)[0].conversation == read_demonstrations(path)[0].prompt == prompt
     path = jsonl({"chosen": HH + " Y", "rejected": HH + " N", "system": "S"})
     assert read_rankings(path)[0].prompt == read_prompts(path)[0].conversation == "S" + HH
+
+
+def test_a_label_in_a_list_is_not_looked_past(jsonl):
+    row = {"prompt": "Q", "completion": "Y", "label": [False]}
+    refusal(lambda: read_demonstrations(jsonl(row)), "line 1: there is 'label' beside the answers")
 
 
 @pytest.mark.parametrize(
@@ -423,6 +431,34 @@ def test_of_a_label_only_what_is_liked_is_a_demonstration_whatever_writes_it(tmp
     (ranking,) = read_rankings(str(path))
     assert (ranking.answers, ranking.ranks) == (("Y", "N"), (1, 2))
     assert "dropped 2 of 4 rows: 2 whose prompt has no answer that is judged otherwise" in caplog.text
+
+
+def test_a_row_of_a_labelled_file_without_a_label_is_not_taken_for_liked(jsonl, caplog):
+    liked = {"prompt": "Q", "completion": "Y", "label": True}
+    null, absent = {**liked, "label": None}, {"prompt": "Q", "completion": "N"}
+    for read in (read_demonstrations, read_rankings):
+        refusal(lambda read=read: read(jsonl(liked, null)), "line 2: 'label' is null: give it a value")
+    assert [d.answer for d in read_demonstrations(jsonl(liked, null), unusable="drop")] == ["Y"]
+    assert len(read_demonstrations(jsonl(liked, null), layout=Layout(ignore="label"))) == 2
+    refusal(
+        lambda: read_demonstrations(jsonl(absent, liked)), "line 1: there is no label, which ", "line 2 has: add it"
+    )
+    advised = Layout(label="label", drop="label == null")
+    assert len(read_demonstrations(jsonl(absent, liked, null), layout=advised)) == 1
+
+
+def test_labels_and_ratings_of_decimals_are_labels_and_ratings(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def written(name, values):
+        table = pyarrow.table({"prompt": ["Q", "R"], "completion": ["Y", "N"], name: list(map(Decimal, values))})
+        parquet.write_table(table, tmp_path / "decimals.parquet")
+        return str(tmp_path / "decimals.parquet")
+
+    assert [d.answer for d in read_demonstrations(written("label", ["1.00", "0.00"]))] == ["Y"]
+    refusal(
+        lambda: read_demonstrations(written("rating", ["5.0", "1.0"])), "row 1: there is 'rating' beside the answers"
+    )
 
 
 def test_messages_stay_as_they_were_given(jsonl):
