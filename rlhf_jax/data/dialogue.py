@@ -182,10 +182,11 @@ def spoken(conversation: Conversation) -> str:
     """What the user and the assistant say, as a transcript: without systems, what tools return, and calls of them."""
     if isinstance(conversation, str):
         return conversation
-    return "".join(f"{MARKERS[m['role']]} {_words(m)}" for m in conversation if m["role"] in MARKERS)
+    return "".join(f"{MARKERS[m['role']]} {words_of(m)}" for m in conversation if m["role"] in MARKERS)
 
 
-def _words(message: Message) -> str:
+def words_of(message: Message) -> str:
+    """The text of a message, less white space around it; of one in parts that of all of them."""
     content = message.get("content")
     if isinstance(content, list):  # in parts, as the vision models' formats have it
         content = "".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
@@ -195,7 +196,7 @@ def _words(message: Message) -> str:
 def _read_aloud(message: Message, opens: bool) -> str:
     role = str(message.get("role"))
     calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
-    said = " ".join([_words(message), *calls]).strip()
+    said = " ".join([words_of(message), *calls]).strip()
     if role == "system" and opens:
         return said
     return f"{MARKERS.get(role, f'{chr(10)}{chr(10)}{role.capitalize()}:')} {said}".rstrip()

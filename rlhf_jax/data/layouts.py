@@ -23,6 +23,7 @@ from rlhf_jax.data.dialogue import (
     is_transcript,
     parse_transcript,
     prompt_text,
+    words_of,
 )
 from rlhf_jax.data.paths import ABSENT, all_of, at, conditions, names_in, number_of, required, truth_of
 from rlhf_jax.data.sources import Row, name_of
@@ -254,7 +255,14 @@ class _Reader:
                     f"there is {more[0]!r} beside 'prompt': name what the prompt is, prompt = 'prompt' in [files.layout]"
                 )
             self.used.add("prompt")
-            return self.no_object("prompt")
+            value = self.no_object("prompt")
+            for key in QUESTIONS:
+                if not self.within(key, conversation_of(value)):
+                    raise InputError(
+                        f"there are two prompts, 'prompt' and {key!r}: name one, prompt = 'prompt' in [files.layout], or, if "
+                        "the first is the system message, that too, system = 'prompt'"
+                    )
+            return value
         keys = [key for key in QUESTIONS if key in self.fields]
         if len(keys) > 1:
             raise InputError(
@@ -285,6 +293,36 @@ class _Reader:
                 f"{keys[0]!r} and {more[0]!r} are no two texts: name one, prompt = {keys[0]!r} in [files.layout]"
             )
         return "\n\n".join(part.strip() for part in parts if part.strip())
+
+    def within(self, key: str, conversation: Conversation) -> bool:
+        """Whether a conversation's systems, its first or its last turn of the user hold the texts of a column, which then
+        says nothing more. So they do where there is no such column, or where it is ignored."""
+        value = messages_or_text(self.fields.get(key, ""))
+        if value in ("", []) or key in self.layout.says_nothing():
+            return True
+        if isinstance(conversation, str) and not is_transcript(conversation):
+            conversation = Messages([{"role": "user", "content": conversation}])
+        if isinstance(value, str) and isinstance(conversation, str) and conversation.strip().startswith(value.strip()):
+            return True
+        held = list(parse_transcript(conversation) if isinstance(conversation, str) else conversation)
+        asked = [words_of(message) for message in held if message["role"] == "user"]
+        there = [*asked[:1], *asked[-1:], *(words_of(m) for m in held if m["role"] in ("system", "developer"))]
+        if isinstance(value, str) and is_transcript(value):
+            value = parse_transcript(value)
+        if isinstance(value, list):
+            texts = [words_of(message) for message in messages_in(value) if message["role"] != "assistant"]
+            return all(text in map(words_of, held) for text in texts)
+        return isinstance(value, str) and any(value.strip() in text for text in there)
+
+    def nothing_beside(self, conversation: Conversation, names: str, keys: Sequence[str]) -> None:
+        """InputError: a column that would be of a prompt, and a conversation that does not hold it."""
+        for key in keys:
+            if not self.within(key, conversation):
+                raise InputError(
+                    f"there is {key!r} beside a whole conversation, which does not hold it: to read on without it say "
+                    f"ignore = {key!r} in [files.layout], or name there what is the prompt, prompt = {key!r}, or what the "
+                    f"conversation, {names}"
+                )
 
     def no_object(self, key: str) -> Any:
         """What the column holds. InputError: an object that is no message."""
@@ -339,6 +377,8 @@ class _Reader:
         found = self.whole(required(self.row.fields, path))
         if isinstance(found, str) and not is_transcript(found):
             raise InputError(f"{path!r} holds {shortened(found)}, which is no conversation: give it turns")
+        if not self.layout.messages:
+            self.nothing_beside(found, f"messages = {path!r}", ("prompt", *QUESTIONS, *SUPPLEMENTS))
         if ends_in_answer(found):
             prompt, answer = split_last(found)
             return with_words(prompt), (answer,), (), None
@@ -371,6 +411,10 @@ class _Reader:
                     "prompt = 'question' (a beginning that two texts share is none: where it ends nobody says)"
                 )
         both = self.with_prompt_column([self.whole(value) for value in both])
+        if not self.layout.chosen:
+            names = " and ".join(f"{name} = {name!r}" for name in ("chosen", "rejected")[: len(both)])
+            keys = ("prompt", *QUESTIONS, *SUPPLEMENTS)
+            self.nothing_beside(both[0], names, [key for key in keys if key != self.layout.prompt])
         if len(both) == 1:
             prompt, answer = split_last(both[0])
             return with_words(prompt), (answer,), (), problem

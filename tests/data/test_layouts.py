@@ -396,6 +396,46 @@ def test_a_system_beside_whole_conversations_is_before_both(jsonl):
     assert read_rankings(path)[0].prompt == read_prompts(path)[0].conversation == "S" + HH
 
 
+BESIDE = [
+    {"prompt": "You are kind.", "question": "2+2?", "answer": "4"},
+    {"prompt": [user("You are kind.")], "query": "2+2?", "chosen": "4", "rejected": "5"},
+    {"prompt": "Be kind.", "messages": WHOLE["chosen"]},
+    {"prompt": [system("S"), user("Q")], "messages": WHOLE["chosen"]},
+    {"instruction": "Translate it.", "messages": WHOLE["chosen"]},
+    {"context": "The sky is blue.", "conversations": GPT},
+    {"prompt": "Be kind.", **WHOLE},
+    {"context": "The sky is blue.", **WHOLE},
+    {"question": "R", "chosen": HH + " Y", "rejected": HH + " N"},
+]
+
+
+@pytest.mark.parametrize("row", BESIDE)
+@pytest.mark.parametrize("read", [read_demonstrations, read_prompts])
+def test_a_column_that_may_be_of_the_prompt_is_not_dropped_without_a_word(jsonl, row, read):
+    path, whole = jsonl(row), "answer" not in row and "query" not in row
+    first = next(iter(row))
+    refusal(
+        lambda: read(path), f"line 1: there is {first!r} beside a whole" if whole else "line 1: there are two prompts"
+    )
+    other = first if whole else ("question" if "question" in row else "query")
+    assert len(read(path, layout=Layout(ignore=other))) == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q ", "messages": WHOLE["chosen"]},
+        {"prompt": "S", "messages": [system("S"), *WHOLE["chosen"]]},
+        {"prompt": [user("P")], "messages": [*TALK, assistant("Y")]},
+        {"prompt": HH, "chosen": HH + " Y", "rejected": HH + " N"},
+        {"instruction": "Q", "context": "C", "messages": [user("Q\n\nC"), assistant("Y")]},
+        {"prompt": "Solve: Q", "question": "Q", "answer": "Y"},
+    ],
+)
+def test_what_a_conversation_holds_may_stand_beside_it(jsonl, row):
+    assert [d.answer for d in read_demonstrations(jsonl(row))] == ["Y"]
+
+
 def test_a_label_in_a_list_is_not_looked_past(jsonl):
     row = {"prompt": "Q", "completion": "Y", "label": [False]}
     refusal(lambda: read_demonstrations(jsonl(row)), "line 1: there is 'label' beside the answers")
@@ -412,7 +452,8 @@ def test_prompts_are_read_whatever_stands_in_the_columns_of_answers(jsonl, answe
 
 def test_a_prompt_that_is_named_goes_before_messages(jsonl):
     path = jsonl({"question": "Q", "messages": [user("R"), assistant("Y")]})
-    assert read_prompts(path)[0].conversation == Messages([user("R")])
+    for layout in (Layout(messages="messages"), Layout(ignore="question")):
+        assert read_prompts(path, layout=layout)[0].conversation == Messages([user("R")])
     assert read_prompts(path, layout=Layout(prompt="question"))[0].conversation == PROMPT
 
 

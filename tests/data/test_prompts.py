@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.data import (
+    Layout,
     Messages,
     Prompt,
     drop_shared_prefixes,
@@ -14,6 +15,7 @@ from rlhf_jax.data import (
     read_rankings,
 )
 from rlhf_jax.errors import InputError
+from tests.refusals import refusal
 
 PROMPT = "\n\nHuman: Name a fruit.\n\nAssistant:"
 QUESTION = {"role": "user", "content": "Name a fruit."}
@@ -61,12 +63,16 @@ LATER = PROMPT + " A pear.\n\nHuman: Another.\n\nAssistant:"
     ],
 )
 def test_whole_conversations_hold_their_own_prompt_in_all_readers(jsonl, row, prompt):
-    """Beside a `prompt` column that says something else; else one file would have two texts for a row."""
+    """Beside a `prompt` column that says something else, which is ignored; else one file would have two texts for a row."""
     path = jsonl({"prompt": "a title", **row})
-    assert [p.text for p in read_prompts(path)] == [prompt]
-    assert [p.conversation for p in read_prompts(path)] == [d.prompt for d in read_demonstrations(path)]
+    if "a title" not in prompt:
+        refusal(lambda: read_prompts(path), "line 1: there is 'prompt' beside a whole conversation")
+    layout = Layout(ignore="" if "a title" in prompt else "prompt")
+    prompts = read_prompts(path, layout=layout)
+    assert [p.text for p in prompts] == [prompt]
+    assert [p.conversation for p in prompts] == [d.prompt for d in read_demonstrations(path, layout=layout)]
     if "rejected" in row:
-        assert [r.prompt for r in read_rankings(path)] == [prompt]
+        assert [r.prompt for r in read_rankings(path, layout=layout)] == [prompt]
 
 
 def test_category_and_user(jsonl):
