@@ -91,7 +91,14 @@ def messages_in(values: list[Any]) -> Messages:
     return Messages(found)
 
 
+def _holds_bytes(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, (bytes, bytearray)) or any(map(_holds_bytes, inner))
+
+
 def _message(value: Any, number: int) -> Message:
+    if _holds_bytes(value):
+        raise InputError(f"message {number} holds bytes, {shortened(value)}: write its texts as strings (UTF-8)")
     names = ("from", "value") if isinstance(value, dict) and "from" in value else ("role", "content")
     if not isinstance(value, dict) or names[0] not in value or (names[1] not in value and not value.get("tool_calls")):
         raise InputError(f"message {number} is no object with 'role' and 'content': give it both")

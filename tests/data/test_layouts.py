@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.data import Layout, Messages, read_demonstrations, read_prompts, read_rankings
+from rlhf_jax.data.layouts import example
+from rlhf_jax.data.sources import Row
 from tests.refusals import refusal
 
 EGG, SKY = "How do I boil an egg?", "Why is the sky blue?"
@@ -500,6 +502,12 @@ def test_labels_and_ratings_of_decimals_are_labels_and_ratings(tmp_path):
     refusal(
         lambda: read_demonstrations(written("rating", ["5.0", "1.0"])), "row 1: there is 'rating' beside the answers"
     )
+
+
+@pytest.mark.parametrize("content", [b"hi", [{"type": "text", "text": b"hi"}]])
+def test_bytes_in_messages_are_refused(content):
+    row = Row({"messages": [{"role": "user", "content": content}, assistant("Y")]}, "")
+    refusal(lambda: example(row), "message 1 holds bytes, {'role': 'user', 'content': ", "as strings")
 
 
 def test_messages_stay_as_they_were_given(jsonl):
