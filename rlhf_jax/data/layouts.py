@@ -141,11 +141,13 @@ def example(row: Row, layout: Layout = Layout()) -> Example:
     """
     try:
         json.dumps(row.fields, ensure_ascii=False, default=str).encode()
+        return _Reader(row, layout).example()
     except UnicodeEncodeError:
         raise UnusableRowError(
             "it holds half a character (a lone surrogate): remove it", "with half a character"
         ) from None
-    return _Reader(row, layout).example()
+    except RecursionError:
+        raise InputError("it holds lists or objects inside each other a thousand times: flatten them") from None
 
 
 class _Reader:
@@ -512,14 +514,15 @@ class _Reader:
             raise InputError(f"{key!r} is no list of objects: give each completion a text and a rank")
         text = next((name for name in TEXTS if values and name in values[0]), "text")
         score = next((name for name in SCORES if values and all(v.get(name) is not None for v in values)), "")
+        by_rank = not score or any(value.get("rank") is not None for value in values)
         for number, value in enumerate(values, 1):
             if not isinstance(value.get(text), (str, list)):
                 raise InputError(f"completion {number} has no {text!r}: add it, as a string")
-            if value.get("rank") is None and not score:
+            if by_rank and value.get("rank") is None:
                 raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
         # Texts are taken as they are: in files of our own they are what a model wrote, which may look like anything.
         answers = tuple(v[text].strip() if isinstance(v[text], str) else answer_of(v[text]) for v in values)
-        if values and values[0].get("rank") is None:
+        if not by_rank:
             return answers, ranked([-number_of(value[score], score) for value in values]), None
         return answers, tuple(whole_rank(v["rank"], f"completion {i}") for i, v in enumerate(values, 1)), None
 
@@ -536,8 +539,12 @@ class _Reader:
             liked = truth_of(required(self.row.fields, path), path)
         if not self.layout.scores:
             return liked, None
-        (score,) = all_of(self.row.fields, self.layout.scores, "scores")
-        return liked, number_of(score, self.layout.scores)
+        scores = all_of(self.row.fields, self.layout.scores, "scores")
+        if len(scores) != 1:
+            raise InputError(
+                f"there is one answer and {self.layout.scores!r} has {len(scores)} numbers: let it have one"
+            )
+        return liked, number_of(scores[0], self.layout.scores)
 
     def doubt(self, count: int) -> InputError | None:
         """The refusal of answers beside which a column says that they are good or bad, where nothing says how to read it."""

@@ -101,7 +101,7 @@ def number_of(value: Any, name: str) -> float:
     """The number that a cell holds, or that its text reads as. UnusableRowError: none, or nan."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if number != number:
         raise UnusableRowError(
@@ -127,7 +127,7 @@ def value_of(text: str) -> Any:
         return text[1:-1]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or lists in lists in lists
         return text
 
 

@@ -172,6 +172,8 @@ def parse_line(line: bytes, where: str, first: bool) -> Row:
         raise InputError(f"{where}: broken JSON at column {error.colno} ({error.msg}): mend the line") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 text ({error.reason}): convert it") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists in lists in lists
+        raise InputError(f"{where}: JSON that cannot be read ({error}): mend the line") from None
     return _row(value, where)
 
 
@@ -185,6 +187,8 @@ def _json(path: Path) -> Iterator[Row]:
         raise InputError(
             f"{path}, line {error.lineno}: broken JSON at column {error.colno} ({error.msg}): {hint}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: JSON that cannot be read ({error}): mend it") from None
     if not isinstance(values, list):
         raise InputError(f"{path} holds {_kind(values)}: make it a list of objects")
     for number, value in enumerate(values, 1):
@@ -194,7 +198,7 @@ def _json(path: Path) -> Iterator[Row]:
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # whole books are fields; the library's own limit is 128 KiB
     with _open(path) as file:
-        separator = "\t" if _ending(path) == ".tsv" else _separator(file.readline().decode("utf-8-sig"))
+        separator = "\t" if _ending(path) == ".tsv" else _separator(file.readline().decode("utf-8-sig"), path)
         file.seek(0)
         table = csv.reader((line.decode("utf-8-sig") for line in file), strict=True, delimiter=separator)
         try:
@@ -212,9 +216,14 @@ def _csv(path: Path) -> Iterator[Row]:
             raise InputError(f"{path}, line {table.line_num}: broken CSV ({error}): mend the line") from None
 
 
-def _separator(header: str) -> str:
-    """The one that parts a table's first line into the most cells."""
-    return max(",;\t", key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+def _separator(header: str, path: Path) -> str:
+    """The one that parts a table's first line into the most cells. InputError: it is no line."""
+    try:
+        return max(",;\t", key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+    except csv.Error:
+        raise InputError(
+            f"{path}, line 1: there is a carriage return inside the line: let lines end in \\n or \\r\\n"
+        ) from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -53,7 +53,7 @@ def messages_or_text(value: Any) -> Any:
         return value
     try:
         found = json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"a text is Python's repr of messages, {shortened(value)}: write the file with "
             "to_json(orient='records', lines=True), or the cell with json.dumps"

@@ -504,6 +504,21 @@ def test_labels_and_ratings_of_decimals_are_labels_and_ratings(tmp_path):
     )
 
 
+def test_ranks_of_some_scores_of_many_and_numbers_beyond_floats_are_refused(jsonl):
+    two = [{"text": "Y", "rank": 1, "score": 2}, {"text": "N", "score": 1}]
+    for some in (two, two[::-1]):
+        refusal(lambda some=some: read_rankings(jsonl({"prompt": "Q", "completions": some})), "has no 'rank': add it")
+    row = {"prompt": "Q", "responses": ["Y", "N"], "scores": [10**400, 1]}
+    refusal(lambda: read_rankings(jsonl(row)), "line 1: 'scores' is 1000", "no number: make it one")
+    one = Layout(prompt="prompt", answer="answer", scores="scores")
+    rated = {"prompt": "Q", "answer": "Y", "scores": [1, 2]}
+    refusal(lambda: read_rankings(jsonl(rated), layout=one), "line 1: there is one answer and 'scores' has 2 numbers")
+    nested = []
+    for _ in range(3000):
+        nested = [nested]
+    refusal(lambda: example(Row({"prompt": "Q", "more": nested}, "")), "inside each other a thousand times")
+
+
 @pytest.mark.parametrize("content", [b"hi", [{"type": "text", "text": b"hi"}]])
 def test_bytes_in_messages_are_refused(content):
     row = Row({"messages": [{"role": "user", "content": content}, assistant("Y")]}, "")

@@ -11,6 +11,7 @@ import pytest
 
 from rlhf_jax.data import read_rows
 from rlhf_jax.errors import InputError
+from tests.refusals import refusal
 
 ROWS = [{"prompt": "a\nb", "answer": "é 😀"}, {"prompt": 'say "c", d', "answer": "e"}]
 JSONL = "\n".join(json.dumps(row) for row in ROWS)
@@ -202,3 +203,18 @@ def test_folders_of_data_sets(tmp_path, monkeypatch):
 def test_a_split_of_a_single_file_is_refused(jsonl):
     with pytest.raises(InputError, match="is one file, which has no split 'test'"):
         read_rows(jsonl({"a": 1}), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jsonl", '{"n": ' + "9" * 5000 + "}", ", line 1: JSON that cannot be read (Exceeds the limit"),
+        ("a.json", '[{"n": ' + "9" * 5000 + "}]", ": JSON that cannot be read (Exceeds the limit"),
+        ("a.jsonl", '{"n": ' + "[" * 200_000, ", line 1: JSON that cannot be read ("),
+        ("a.csv", "a,b\r1,2\r", ", line 1: there is a carriage return inside the line"),
+    ],
+)
+def test_what_the_parsers_themselves_give_up_on_is_a_sentence(tmp_path, name, text, sentence):
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    refusal(lambda: list(read_rows(str(path))), f"{path}{sentence}")
