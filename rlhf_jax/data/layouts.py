@@ -66,6 +66,10 @@ ANSWERS_ARE = (
     "answers",
     "chosen",
 )  # names of a layout, of which one says what a row's answers are
+CONTRADICTIONS = (  # names of which one would not be looked at
+    *(("prompt", "messages"), ("ranks", "scores"), ("best", "ranks"), ("best", "scores")),
+    *(("label", "answers"), ("label", "chosen"), ("label", "scores")),
+)
 PAIR_SCORES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating", "{}-score")  # of chosen and rejected
 
 
@@ -99,7 +103,7 @@ class Layout:
     def check(self) -> None:
         """InputError: two names for one thing, one that needs another, a condition that cannot be read."""
         given = {name for name in self.__dataclass_fields__ if getattr(self, name)}
-        for one, other in (("prompt", "messages"), ("ranks", "scores"), *itertools.combinations(ANSWERS_ARE, 2)):
+        for one, other in (*CONTRADICTIONS, *itertools.combinations(ANSWERS_ARE, 2)):
             if {one, other} <= given:
                 raise InputError(f"the layout names both {one!r} and {other!r}: name one of them")
         for name, needed in (("rejected", "chosen"), ("ranks", "answers"), ("best", "answers")):
@@ -239,12 +243,7 @@ class _Reader:
     def prompt(self) -> Conversation:
         """The prompt of a row that has it beside its answers."""
         asked = conversation_of(self.prompt_column())
-        found = begun(self.system, self.history, asked)
-        if isinstance(found, Messages) and ends_in_answer(found):
-            raise UnusableRowError(
-                "the prompt ends in an answer: end it with a turn of the user", "whose prompt ends in an answer"
-            )
-        return with_words(found)
+        return with_words(begun(self.system, self.history, asked))
 
     def prompt_column(self) -> Any:
         if self.layout.prompt:

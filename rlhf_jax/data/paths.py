@@ -21,6 +21,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 _WORD = r"""(?:"[^"]*"|'[^']*'|[^\s=!<>]+)"""
 CONDITION = re.compile(rf"\s*({_WORD})\s*(==|!=|<=|>=|<|>)\s*({_WORD})\s*(?:\b(and|or)\b|$)")
 ABSENT = object()
+PYTHONS = {"True": "true", "False": "false", "None": "null", "TRUE": "true", "FALSE": "false", "NULL": "null"}
 
 
 def conditions(drop: str) -> list[list[tuple[str, str, Any]]]:
@@ -35,6 +36,11 @@ def conditions(drop: str) -> list[list[tuple[str, str, Any]]]:
                 "'language != en or score < 3', names and values with spaces in quotes"
             )
         path, sign, value, joint = match.groups()
+        if value in PYTHONS:
+            raise InputError(
+                f"drop = {drop!r}: true, false and null are written small: write {PYTHONS[value]}, or {value!r} in quotes if "
+                "it is a text"
+            )
         found[-1].append((path.strip("\"'"), sign, value_of(value)))
         if joint == "or":
             found.append([])
@@ -137,6 +143,14 @@ def holds(fields: dict[str, Any], path: str, sign: str, wanted: Any) -> bool:
     found = None if found is ABSENT else found
     if isinstance(found, str) and not isinstance(wanted, str) and wanted is not None:
         found = value_of(found.strip().lower() or "null")
+    if (
+        isinstance(found, (int, float))
+        and isinstance(wanted, str)
+        and not isinstance(value_of(wanted.lower() or "''"), str)
+    ):
+        raise InputError(
+            f"{path!r} is {found}, which is never the text {wanted!r}: write {wanted.lower()} without quotes"
+        )
     if sign in ("==", "!="):
         return COMPARISONS[sign](found, wanted)
     if found is None:

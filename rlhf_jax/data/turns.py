@@ -179,7 +179,11 @@ def begun(system: str, history: list[Message], prompt: Conversation) -> Conversa
 
 
 def with_words(prompt: Conversation) -> Conversation:
-    """The prompt. UnusableRowError: nobody says anything in it."""
+    """The prompt. UnusableRowError: messages in which nobody says anything, or the assistant has the last word."""
+    if isinstance(prompt, Messages) and ends_in_answer(prompt):
+        raise UnusableRowError(
+            "the prompt ends in an answer: end it with a turn of the user", "whose prompt ends in an answer"
+        )
     if isinstance(prompt, Messages) and not any(_says(message) for message in prompt if message["role"] != "system"):
         raise UnusableRowError("the prompt is empty: give it some text", "whose prompt is empty")
     return prompt

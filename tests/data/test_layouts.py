@@ -545,6 +545,8 @@ def test_messages_stay_as_they_were_given(jsonl):
             "the prompt is not how",
         ),
         ({"prompt": [user("Q"), assistant("Y")]}, "the prompt ends in an answer"),
+        ({"messages": [user("Q"), assistant("Y"), assistant("N")]}, "the prompt ends in an answer"),
+        ({side: [user("Q"), assistant("Y"), assistant(side)] for side in WHOLE}, "the prompt ends in an answer"),
         ({"prompt": [system("S")]}, "the prompt is empty"),
         ({"instruction": "Q", "question": "R"}, "there are two prompts, 'instruction' and 'question'"),
         ({"messages": [{"role": "robot", "content": "Q"}]}, "message 1 has the role 'robot': use 'user'"),
@@ -581,6 +583,13 @@ def test_conditions_drop_rows_and_are_counted(jsonl, caplog):
     refusal(lambda: kept("meta.lang < 3"), "line 1: 'meta.lang' is 'en', which cannot be compared with 3")
     refusal(lambda: kept("n"), "drop = 'n' cannot be read from 'n' on")
     refusal(lambda: kept("n < 1 or"), "cannot be read")
+    for word, small in (("True", "true"), ("False", "false"), ("None", "null"), ("TRUE", "true")):
+        refusal(lambda word=word: Layout(drop=f"ok == {word}").check(), f"write {small}, or '{word}' in quotes")
+    for one in ("n == '3'", "n != '3'"):
+        refusal(lambda one=one: kept(one), "line 1: 'n' is 0, which is never the text '3': write 3 without quotes")
+    refusal(lambda: kept("ok == 'true'"), "line 1: 'ok' is False, which is never the text 'true'")
+    refusal(lambda: kept("ok != 'True'"), "which is never the text 'True': write true without")
+    assert kept("n == 'N/A'") == [0, 1, 2, 3]
     cells = jsonl({"prompt": "a", "n": "10"}, {"prompt": "b", "n": "9"}, {"prompt": "c", "n": ""})
     assert [p.columns["n"] for p in read_prompts(cells, layout=Layout(drop="n < 9.5"))] == ["10", ""]
 
@@ -592,6 +601,12 @@ def test_conditions_drop_rows_and_are_counted(jsonl, caplog):
         ({"rejected": "a"}, "'rejected' and no 'chosen'"),
         ({"best": "a"}, "'best' and no 'answers'"),
         ({"chosen": "a", "answers": "b, c"}, "both 'answers' and 'chosen'"),
+        ({"answers": "a", "scores": "b", "best": "c"}, "both 'best' and 'scores'"),
+        ({"answers": "a", "ranks": "b", "best": "c"}, "both 'best' and 'ranks'"),
+        ({"answers": "a", "ranks": "b", "scores": "c"}, "both 'ranks' and 'scores'"),
+        ({"answers": "a", "scores": "b", "label": "c"}, "both 'label' and 'answers'"),
+        ({"answer": "a", "scores": "b", "label": "c"}, "both 'label' and 'scores'"),
+        ({"chosen": "a", "rejected": "b", "label": "c"}, "both 'label' and 'chosen'"),
         ({"scores": "a"}, "'scores' and neither 'answer' nor 'answers'"),
     ],
 )
