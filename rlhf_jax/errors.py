@@ -14,5 +14,9 @@ class DivergenceError(Exception):
 
 def shortened(value: object) -> str:
     """A value as it stands in a sentence: on one line, of at most 80 characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = repr(value)
+    except Exception:  # of a class that is a user's, or a number of thousands of digits
+        text = f"<{type(value).__name__}, which cannot be written>"
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."

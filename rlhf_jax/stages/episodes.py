@@ -10,6 +10,7 @@ of its own, as ChatML does, the sampled EOS is that token, and an answer that wa
 transcript has none there: EOS is in the loss like any own token, and hidden from what follows.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,15 @@ from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.iterations import Program, learning, on_host
 from rlhf_jax.stages.model import Model, Trained
-from rlhf_jax.stages.rewards import Rewards, opinions_for_all, part_metrics, parts_earned, together
+from rlhf_jax.stages.rewards import (
+    Rewards,
+    in_float32,
+    number_of,
+    opinions_for_all,
+    part_metrics,
+    parts_earned,
+    together,
+)
 from rlhf_jax.stages.run import Run
 from rlhf_jax.steps import Frozen, Iteration, Plan, PPOCoef, read_episodes, reward_scores, sample, sample_turn
 from rlhf_jax.types import PPOBatch, PPOState, PromptBatch, Response
@@ -207,10 +216,10 @@ def begin(row: Prompt, environment: Environment, model: Model) -> Said:
     cannot write, or more than format.prompt_tokens tokens of them."""
     who, length = f"environment.start on the row {shortened(row.text)}", model.format.prompt_tokens
     with _broken(who):
-        given = asked("it", environment.start, row)
+        given = asked("it", environment.start, copy.deepcopy(row))
         if not isinstance(given, (str, list, tuple)) or not given:
             raise InputError(f"it gave {shortened(given)}; let it give a transcript or a list of messages")
-        conversation = given if isinstance(given, str) else Messages(given)
+        conversation = given if isinstance(given, str) else Messages(asked("it", copy.deepcopy, given))
         ids = encode_prompt(conversation, model.tokenizer)
         messages = messages_of(conversation)
         if messages[-1]["role"] == "assistant":
@@ -226,17 +235,22 @@ def respond(
     """What the environment says to the turn that the episode ends in. more: whether the policy may take another one.
 
     BrokenEnvironmentError: `reply` raises; it gives something else than (messages, reward, done), a reward that is no finite
-    number, or no messages although the episode goes on; or messages that the format cannot write."""
+    number, alone or with those before, or no messages although the episode goes on; or messages that the format cannot
+    write."""
     with _broken(f"environment.reply on the row {shortened(episode.row.text)}"):
-        given = asked("it", environment.reply, [dict(m) for m in episode.messages], episode.row)
+        given = asked("it", environment.reply, *copy.deepcopy((list(episode.messages), episode.row)))
         form = "let it give (messages, reward, done), a list, a finite number and True or False"
         if not isinstance(given, tuple) or len(given) != 3:
             raise InputError(f"it gave {shortened(given)}; {form}")
         messages, reward, done = given
-        number = isinstance(reward, (int, float, np.number, np.bool_)) and np.isfinite(reward)
-        if not number or not isinstance(done, (bool, np.bool_)) or not isinstance(messages, (list, tuple)):
+        number = number_of(reward)
+        if not np.isfinite(number) or not isinstance(done, (bool, np.bool_)) or not isinstance(messages, (list, tuple)):
             raise InputError(f"it gave {shortened(given)}; {form}")
-        said = Said(tuple(messages), (), float(reward))
+        with np.errstate(over="ignore"):
+            earned = np.float32(sum((*episode.rewards, float(reward))))
+        if not np.isfinite(earned):
+            raise InputError(f"with the reward {number:g} its turns earn more than float32 holds; give smaller rewards")
+        said = Said(tuple(asked("it", copy.deepcopy, messages)), (), float(reward))
         if done or not more:
             return said._replace(over=DONE if done else LAST)
         if not messages:
@@ -383,7 +397,8 @@ def in_turns(
         if rewards.recorded:
             of_models, texts = on_host(given, mesh), [e.text for e in episodes]
             said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
-            total, earned = total + together(rewards, said, of_models), parts_earned(rewards, said, of_models)
+            total = in_float32(total + together(rewards, said, of_models).astype(np.float64))
+            earned = parts_earned(rewards, said, of_models)
             parts, metrics = parts | earned, metrics | part_metrics(earned, answers)
         state, learned, drawn = learn(state, x, place(total, mesh), batch, coef, frozen)
         return state, learned | metrics, drawn._replace(parts=parts)

@@ -9,17 +9,21 @@ from rlhf_jax.errors import InputError
 
 
 def asked(who: str, function: Callable, *given: Any) -> Any:
-    """What the function says of what it is given. InputError: it raises; who: as the sentence calls it."""
+    """What the function says of what it is given. InputError: it raises, or calls sys.exit; who: as the sentence calls it."""
     try:
         return function(*given)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise InputError(raised(who, error)) from error
 
 
-def raised(who: str, error: Exception) -> str:
+def raised(who: str, error: BaseException) -> str:
     """What was raised, and where, in words."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(at.filename).name}, line {at.lineno}, in {at.name}"
-    return f"{who} raised {' '.join(f'{type(error).__name__}: {error}'.split())} ({where})"
+    try:
+        said = f"{type(error).__name__}: {error}"
+    except Exception:  # its class is the user's
+        said = type(error).__name__
+    return f"{who} raised {' '.join(said.split())} ({where})"

@@ -213,6 +213,8 @@ def policy(
             f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
         )
     ensemble = {"ensemble": c.ensemble, "uncertainty": c.uncertainty}
+    if environment is not None and not all(callable(getattr(environment, n, None)) for n in Environment._fields):
+        raise InputError(f"the environment is {shortened(environment)}; give a stages.Environment(start, reply)")
     rewards = Rewards() if reward is None and environment else rewards_of(reward)
     rewards = read_as_text(rewards, start, value, **ensemble)
     models = tuple(rewards.models)

@@ -2,6 +2,7 @@
 together."""
 
 import asyncio
+import copy
 import inspect
 import json
 import re
@@ -9,8 +10,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, partial
@@ -65,11 +66,13 @@ class Rewards:
                 )
         for function, name in zip(self.functions, self.named, strict=True):
             require_arguments(function, name)
-        if len(self.weights) and (len(self.weights) != parts or not np.isfinite(np.asarray(self.weights, float)).all()):
+        listed = list(self.weights) if isinstance(self.weights, Sequence | ndarray) and np.ndim(self.weights) else None
+        weights = None if listed is None or isinstance(self.weights, str | bytes) else [number_of(w) for w in listed]
+        if weights is None or (weights and (len(weights) != parts or not np.isfinite(weights).all())):
             of = [*(["the reward models"] if self.models else []), *self.named]
             raise InputError(
-                f"the weights of the rewards are {shortened(list(self.weights))}; give a finite number for each of "
-                f"{', '.join(of)}"
+                f"the weights of the rewards are {shortened(self.weights if listed is None else listed)}; give a list "
+                f"with a finite number for each of {', '.join(of)}"
             )
 
     @property
@@ -176,7 +179,7 @@ def opinions(
     try:
         for wait, i in product((False, True), async_first):
             with said_of(f"the reward function {names[i]}", codes[i], rewards.functions[i], given, ends, seconds):
-                said[i] = waited(said[i], ends) if wait else call(rewards.functions[i], *given)
+                said[i] = waited(said[i], ends) if wait else call(rewards.functions[i], given)
     finally:
         for each in said.values():
             if isinstance(each, Begun):
@@ -218,12 +221,24 @@ def scores_by(reward: RewardFunction, prompts: Sequence[Prompt], answers: Sequen
 def together(
     rewards: Rewards, said: Float[ndarray, "F B"], of_models: Float[ndarray, "E B"] | None = None
 ) -> Float[ndarray, "N B"]:
-    """Σ weight · part, for each reward model of the ensemble, to which all functions are added; one row without models."""
+    """Σ weight · part, for each reward model of the ensemble, to which all functions are added; one row without models.
+    RewardError: it is too large for float32."""
     of_model, weights = rewards.weighed
     functions = np.nansum(np.array(weights)[:, None] * said.astype(np.float64), axis=0)
     if of_models is None:
-        return functions[None].astype(np.float32)
-    return (of_model * of_models.astype(np.float64) + functions).astype(np.float32)
+        return in_float32(functions[None])
+    return in_float32(of_model * of_models.astype(np.float64) + functions)
+
+
+def in_float32(sums: Float[ndarray, "N B"]) -> Float[ndarray, "N B"]:
+    """What rewards add up to. RewardError: a finite sum is none in float32."""
+    with np.errstate(over="ignore"):
+        found = sums.astype(np.float32)
+    if (lost := np.isinf(found) & np.isfinite(sums)).any():
+        raise RewardError(
+            f"the rewards add up to {sums[lost][0]:g}, too large for float32; give smaller ones or weights"
+        )
+    return found
 
 
 def parts_earned(
@@ -271,7 +286,9 @@ def said_of(who: str, code: str, function: RewardFunction, given: Given, ends: f
         raise RewardError(f"{sentence}; {hint}", code, about(who, sentence, given)) from None
     except InputError as error:
         raise RewardError(f"{who}: {error}", code, about(who, str(error), given)) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         sentence, at = raised(who, error), culprit(function, error, given, ends)
         raise RewardError(f"{sentence}{at_row(given, at)}", code, about(who, sentence, given, at)) from error
 
@@ -288,7 +305,8 @@ class Begun:
 
     def __init__(self, awaitable: Awaitable):
         async def wait() -> Any:
-            return await awaitable
+            with no_end("it raised KeyboardInterrupt"):
+                return await awaitable
 
         self.future = asyncio.run_coroutine_threadsafe(wait(), loop())
 
@@ -297,19 +315,40 @@ class Begun:
 def loop() -> asyncio.AbstractEventLoop:
     """The loop of async functions, one for the whole program: what they keep of connections belongs to it."""
     made = asyncio.new_event_loop()
-    threading.Thread(target=made.run_forever, daemon=True).start()
+
+    def run() -> None:
+        while not made.is_closed():
+            with suppress(
+                SystemExit, KeyboardInterrupt
+            ):  # of a task that a function began: whoever awaits it gets it too
+                made.run_forever()
+
+    threading.Thread(target=run, daemon=True).start()
     return made
 
 
-def call(function: Callable, *given: Any) -> Any:
-    """What it gives, or of an async function what `waited` waits for. Lists are its own; sys.exit ends nothing."""
+@contextmanager
+def no_end(interrupted: str | None = None) -> Iterator[None]:
+    """Makes a RuntimeError of sys.exit, and of a KeyboardInterrupt where no keyboard is, in a loop's thread."""
     try:
-        said = function(*map(list, given))
+        yield
     except SystemExit as error:
         raise RuntimeError(f"it called sys.exit({error.code!r})") from error
-    if inspect.isawaitable(said):
-        return Begun(said)
-    return list(said) if isinstance(said, Iterator) else said  # what a generator raises is the function's
+    except KeyboardInterrupt as error:
+        if interrupted is None:
+            raise
+        raise RuntimeError(interrupted) from error
+
+
+def call(function: Callable, given: Given) -> Any:
+    """What it gives, or of an async function what `waited` waits for. Lists, rows and messages are its own, so that what it
+    writes into them is in no other iteration's; sys.exit ends nothing."""
+    prompts = [copy.deepcopy(prompt) for prompt in given[0]]
+    with no_end():
+        said = function(prompts, list(given[1]), [prompt.columns for prompt in prompts])
+        if inspect.isawaitable(said):
+            return Begun(said)
+        return list(said) if isinstance(said, Iterator) else said  # what a generator raises is the function's
 
 
 def waited(said: Any, ends: float) -> Any:
@@ -356,8 +395,9 @@ def numbers(said: Any, who: str, code: str, given: Given) -> Float[ndarray, " B"
     """What a function gave as float32, None as NaN. RewardError: it is something else."""
     count = len(given[1])
     try:
-        values = None if isinstance(said, str | bytes | Mapping | set) else list(said)
-    except TypeError:
+        unordered = isinstance(said, str | bytes | bytearray | memoryview | Mapping | MappingView | Set)
+        values = None if unordered else list(said)
+    except Exception:  # it is no sequence, or one of the user's own that raises
         values = None
     if values is None or len(values) != count:
         wanted = "let it give a list with a finite number for each, or None where it has no opinion"
@@ -367,9 +407,7 @@ def numbers(said: Any, who: str, code: str, given: Given) -> Float[ndarray, " B"
     for i, value in enumerate(values):
         if value is None:
             continue
-        plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-        with np.errstate(over="ignore"):
-            number = np.float32(plain) if isinstance(plain, Real | Decimal) else np.float32(np.nan)
+        number = number_of(value)
         if not np.isfinite(number):
             sentence = f"{who} gave {shortened(value)}"
             wanted = "let it give a finite number, or None where it has no opinion"
@@ -378,23 +416,37 @@ def numbers(said: Any, who: str, code: str, given: Given) -> Float[ndarray, " B"
     return found
 
 
-def culprit(function: RewardFunction, error: Exception, given: Given, ends: float) -> int | None:
+def number_of(value: Any) -> np.float32:
+    """A number of any kind as float32, ±inf where it is too large; NaN: it is none, or masked."""
+    try:
+        plain = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+        if isinstance(plain, Real | Decimal) and not np.ma.is_masked(value):
+            with np.errstate(over="ignore"):
+                return np.float32(float(plain))
+    except Exception:  # 10**400, a signalling NaN, an object of the user's own
+        pass
+    return np.float32(np.nan)
+
+
+def culprit(function: RewardFunction, error: BaseException, given: Given, ends: float) -> int | None:
     """The first row at which the function raises alike when it is asked for it alone; None where that takes more than a
     few seconds, or none is found."""
     until = min(ends, time.monotonic() + SEARCH)
-    for i, row in enumerate(zip(*given, strict=True)):
+    for i, (prompt, answer, row) in enumerate(zip(*given, strict=True)):
         try:
             with limited(until - time.monotonic()):
-                waited(call(function, *([each] for each in row)), until)
+                waited(call(function, ([prompt], [answer], [row])), until)
         except TooSlowError:
             return None
-        except Exception as again:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as again:
             if alike(again, error):
                 return i
     return None
 
 
-def alike(one: Exception, other: Exception) -> bool:
+def alike(one: BaseException, other: BaseException) -> bool:
     """Whether two exceptions are of one kind and from one line."""
     lines = [traceback.extract_tb(each.__traceback__)[-1] for each in (one, other)]
     return type(one) is type(other) and len({(line.filename, line.lineno) for line in lines}) == 1

@@ -190,6 +190,16 @@ WRONG = {
     "no reward": ("reply", lambda m, row: ([USER], None, False), "let it give (messages, reward, done)"),
     "nan": ("reply", lambda m, row: ([USER], float("nan"), False), "a finite number"),
     "words": ("reply", lambda m, row: ([USER], "good", False), "a finite number"),
+    "beyond float32": ("reply", lambda m, row: ([USER], 1e300, False), "a finite number"),
+    "digits": ("reply", lambda m, row: ([USER], 10**400, False), "a finite number"),
+    "masked": ("reply", lambda m, row: ([USER], np.ma.masked, False), "a finite number"),
+    "too much": (
+        "reply",
+        lambda m, row: ([USER], 3e38, False),
+        "with the reward 3e+38 its turns earn more than float32",
+    ),
+    "start ends all": ("start", lambda row: sys.exit(3), "raised SystemExit: 3 (test_episodes.py, line"),
+    "reply ends all": ("reply", lambda m, row: sys.exit(3), "raised SystemExit: 3 (test_episodes.py, line"),
     "not whether": ("reply", lambda m, row: ([USER], 1.0, "yes"), "True or False"),
     "a text": ("reply", lambda m, row: ("And green?", 1.0, False), "a list, a finite number"),
     "says nothing": ("reply", lambda m, row: ([], 1.0, False), "it gave no messages and the episode is not done"),
@@ -228,6 +238,30 @@ def test_what_an_environment_does_to_its_copy_stays_there(model, tokenizer):
     draw, _ = writes(tokenizer, " red", " so")
     found = play(ROWS, Environment(lambda row: row.conversation, reply), draw, model, Episodes(2, 40))
     assert found[0].messages == (*said(ROWS[0], "red", "And green?", "so"),)
+
+
+def test_rows_and_what_was_said_are_not_the_environment_s_to_change(model, tokenizer):
+    mine = {"role": "user", "content": "Say red."}
+    words = {"role": "user", "content": "And green?"}
+
+    def start(row):
+        row.columns.pop("n")
+        row.columns["of"].append(2)
+        return [mine]
+
+    def reply(messages, row):
+        row.columns["of"].append(2)
+        mine["content"] = words["content"] = "changed"
+        words["content"] = "And green?"
+        return [words], 0.0, False
+
+    def made():
+        return [Prompt(ROWS[0].conversation, columns=Columns(n=1, of=[1]))]
+
+    given, (draw, _) = made(), writes(tokenizer, " red", " so")
+    found = play(given, Environment(start, reply), draw, model, Episodes(2, 40))
+    assert given == made() and found[0].row == made()[0]
+    assert [message["content"] for message in found[0].messages] == ["Say red.", "red", "And green?", "so"]
 
 
 def test_rows_by_hand(model, tokenizer):
@@ -400,6 +434,8 @@ def test_settings_that_mean_nothing_with_an_environment_are_refused(start, tmp_p
     refusal(lambda: call(settings=replace(PPO, score_norm="running")), "ppo.score_norm is 'running'", "set it to 'off'")
     refusal(lambda: call(settings=PPO, iteration=steps.Iteration(writes, steps.learn)), "leave it as steps.sample")
     refusal(lambda: call(settings=PPO, environment=None), "the reward is None; give a reward model")
+    for wrong in ((lambda row: "x", lambda m, row: ([], 0.0, True)), asks, (), Environment(asks, "x")):
+        refusal(lambda wrong=wrong: call(settings=PPO, environment=wrong), "the environment is ", "give a stages.Env")
 
 
 # The built-in world.

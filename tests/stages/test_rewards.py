@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import pytest
 
 from rlhf_jax import stages
 from rlhf_jax.data import Columns, Messages, Prompt, prompt_text, read_prompts
-from rlhf_jax.rewards import each, exact
+from rlhf_jax.rewards import AnswerText, each, exact, from_trl
 from rlhf_jax.runtime import source_sha256
 from rlhf_jax.stages import Rewards
 from rlhf_jax.stages.named_rewards import rewards_in
@@ -67,6 +68,32 @@ def test_a_function_gets_each_prompt_with_its_answer_and_its_row_in_lists_of_its
     assert asked(reward, lengths).tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("trl", [False, True])
+def test_what_a_function_writes_into_rows_and_messages_stays_with_it(trl):
+    def made():
+        messages = Messages([{"role": "user", "content": "Say 1."}])
+        return [Prompt(messages, columns=Columns(n=[1], of={"a": 1}))] * 4  # several answers to one
+
+    def spoils(prompts, answers, rows):
+        for prompt, row in zip(prompts, rows, strict=True):
+            prompt.conversation[0]["content"] = "changed"
+            row.pop("n").append(2)
+            prompt.columns["of"].clear()  # the same row
+            assert row == {"of": {}}
+        return [1] * 4
+
+    def of_trl(prompts, completions, n, **more):
+        for messages, own in zip(prompts, n, strict=True):
+            messages[0]["content"] = "changed"
+            own.append(2)
+        return [float(len(own)) for own in n]
+
+    given = made()
+    answers = [AnswerText("a", (3,), True)] * 4
+    asked(from_trl(of_trl) if trl else spoils, lengths, prompts=given, answers=answers)
+    assert given == made()
+
+
 def test_numbers_of_every_kind_are_numbers():
     kinds = [
         True,
@@ -77,12 +104,13 @@ def test_numbers_of_every_kind_are_numbers():
         np.bool_(False),
         jnp.float32(0.25),
         Decimal("0.5"),
+        Fraction(3, 4),
         np.array(7),
     ]
     n = len(kinds)
     found = asked(lambda *given: kinds, lambda *given: np.arange(n), prompts=PROMPTS[:1] * n, answers=["x"] * n)
     assert found.dtype == np.float32
-    assert found.tolist() == [[1, 2, 2.5, 1.5, 3, 0, 0.25, 0.5, 7], list(range(n))]
+    assert found.tolist() == [[1, 2, 2.5, 1.5, 3, 0, 0.25, 0.5, 0.75, 7], list(range(n))]
     assert asked(lambda *given: jnp.arange(4.0), lambda *given: (x for x in range(4))).tolist() == [[0, 1, 2, 3]] * 2
 
 
@@ -96,6 +124,12 @@ def test_a_sum_is_over_the_parts_that_have_an_opinion():
     of_models = np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]], np.float32)
     np.testing.assert_array_equal(together(both, said[1:], of_models), [[2, -6, 6, 8], [10, 2, 14, 16]])
     assert together(rewards, said).dtype == np.float32
+
+
+def test_a_sum_that_is_no_float32_is_a_sentence():
+    rewards = Rewards(functions=(lengths, second), weights=(3e38, 3e38))
+    said = opinions(rewards, PROMPTS, ANSWERS)
+    refusal(lambda: together(rewards, said), "the rewards add up to 3.6e+39, too large for float32")
 
 
 def test_each_part_has_its_mean_and_its_share_of_groups_without_any_difference():
@@ -228,6 +262,33 @@ def leaves(prompts, answers, rows):
     sys.exit(3)
 
 
+async def leaves_later(prompts, answers, rows):
+    await asyncio.sleep(0.001)
+    sys.exit(3)
+
+
+async def interrupts(prompts, answers, rows):
+    raise KeyboardInterrupt
+
+
+async def in_a_task(prompts, answers, rows):
+    return await asyncio.create_task(leaves_later(prompts, answers, rows))
+
+
+def while_generating(prompts, answers, rows):
+    yield sys.exit(3)
+
+
+class OwnError(BaseException):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+async def nothing_wrong(prompts, answers, rows):
+    await asyncio.sleep(0.001)
+    return [1] * len(answers)
+
+
 RAISES = {
     "one": (fails_at("ccc"), "raised ValueError: no such thing (test_rewards.py, line", "ccc"),
     "async": (fails_later, "raised ZeroDivisionError: division by zero (test_rewards.py, line", "ccc"),
@@ -238,15 +299,23 @@ RAISES = {
         "raised ZeroDivisionError: division by zero",
         "ccc",
     ),
+    "async exit": (leaves_later, "raised RuntimeError: it called sys.exit(3)", "a"),
+    "async interrupt": (interrupts, "raised RuntimeError: it raised KeyboardInterrupt", "a"),
+    "exit in a task": (in_a_task, "raised RuntimeError: it called sys.exit(3)", "a"),
+    "exit while generating": (while_generating, "raised RuntimeError: it called sys.exit(3)", "a"),
+    "generator": (fails_at("ccc", GeneratorExit("no")), "raised GeneratorExit: no (test_rewards.py, line", "ccc"),
+    "of its own": (fails_at("ccc", OwnError()), "raised OwnError (test_rewards.py, line", "ccc"),
     "exit": (leaves, "raised RuntimeError: it called sys.exit(3)", "a"),
 }
 
 
 @pytest.mark.parametrize("how", RAISES)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_exception_names_function_prompt_and_answer_and_is_kept_with_them(how, tmp_path):
     function, words, answer = RAISES[how]
     with pytest.raises(RewardError) as raised:
         asked(lengths, function)
+    assert asked(nothing_wrong).tolist() == [[1] * 4]  # and the next is asked as ever
     sentence, i = str(raised.value), None if answer is None else ANSWERS.index(answer)
     assert sentence.startswith("the reward function ") and words in sentence and "\n" not in sentence
     assert raised.value.code == "reward_2"
@@ -270,6 +339,18 @@ def test_what_cannot_be_written_as_json_is_kept_as_well(tmp_path):
     assert "{1}" in json.loads((tmp_path / "reward_failed.json").read_text())["row"]["of"]
 
 
+class Lazy:
+    """Like a row of a data set that is gone."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        raise OSError("gone")
+
+    __repr__ = item = __len__
+
+
 GIVEN = {
     "too few": ([1.0], "gave [1.0] for 4 answers; let it give a list with a finite number for each, or None"),
     "too many": ([1.0] * 5, "for 4 answers"),
@@ -285,6 +366,17 @@ GIVEN = {
     "beyond float32": ([1e39, 2, 3, 4], "gave 1e+39 at the answer 'a' to "),
     "complex": ([1j, 2, 3, 4], "gave 1j at the answer 'a' to "),
     "rows": ([[1], [2], [3], [4]], "gave [1] at the answer 'a' to "),
+    "masked": (np.ma.masked_array([1.0, 2, 3, 4], [False, False, True, False]), "gave masked at the answer 'ccc' to "),
+    "frozen": (frozenset({1, 2, 3, 4}), "for 4 answers"),
+    "keys": ({1: 0, 2: 0, 3: 0, 4: 0}.keys(), "for 4 answers"),
+    "values": ({1: 0, 2: 0, 3: 0, 4: 0}.values(), "for 4 answers"),
+    "bytes": (bytearray(b"abcd"), "for 4 answers"),
+    "memory": (memoryview(b"abcd"), "for 4 answers"),
+    "digits": ([1, 10**400, 3, 4], "at the answer 'bb' to "),
+    "too many digits": ([1, 10**5000, 3, 4], "gave <int, which cannot be written> at the answer 'bb' to "),
+    "signalling": ([Decimal("sNaN"), 2, 3, 4], "gave Decimal('sNaN') at the answer 'a' to "),
+    "gone": (Lazy(), "gave <Lazy, which cannot be written> for 4 answers"),
+    "gone within": ([1, 2, 3, Lazy()], "gave <Lazy, which cannot be written> at the answer 'dddd' to "),
     "a square": (np.ones((4, 1)), "at the answer 'a' to "),
 }
 
@@ -316,7 +408,7 @@ def test_what_cannot_be_a_reward_is_refused_before_anything_is_asked():
     assert Rewards(functions=(lengths, second), weights=np.array([1.0, 2.0])).weighed == (1.0, [1.0, 2.0])
     refusal(lambda: rewards_of(lambda prompts, answers: [1.0]), "lambda takes (prompts, answers), not three arguments")
     refusal(lambda: rewards_of(lambda completions, **kwargs: [1.0]), "rewards.from_trl, or write trl: before its name")
-    for weights in ((1.0,), (1.0, math.nan), (1, 2, 3)):
+    for weights in ((1.0,), (1.0, math.nan), (1, 2, 3), ["a", 1], [[1], [2]], 1.0, "12", np.ones(()), [1, 1e39]):
         refusal(
             lambda weights=weights: Rewards(functions=(lengths, second), weights=weights), "each of lengths, second"
         )
