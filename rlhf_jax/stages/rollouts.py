@@ -4,6 +4,8 @@ FOLDER/rollouts/000123.jsonl is iteration 123, row by row of its batch. Of a lin
 scores, and what is in `rollout`; the rest is for people. Lists have a number a token, up to the answer's end. Floats are the
 shortest text that gives back the same float32, so that a reader gets every bit. FOLDER/rollouts/origin.json is what the
 iterations are made from.
+
+A record is trusted: a person may edit it, and a replay learns from any numbers that a run could have written.
 """
 
 import base64
@@ -39,6 +41,7 @@ SAMPLED += ("inputs.tokenizer", "inputs.start", "inputs.reference", "inputs.prom
 SAMPLED += tuple(f"settings.ppo.{name}" for name in ("batch", "temperature", "top_k", "top_p"))
 LEARNED = ("settings.", "inputs.", "code.learn.")  # and so with what is learned
 AGAIN = "copy the file anew, or record it again"
+ROUNDING = 1e-3  # by which a log-probability may be above 0
 SHOWN = 3  # answers at a look: those with the highest, the median and the lowest score
 
 
@@ -211,7 +214,8 @@ class Recorded(NamedTuple):
 
     def steps(self) -> list[int]:
         """The iterations that are there, in order."""
-        return sorted(int(path.stem) for path in self.folder.glob("*.jsonl") if path.stem.isdigit())
+        found = [path for path in self.folder.glob("*.jsonl") if path.stem.isascii() and path.stem.isdigit()]
+        return sorted(int(path.stem) for path in found if path == path_of(self.folder, int(path.stem)))
 
     def rows(self, step: int) -> list[dict[str, Any]]:
         """An iteration's lines. InputError: it is missing, or a line is no JSON object."""
@@ -239,13 +243,18 @@ def recorded(folder: Path | str) -> Recorded:
     folder = folder if (folder / ORIGIN).is_file() else folder / ROLLOUTS
     try:
         origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-        if not isinstance(origin["name"], str) or not {"settings", "inputs", "model"} <= origin.keys():
+        if (
+            not isinstance(origin["name"], str)
+            or not origin["name"]
+            or not {"settings", "inputs", "model"} <= origin.keys()
+        ):
             raise ValueError
+        flat(origin)  # nested no deeper than it can be read
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no rollouts; record them with runtime.record_every = 1, or with stages.sample_rollouts"
         ) from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / ORIGIN} is damaged; copy it anew, or record the rollouts again") from error
     return Recorded(folder, origin)
 
@@ -277,7 +286,7 @@ def _browsed(row: Mapping[str, Any], t: Tokenizer, rollouts: Recorded, step: int
         padded = {name: [*said, *[None] * (len(tokens) - len(said))] for name, said in numbers.items()}
         about = score or 0.0, parts, row["ended"]
         return Browsed(step, row["prompt"].strip(), row["answer"], tokens, padded, *about)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path_of(rollouts.folder, step)} has a damaged line; {AGAIN}") from error
 
 
@@ -300,7 +309,7 @@ def read_rows_of(path: Path) -> list[dict[str, Any]]:
             break
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or number == len(lines):  # the last one ends with a line break
             raise InputError(f"{path}, line {number} is damaged; {AGAIN}")
@@ -320,7 +329,8 @@ class Reading(NamedTuple):
 def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) -> Drawn:
     """What `learn` was given in an iteration, to the bit. given: the prompts that this run asks in it.
 
-    InputError, with the line: other prompts, ids outside of the vocabulary, a number that is missing, too many or none.
+    InputError, with the line: other prompts, ids outside of the vocabulary, a number that is missing, too many or none, or
+    that no run writes.
     """
     path, rows = path_of(recorded.folder, step), recorded.rows(step)
     B, T = how.shapes.y.tokens.shape
@@ -351,6 +361,9 @@ def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) 
                 found = "is missing" if said is None else f"is {shortened(said)}"
                 full = f"{where}.{key}" if where else key
                 raise InputError(f"{path}, line {i + 1}: {full} {found}, of an answer of {len(ids[i])} tokens; {AGAIN}")
+            elif name == "y.logp" and not (np.isfinite(leaf[i]) & (leaf[i] <= ROUNDING)).all():
+                wrong = leaf[i][~(leaf[i] <= ROUNDING) | ~np.isfinite(leaf[i])][0]
+                raise InputError(f"{path}, line {i + 1}: logp has {wrong:g}, which is no log-probability; {AGAIN}")
         leaves.append(leaf)
     scores = np.asarray([[np.float32(score) for score in row["scores"]] for row in rows], np.float32).T
     parts = {
@@ -370,18 +383,23 @@ def _require_right(row: Mapping[str, Any], where: str, prompt: list[int], T: int
     ids, scores = row.get("ids"), row.get("scores")
     if row.get("prompt_ids") != prompt:
         raise InputError(f"{where} answers another prompt than this run asks there; give it the prompts of that run")
-    if not isinstance(ids, list) or len(ids) > T or not all(type(each) is int for each in ids):
-        raise InputError(f"{where}: ids is {shortened(ids)}, which are no {T} tokens or fewer; {AGAIN}")
+    if not isinstance(ids, list) or not 0 < len(ids) <= T or not all(type(each) is int for each in ids):
+        raise InputError(f"{where}: ids is {shortened(ids)}, which are not 1 to {T} tokens; {AGAIN}")
     if out := [each for each in ids if not 0 <= each < how.vocabulary]:
         raise InputError(
             f"{where} has the token {out[0]}, and the model a vocabulary of {how.vocabulary}; replay it with the model that "
             "wrote it"
         )
-    if not isinstance(scores, list) or len(scores) != how.scores or not all(map(_is_number, scores)):
+    if not isinstance(scores, list) or len(scores) != how.scores or not all(map(_is_finite, scores)):
         raise InputError(
             f"{where}: scores is {shortened(scores)}, and this run has {how.scores} for each answer; replay it with the "
             "rewards that it was recorded with"
         )
+    if not isinstance(row.get("rollout", {}), dict):
+        raise InputError(f"{where}: rollout is {shortened(row['rollout'])}, which is no object; {AGAIN}")
+    reward = row.get("reward", {})
+    if not isinstance(reward, dict) or not all(said is None or _is_number(said) for said in reward.values()):
+        raise InputError(f"{where}: reward is {shortened(reward)}, which is no object of numbers by part; {AGAIN}")
 
 
 def _alike(array: ndarray, shape: Any) -> bool:
@@ -410,7 +428,11 @@ def _put(said: Any, row: ndarray, length: int) -> bool:
 
 
 def _is_number(each: Any) -> bool:
-    return (type(each) in (int, float) and -1e300 < each < 1e300) or each in ("nan", "inf", "-inf")
+    return _is_finite(each) or (isinstance(each, str) and each in ("nan", "inf", "-inf"))
+
+
+def _is_finite(each: Any) -> bool:
+    return type(each) in (int, float) and abs(each) <= 3.4028235e38  # float32's largest, as it is written
 
 
 # Replay.

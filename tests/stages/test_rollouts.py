@@ -263,17 +263,18 @@ def odd(tokenizer, rng):
     B, P, T, V = 4, 5, 6, 11
     counts = np.arange(P) >= np.array([[0], [2], [4], [1]])
     given = PromptBatch(np.where(counts, rng.integers(3, V, (B, P)), tokenizer.pad).astype(np.int32), counts)
-    mask = np.arange(T) < np.array([[6], [3], [1], [0]])
+    mask = np.arange(T) < np.array([[6], [3], [1], [1]])
     gaps = mask & (np.arange(T) % 3 != 1)  # what others said counts for the models and not for the loss
     y = np.where(mask, rng.integers(3, V, (B, T)), tokenizer.pad).astype(np.int32)
     y[1, 2] = tokenizer.eos
     numbers = rng.normal(size=(B, T)).astype(np.float32) * np.float32(10.0) ** rng.integers(-44, 38, (B, T))
     numbers = np.where(mask, numbers, 0).astype(np.float32)
     numbers[0, :5] = [-0.0, np.inf, -np.inf, np.float32(1e-45), np.nextafter(np.float32(1), np.float32(2))]
+    logp = np.where(np.isfinite(numbers), -np.abs(numbers), 0).astype(np.float32)
     junk = rng.normal(size=(B, T)).astype(np.float32)  # also where no token is
     support = rng.random((B, T, V)) < 0.5
     since = Repetition(np.full(B, 1.3, np.float32), rng.integers(0, T, (B, V)).astype(np.int32))
-    response = Response(y, gaps, numbers, np.full(B, 0.7, np.float32), support, since)
+    response = Response(y, gaps, logp, np.full(B, 0.7, np.float32), support, since)
     tokens, all_of = np.concatenate([given.tokens, y], axis=1), np.concatenate([counts, mask], axis=1)
     ended = np.array([True, True, False, False])  # the first by another end than EOS
     return given, Odd(tokens, all_of, response, ended, {"k1": numbers, "own": junk}, junk[:, :3])
@@ -292,7 +293,7 @@ def odd_one(tokenizer, tmp_path):
     given, x = odd(tokenizer, np.random.default_rng(0))
     decoder = stages.described(SHAPE, tokenizer, FORMAT).decoder
     model = Trained(decoder, tokenizer, FORMAT)
-    scores = np.float32([[0.1, -2.5, 1e-7, np.inf], [1, 2, 3, np.nan]])
+    scores = np.float32([[0.1, -2.5, 1e-7, np.finfo(np.float32).max], [1, 2, 3, -0.0]])
     earned = {"good": scores[0], "short": np.float32([1, np.nan, 0, 2])}
     talk = Messages([{"role": "user", "content": "Hi\u2028\ud800"}, {"role": "tool", "content": [1]}])
     prompts = [Prompt(talk), *PROMPTS[:3]]
@@ -314,9 +315,9 @@ def test_every_number_comes_back_to_the_bit(odd_one):
     rows = [json.loads(line) for line in odd_one.path.read_text().split("\n")[:-1]]
     assert rows[0]["messages"] == [{"role": "user", "content": "Hi\u2028\ud800"}, {"role": "tool", "content": [1]}]
     assert "messages" not in rows[1] and rows[1]["reward"] == {"good": -2.5, "short": None}
-    assert [row["ended"] for row in rows] == ["length", "eos", "length", "length"] and rows[3]["answer"] == ""
+    assert [row["ended"] for row in rows] == ["length", "eos", "length", "length"]
     assert rows[0]["rollout"]["ended"] is True and "ended" not in rows[1]["rollout"]
-    assert rows[0]["logp"][1:3] == ["inf", "-inf"]
+    assert rows[0]["kl"]["k1"][1:3] == ["inf", "-inf"]
 
 
 def test_the_highest_the_median_and_the_lowest_are_shown(odd_one):
@@ -345,9 +346,23 @@ def edited(path, at, edit):
         ),
         (lambda row: row["ids"].__setitem__(0, -1), ["line 2 has the token -1"]),
         (lambda row: row.update(ids=[1.5]), ["line 2: ids is [1.5]"]),
-        (lambda row: row.update(ids=[3] * 7), ["line 2: ids is", "no 6 tokens or fewer"]),
+        (lambda row: row.update(ids=[3] * 7), ["line 2: ids is", "not 1 to 6 tokens"]),
+        (lambda row: row.update(ids=[]), ["line 2: ids is []", "not 1 to 6 tokens"]),
         (lambda row: row.pop("ids"), ["line 2: ids is None"]),
         (lambda row: row["logp"].pop(), ["line 2: logp is [", "of an answer of 3 tokens"]),
+        (lambda row: row.update(logp=[-1, 0.5, -1]), ["line 2: logp has 0.5, which is no log-probability"]),
+        (lambda row: row.update(logp=[-1, "-inf", -1]), ["line 2: logp has -inf, which is no log-probability"]),
+        (lambda row: row.update(logp=[-1, -1e39, -1]), ["line 2: logp is [-1, -1e+39, -1]"]),
+        (lambda row: row["kl"].update(k1=[[], {}, 1]), ["line 2: kl.k1 is"]),
+        (lambda row: row.update(scores=[1, 1e39]), ["line 2: scores is [1, 1e+39]"]),
+        (lambda row: row.update(scores=[1, 10**400]), ["line 2: scores is [1, 1000"]),
+        (lambda row: row.update(scores=[1, "inf"]), ["line 2: scores is [1, 'inf']"]),
+        (lambda row: row.update(reward=None), ["line 2: reward is None, which is no object of numbers"]),
+        (lambda row: row.update(reward=[1]), ["line 2: reward is [1], which"]),
+        (lambda row: row.update(reward="x"), ["line 2: reward is 'x', which"]),
+        (lambda row: row.update(reward={"good": "x"}), ["line 2: reward is {'good': 'x'}, which"]),
+        (lambda row: row.update(rollout=3), ["line 2: rollout is 3, which is no object"]),
+        (lambda row: row.update(rollout=None), ["line 2: rollout is None, which is no object"]),
         (lambda row: row.pop("logp"), ["line 2: logp is missing"]),
         (lambda row: row["kl"].update(k1=[1, True, 2]), ["line 2: kl.k1 is [1, True, 2]"]),
         (lambda row: row["kl"].update(k1=["one", 1, 2]), ["line 2: kl.k1 is"]),
@@ -372,12 +387,27 @@ def test_a_damaged_line_is_one_sentence(odd_one, edit, words):
         (lambda text: text[: len(text) // 2], "is damaged; copy the file anew"),
         (lambda text: text[:-1], "line 4 is damaged"),
         (lambda text: "[1]\n" + text, "line 1 is damaged"),
+        (lambda text: "[" * 100_000 + text, "line 1 is damaged"),
         (lambda text: text[: text.index("\n") + 1], "holds 1 answers where 4 were recorded"),
     ],
 )
 def test_a_torn_record_is_one_sentence(odd_one, damage, words):
     odd_one.path.write_text(damage(odd_one.path.read_text()))
     refusal(odd_one.read, "000007.jsonl", words)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "", ', '{"name": "a", "more": ' + '{"a":' * 2000 + "1" + "}" * 2000 + ", ", "[" * 100_000]
+)
+def test_an_origin_that_is_damaged_is_one_sentence(text, tmp_path):
+    (tmp_path / "origin.json").write_text(text + '"settings": {}, "inputs": {}, "model": {}}')
+    refusal(lambda: recorded(tmp_path), "origin.json is damaged; copy it anew")
+
+
+def test_only_files_that_are_named_like_iterations_are_some(odd_one):
+    for name in ("²³.jsonl", "٠٠٠٠٠٣.jsonl", "8.jsonl", "notes.jsonl"):
+        (odd_one.path.parent / name).write_text("")
+    assert Recorded(odd_one.path.parent, {}).steps() == [7]
 
 
 # What cannot be replayed.
