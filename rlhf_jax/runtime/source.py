@@ -7,6 +7,8 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -32,10 +34,11 @@ _SIMPLE = (str, bytes, int, float, complex, bool, type(None))
 def source_sha256(function: Any) -> str:
     """sha256 (hex) of a function's source, in which comments, formatting, annotations and docstrings do not count.
 
-    With it count the functions, classes and values of its module that it names, what it imported by name from another file of
-    the user's, and theirs in turn; what it is bound to by functools.partial, as a method, by a closure or a default; and what
-    an object that can be called holds. A NamedTuple of functions counts field by field. A function without source counts by
-    its name and bytecode. Functions of JAX, Flax and Optax count by their names. Values are those of `values_sha256`.
+    With it count the functions, classes and values of its module that it names, what it imported by name from another
+    file of the user's, there or in its body, and theirs in turn; what it is bound to by functools.partial, as a method,
+    by a closure or a default; and what an object that can be called holds. A NamedTuple of functions counts field by
+    field. A function without source counts by its name and bytecode. Functions of JAX, Flax and Optax count by their
+    names. Values are those of `values_sha256`.
     """
     return _digest(_pieces(function, _Seen()))
 
@@ -241,12 +244,59 @@ def _pieces_of_code(function: Any, seen: _Seen) -> Iterator[str]:
         value = around[name]
         if not isinstance(value, types.ModuleType):
             yield from _pieces_of_global(name, value, module, seen)
-        elif _is_users(value.__name__):  # what is taken from a module of the user's own: helper.score
-            taken = {attribute for code in codes for each in _nested(code) for attribute in each.co_names}
-            for attribute in sorted(taken & vars(value).keys()):
-                found = vars(value)[attribute]
-                if not isinstance(found, types.ModuleType):
-                    yield from _pieces_of_global(f"{name}.{attribute}", found, value.__name__, seen)
+        elif _is_users(value.__name__):
+            yield from _pieces_of_module(name, value, codes, seen)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from _pieces_of_import(node, around.get("__package__"), codes, seen)
+
+
+def _pieces_of_module(name: str, module: types.ModuleType, codes: list[types.CodeType], seen: _Seen) -> Iterator[str]:
+    """What code takes from a module of the user's own: helper.score."""
+    taken = {attribute for code in codes for each in _nested(code) for attribute in each.co_names}
+    for attribute in sorted(taken & vars(module).keys()):
+        found = vars(module)[attribute]
+        if not isinstance(found, types.ModuleType):
+            yield from _pieces_of_global(f"{name}.{attribute}", found, module.__name__, seen)
+
+
+def _pieces_of_import(
+    node: ast.Import | ast.ImportFrom, package: str | None, codes: list[types.CodeType], seen: _Seen
+) -> Iterator[str]:
+    """What code imports in its body from modules of the user's own, which are imported here as its first call would."""
+    for alias in node.names:
+        if isinstance(node, ast.Import):
+            parts = alias.name.split(".")
+            for name in (".".join(parts[: i + 1]) for i in range(len(parts))):
+                if (module := _users_module(name)) is not None:
+                    yield from _pieces_of_module(name, module, codes, seen)
+            continue
+        home = "." * node.level + (node.module or "")
+        with suppress(ImportError):  # relative to no package
+            home = importlib.util.resolve_name(home, package)
+        if (module := _users_module(home)) is None:
+            continue
+        name = f"{home}.{alias.name}"
+        found = vars(module)[alias.name] if alias.name in vars(module) else _users_module(name)
+        if not isinstance(found, types.ModuleType):
+            yield from _pieces_of_global(name, found, home, seen)
+        elif _is_users(found.__name__):
+            yield from _pieces_of_module(name, found, codes, seen)
+
+
+def _users_module(name: str) -> types.ModuleType | None:
+    """The module of that name, imported where it is not yet; None where it is not the user's own, or cannot be imported."""
+    if name not in sys.modules:
+        if name.partition(".")[0] in (*_LIBRARIES, _PACKAGE, *sys.stdlib_module_names):
+            return None
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is None or _is_installed(spec.origin):
+                return None
+            importlib.import_module(name)
+        except (Exception, SystemExit):  # the call says so, where it comes to it
+            return None
+    return sys.modules[name] if _is_users(name) else None
 
 
 def _pieces_of_global(name: str, value: Any, module: str | None, seen: _Seen) -> Iterator[str]:
@@ -282,8 +332,12 @@ def _is_users(module: str | None) -> bool:
     if module is None or module.partition(".")[0] in (*_LIBRARIES, _PACKAGE, *sys.stdlib_module_names):
         return module == "__main__"
     file = getattr(sys.modules.get(module), "__file__", None)
+    return not _is_installed(file)
+
+
+def _is_installed(file: str | None) -> bool:
     installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
-    return file is None or not any(folder in Path(file).parents for folder in installed)
+    return file is not None and any(folder in Path(file).parents for folder in installed)
 
 
 def _unwrapped(function: Any) -> tuple[Any, list[tuple[str, Any]]]:

@@ -1,6 +1,7 @@
 """The hash of a function's code sees what changes its result, and nothing of how it is written down."""
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -255,6 +256,47 @@ def test_what_is_taken_from_another_module_of_the_user_s_counts_and_nothing_else
     assert of(one) == of(one.replace("L = 1", "L = 3")) == of(one + "def other():\n    pass\n")
     assert len({of(one), of(one.replace("K = 1", "K = 3")), of(one.replace("k / 2", "-k / 2"))}) == 3
     sys.modules.pop("helpers")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import helpers\n    return helpers.score(a)",
+        "import helpers as h\n    return h.score(a)",
+        "from helpers import score as s\n    return s(a)",
+        "import kit.helpers\n    return kit.helpers.score(a)",
+        "from kit import helpers\n    return helpers.score(a)",
+        "from kit.helpers import score\n    return score(a)",
+        "def inner():\n        from .helpers import score\n        return score(a)\n    return inner()",
+    ],
+)
+def test_what_is_imported_in_its_body_counts_before_it_is_called(write, body, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "__init__.py").write_text("")
+
+    def of(text):
+        for path in (tmp_path / "helpers.py", tmp_path / "kit" / "helpers.py"):
+            path.write_text(text)
+        for name in ("helpers", "kit.helpers", "kit"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        module = write(f"__package__ = 'kit'\ndef reward(p, a):\n    {body}\n")
+        before = source_sha256(module.reward)
+        module.reward("p", "a")
+        assert source_sha256(module.reward) == before
+        return before
+
+    one = "L = 1\ndef score(a):\n    return [half(1) for _ in a]\ndef half(k):\n    return k / 2\n"
+    assert of(one) == of(one.replace("L = 1", "L = 3")) != of(one.replace("k / 2", "-k / 2"))
+    for name in ("helpers", "kit.helpers", "kit"):
+        sys.modules.pop(name, None)
+
+
+def test_an_import_in_a_body_that_cannot_be_done_is_left_to_the_call(write):
+    text = "def reward(p, a):\n    try:\n        import not_there.at_all\n    except ImportError:\n        return [1]\n"
+    assert source_sha256(write(text).reward) == source_sha256(write(text).reward)
 
 
 class Iteration(NamedTuple):
