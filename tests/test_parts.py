@@ -111,13 +111,13 @@ def test_nothing_of_a_held_out_prompt_is_in_training_and_that_is_said(files, cap
     talk = f"\n\nHuman: {held.upper()} \n\nAssistant: Three.\n\nHuman: And then?\n\nAssistant:"
     later = f"\n\nHuman: {train}\n\nAssistant: Three.\n\nHuman: {held}\n\nAssistant:"
     made = files(
-        [{"prompt": "a title", "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}, {"prompt": train}],
+        [{"prompt": held, "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}, {"prompt": train}],
         [
             {"prompt": held, "completion": "Three."},
             {"prompt": later, "completion": "Three."},
             {"prompt": train, "answer": "4."},
         ],
-        [{"prompt": "a title", "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}],
+        [{"prompt": held, "chosen": f"{talk} Four.", "rejected": f"{talk} Five."}],
         [{"text": x} for x in (KEPT[0], f"They ask: {held.lower()}", KEPT[1], f" {KEPT[1].upper()}")],
     )
     assert made.prompts == stages.Parts([Prompt(prompt_text(train))], [], [Prompt(talk)])

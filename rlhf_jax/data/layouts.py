@@ -312,8 +312,8 @@ class _Reader:
             value = parse_transcript(value)
         if isinstance(value, list):
             texts = [words_of(message) for message in messages_in(value) if message["role"] != "assistant"]
-            return all(text in map(words_of, held) for text in texts)
-        return isinstance(value, str) and any(value.strip() in text for text in there)
+            return {_typed(text) for text in texts} <= {_typed(words_of(message)) for message in held}
+        return isinstance(value, str) and any(_typed(value) in _typed(text) for text in there)
 
     def nothing_beside(self, conversation: Conversation, names: str, keys: Sequence[str]) -> None:
         """InputError: a column that would be of a prompt, and a conversation that does not hold it."""
@@ -587,6 +587,11 @@ class _Reader:
 def ranked(numbers: Sequence[float]) -> tuple[int, ...]:
     """The ranks of numbers of which the smallest is the best: one more than there are better ones, so that equal ones tie."""
     return tuple(1 + sum(other < number for other in numbers) for number in numbers)
+
+
+def _typed(text: str) -> str:
+    """A text without regard to case and white space."""
+    return " ".join(text.casefold().split())
 
 
 def whole_rank(rank: Any, what: str) -> int:

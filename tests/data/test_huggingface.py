@@ -89,7 +89,7 @@ def test_either_file_of_the_pair_will_do(gpt2, real_data, name):
 
 
 def test_an_answer_gets_its_space_in_gpt2(gpt2):
-    from rlhf_jax.data.demonstrations import encode_turn
+    from rlhf_jax.data import encode_turn
 
     prompt, answer = encode_turn("\n\nHuman: Hi\n\nAssistant:", "Hello world", gpt2)
     assert gpt2.decode(prompt + answer) == "\n\nHuman: Hi\n\nAssistant: Hello world"

@@ -20,7 +20,7 @@ from rlhf_jax.data import (
     pack,
     train_tokenizer,
 )
-from rlhf_jax.data.chat import encode_answers, encode_prompt, encode_turn
+from rlhf_jax.data.chat import encode_learned, encode_prompt, encode_turn
 from tests.data.conftest import TEXTS, write_bytes_tokenizer
 
 SPECIAL = ("<s>", "</s>", "<t>")
@@ -70,7 +70,7 @@ def test_all_that_is_made_of_text_begins_with_it(tmp_path):
     begun = [BOS, *prompt.encode()]
     assert encode_prompt(prompt, ours) == begun
     assert encode_turn(prompt, "Ho", ours) == (begun, [*b" Ho", EOS])
-    tokens, mask = encode_answers(prompt, "Ho", ours)
+    tokens, mask = encode_learned(prompt, "Ho", ours, "all")
     assert tokens == [*begun, *b" Ho", EOS] and mask == [False] * len(begun) + [True] * 4
     rows = encode_prompts([Prompt(prompt)], ours, 40)
     assert rows.tokens[0][rows.mask[0]].tolist() == begun
