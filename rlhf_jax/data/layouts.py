@@ -36,6 +36,7 @@ from rlhf_jax.data.turns import (
     messages_in,
     messages_or_text,
     plain,
+    quotes_turns,
     split_last,
     split_shared,
     with_words,
@@ -243,6 +244,8 @@ class _Reader:
     def prompt(self) -> Conversation:
         """The prompt of a row that has it beside its answers."""
         asked = conversation_of(self.prompt_column())
+        if isinstance(asked, str) and quotes_turns(asked):
+            asked = Messages([{"role": "user", "content": asked}])
         return with_words(begun(self.system, self.history, asked))
 
     def prompt_column(self) -> Any:

@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from rlhf_jax.data.dialogue import UnusableRowError
@@ -24,6 +25,7 @@ ABSENT = object()
 PYTHONS = {"True": "true", "False": "false", "None": "null", "TRUE": "true", "FALSE": "false", "NULL": "null"}
 
 
+@cache
 def conditions(drop: str) -> list[list[tuple[str, str, Any]]]:
     """The alternatives in "language != en or score < 3 and long == true", each of comparisons (path, sign, value) that hold
     together. InputError: it cannot be read."""

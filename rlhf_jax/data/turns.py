@@ -196,6 +196,12 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, list) and messages_in(value)[0]["role"] != "assistant"
 
 
+def quotes_turns(text: str) -> bool:
+    """Whether a text has the markers of turns without being a transcript, which begins with the user's or ends where the
+    assistant's begins: a question about a log, say, which is one turn."""
+    return is_transcript(text) and not text.startswith(HUMAN) and not text.rstrip().endswith(ASSISTANT)
+
+
 def ends_in_answer(conversation: Conversation) -> bool:
     """True where the last turn is the assistant's, be it empty."""
     if isinstance(conversation, str):

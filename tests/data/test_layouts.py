@@ -3,12 +3,13 @@
 The files lie beside RLHF_JAX_DATA; what they hold is written out here, so that the expected values can be read.
 """
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data import Layout, Messages, read_demonstrations, read_prompts, read_rankings
+from rlhf_jax.data import Demonstration, Layout, Messages, read_demonstrations, read_prompts, read_rankings
 from rlhf_jax.data.layouts import example
 from rlhf_jax.data.sources import Row
 from tests.refusals import refusal
@@ -624,3 +625,16 @@ def test_a_layouts_path_is_named_where_it_leads_nowhere(jsonl):
     )
     refusal(lambda: read_prompts(path, layout=Layout(prompt="y")), "line 1: 'y' is null")
     refusal(lambda: read_prompts(path, layout=Layout(prompt="a.b.c.0.d", user="z")), "no row has 'z'")
+
+
+def test_a_question_that_quotes_a_dialogue_is_one_turn(tmp_path):
+    """What begins with the user's turn, or ends where the assistant's begins, is a transcript; other text is said by the
+    user, whatever it quotes."""
+    log = "Translate this log:\n\nHuman: hi\n\nAssistant: yo\n\nHuman: bye"
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"instruction": log, "output": "x"}) + "\n")
+    asked = Messages([{"role": "user", "content": log}])
+    assert read_demonstrations(str(path)) == [Demonstration(asked, "x")]
+    assert [prompt.conversation for prompt in read_prompts(str(path))] == [asked]
+    path.write_text(json.dumps({"prompt": f"{log}\n\nAssistant:", "completion": "x"}) + "\n")
+    assert read_demonstrations(str(path)) == [Demonstration(f"{log}\n\nAssistant:", "x")]
