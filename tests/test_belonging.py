@@ -144,6 +144,17 @@ def test_what_is_no_reward_is_said(models, tmp_path, reward):
     assert refusal(call) == f"the reward is {reward!r}; give a reward model, several, or a function"
 
 
+def test_what_is_no_row_is_said(models, tmp_path):
+    call = partial(stages.policy, tmp_path / "out", models.lm, models.reward, settings=PPO, run=RUN)
+    refusal(
+        lambda: call(prompts=[PROMPTS[0], {"prompt": "Hi"}]), "row 2, {'prompt': 'Hi'}, is not a prompt: give Prompt("
+    )
+    refusal(
+        lambda: stages.supervised(tmp_path / "sft", models.lm, [("a", "b")]),
+        "row 1, ('a', 'b'), is not a demonstration",
+    )
+
+
 def test_what_is_no_model_is_said(models, tmp_path):
     words = "'runs/tiny/sft' is no trained model; give one, such as stages.trained(folder)"
     refusal(lambda: stages.supervised(tmp_path / "out", "runs/tiny/sft", ROWS), words)

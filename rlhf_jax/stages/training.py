@@ -234,8 +234,16 @@ def has_row(documents: Sequence[str], model: Model) -> bool:
     return False
 
 
+def require_rows(rows: Sequence[Any], kind: type, what: str, form: str) -> None:
+    """InputError, with the row's number: one that is of another kind."""
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, kind):
+            raise InputError(f"row {number}, {shortened(row)}, is not {what}: give {form}, or read a file of them")
+
+
 def prompts_that_fit(prompts: Sequence[Prompt], model: Model, what: str) -> list[Prompt]:
-    """The prompts of at most format.prompt_tokens; see `kept_by_length` for the others."""
+    """The prompts of at most format.prompt_tokens; see `kept_by_length` for the others. InputError: a row that is none."""
+    require_rows(prompts, Prompt, "a prompt", "Prompt(text, columns=Columns(row))")
     t, format = model.tokenizer, model.format
     return kept_by_length(
         prompts,
@@ -298,7 +306,9 @@ def context_of(format: Format) -> str:
 def demonstrations_that_fit(
     rows: Sequence[Demonstration], model: Model, what: str, turns: Turns = "last"
 ) -> list[Demonstration]:
-    """The demonstrations of at most format.context tokens; see `kept_by_length` for the others."""
+    """The demonstrations of at most format.context tokens; see `kept_by_length` for the others. InputError: a row that is
+    none."""
+    require_rows(rows, Demonstration, "a demonstration", "Demonstration(prompt, answer)")
     t, format = model.tokenizer, model.format
     return kept_by_length(
         rows, lambda d: fits(d, t, format.context, turns), format.too_long, f"{what} demonstrations", context_of(format)
