@@ -30,7 +30,7 @@ SETTINGS = PPO(
 RUN = Run(seed=42, optimiser=Optimiser(b2=0.999))
 
 
-def reward(prompts, answers, *rows) -> list[float]:
+def reward(prompts, answers, rows) -> list[float]:
     """How many different letters an answer has."""
     return [float(len(set(answer))) for answer in answers]
 
