@@ -1075,7 +1075,8 @@ def test_ppo_on_corrections_leaves_the_base_alone(made, tmp_path):
     sft = made.supervised(tmp_path / "sft", start=base, c=replace(two_arms.SFT, epochs=4))
     reward = made.reward_model(tmp_path / "reward_model", start=sft)
     refusal(
-        lambda: made.policy(tmp_path / "policy", start=sft), "are corrections of different models; train them from one"
+        lambda: made.policy(tmp_path / "other", start=sft, reward=reward, value=made.reward),
+        "are corrections of different models; train them from one",
     )
     found = made.policy(tmp_path / "policy", start=sft, reward=reward)
     old, new = sft.params(), found.params()

@@ -158,6 +158,11 @@ class Episode(NamedTuple):
         )
 
     @property
+    def begun(self) -> Prompt:
+        """The row's prompt in the environment's words."""
+        return self.row._replace(conversation=Messages(self.messages[: self.opening]))
+
+    @property
     def text(self) -> str:
         """All that was said behind the first prompt."""
         return text_of(Messages(self.messages[self.opening :])).removeprefix(ASSISTANT).strip()
@@ -401,7 +406,7 @@ def in_turns(
             earned = parts_earned(rewards, said, of_models)
             parts, metrics = parts | earned, metrics | part_metrics(earned, answers)
         state, learned, drawn = learn(state, x, place(total, mesh), batch, coef, frozen)
-        return state, learned | metrics, drawn._replace(parts=parts)
+        return state, learned | metrics, drawn._replace(parts=parts, told=[(e.begun, e.text) for e in episodes])
 
     return call
 

@@ -307,7 +307,7 @@ def policy(
             raise InputError(f"{error}{there}") from error
         looks, records, tables = due(i, run.runtime.evaluate_every), due(i, run.runtime.record_every), {}
         if looks or records:
-            drawn = on_host(drawn, mesh)
+            drawn = on_host(drawn._replace(told=()), mesh)._replace(told=drawn.told)
             earned = drawn.parts or dict(zip(rewards.recorded, drawn.scores, strict=not rewards.functions))
             asked, P = batch.prompts, start.format.prompt_tokens
             if environment:  # it begins episodes in its own words

@@ -52,6 +52,7 @@ class Drawn(NamedTuple):
     scores: Float[ndarray, "E B"]  # what `learn` is given beside it
     numbers: Mapping[str, PerAnswer]  # what `learn` made of them
     parts: Mapping[str, Float[ndarray, " B"]] = {}  # of functions and models, that the scores are the sum of
+    told: Sequence[tuple[Prompt, str]] = ()  # of episodes: how the environment began, and all that was said behind it
 
 
 Earned = Mapping[str, Float[ndarray, " B"]]  # what each answer earned, by part; NaN: the part has no opinion of it
@@ -61,6 +62,13 @@ def texts_of(drawn: tuple[Any, Any], model: Trained, iteration: int = 0) -> list
     """The text of each answer, from the tokens and the mask of a response."""
     rows = zip(*map(np.asarray, drawn), strict=True)
     return written([tokens[mask].tolist() for tokens, mask in rows], model, iteration)
+
+
+def shown(prompts: Sequence[Prompt], drawn: Drawn, model: Trained) -> tuple[Sequence[Prompt], Sequence[str]]:
+    """What was asked and what was said, as people read it: of an episode the whole dialogue."""
+    if drawn.told:
+        return [prompt for prompt, _ in drawn.told], [text for _, text in drawn.told]
+    return prompts, texts_of((drawn.x.y.tokens, drawn.x.y.mask), model)
 
 
 def ended(x: Any, model: Trained) -> list[str]:
@@ -73,7 +81,7 @@ def few(prompts: Sequence[Prompt], drawn: Drawn, earned: Earned, model: Trained)
     """The answers with the highest, the median and the lowest score, for a log."""
     order = np.argsort(-np.mean(drawn.scores, axis=0), kind="stable")
     rows = dict.fromkeys(int(order[at]) for at in np.linspace(0, len(order) - 1, SHOWN).round().astype(int))
-    texts, why = texts_of((drawn.x.y.tokens, drawn.x.y.mask), model), ended(drawn.x, model)
+    (prompts, texts), why = shown(prompts, drawn, model), ended(drawn.x, model)
     return [
         {name: float(part[row]) for name, part in earned.items()}
         | {"prompt": prompts[row].text.strip(), "answer": texts[row], "ended": why[row]}
@@ -130,7 +138,7 @@ def rows_of(
     """The lines of an iteration."""
     t, x = model.tokenizer, drawn.x
     tokens, mask = np.asarray(x.y.tokens), np.asarray(x.y.mask)
-    texts, why = texts_of((tokens, mask), model), ended(x, model)
+    (prompts, texts), why = shown(prompts, drawn, model), ended(x, model)
     lengths = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in mask]
     ids = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
     implied, leaves = implied_by(given, ids, tokens.shape[1], t), named(x)
