@@ -138,6 +138,7 @@ def test_sigterm_between_two_epochs_of_sft_changes_nothing(uninterrupted, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
     process = subprocess.Popen(command(tmp_path), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "tokenizer.model").exists():

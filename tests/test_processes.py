@@ -82,6 +82,7 @@ except InputError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_first_of_two_processes_asks_the_reward_function_for_both(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

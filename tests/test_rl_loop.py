@@ -110,6 +110,7 @@ def ends_bit_for_bit_as(whole: Path, folder: Path, *more: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_saves_and_the_same_command_ends_bit_for_bit_the_same(uninterrupted, start, tmp_path):
     process = begun(tmp_path, "--start", str(start), rows=2)
     process.send_signal(signal.SIGINT)
@@ -160,6 +161,7 @@ def test_without_the_lines_of_the_value_network_it_is_grpo(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_refuses_a_folder_of_another_reward(start, uninterrupted, tmp_path):
     changed = tmp_path / "rl_loop.py"
     changed.write_text(PROGRAM.read_text().replace('(" three ", 3)', '(" three ", 4)'))

@@ -81,6 +81,7 @@ print(config.out, config.ppo.beta, config.ppo.gamma)
 """
 
 
+@pytest.mark.long
 def test_a_config_builds_on_one_that_ships(python, tmp_path):
     (tmp_path / "empty" / "program.py").write_text(PROGRAM)
     (tmp_path / "empty" / "mine.toml").write_text('base = "tiny.toml"\nout = "mine"\n[ppo]\nbeta = 0.125\n')
