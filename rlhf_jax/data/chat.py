@@ -17,15 +17,17 @@ from numpy import ndarray
 from rlhf_jax.data.chat_template import BUILT_IN, END, HH, START, ChatTemplate, fill, marks_answers
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
+    KWARGS,
     TURN,
     Answer,
     Conversation,
     Message,
     Messages,
     checked_message,
-    parse_transcript,
+    messages_of,
     prompt_text,
     render,
+    require_place,
 )
 from rlhf_jax.data.sources import located
 from rlhf_jax.data.tokenizer import Tokenizer
@@ -59,14 +61,14 @@ def render_chat(
     built-in ones know of users, assistants and systems, and of contents that are strings.
 
     With `add_generation_prompt` it ends where the assistant's next answer begins. As in Transformers, the template
-    sees messages, add_generation_prompt, bos_token, eos_token, pad_token and unk_token, raise_exception,
-    strftime_now and tojson, and runs in a sandbox.
+    sees messages, tools, documents, what else the first message has under KWARGS, add_generation_prompt, bos_token,
+    eos_token, pad_token and unk_token, raise_exception, strftime_now and tojson, and runs in a sandbox.
 
     InputError: broken messages; content that would begin a new turn; a tokenizer without the special tokens that
-    the template needs; a template that refuses the messages.
+    the template needs; a template that refuses the messages, or never reads their tools, calls, reasoning or the like.
     """
-    checked, more = _checked(messages, tokenizer, template), _more(tools, documents, tokenizer, template)
-    return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt, more))
+    checked = _checked(messages, tokenizer, template, {"tools": tools, "documents": documents})
+    return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt))
 
 
 def encode_chat(
@@ -94,13 +96,12 @@ def encode_chat(
     and all from the last user's turn on stay. TooLongError: these alone exceed `length`. InputError: as
     `render_chat`; a template without {% generation %} in which an answer does not continue its prompt.
     """
-    checked, more = _checked(messages, tokenizer, template), _more(tools, documents, tokenizer, template)
+    checked = _checked(messages, tokenizer, template, {"tools": tools, "documents": documents})
     system, turns = _turns(checked)
 
     @cache
     def encoded(first: int) -> tuple[list[int], list[bool]]:
-        kept = [*system, *(message for turn in turns[first:] for message in turn)]
-        return _encode(kept, tokenizer, template, add_generation_prompt, more)
+        return _encode(_newest(system, turns, first), tokenizer, template, add_generation_prompt)
 
     last = max(len(turns) - 1, 0)
     first = bisect.bisect_left(range(last), True, key=lambda first: len(encoded(first)[0]) <= length)
@@ -268,7 +269,7 @@ def less_oldest_turns(prompt: Conversation, fits: Callable[[Conversation], bool]
     except InputError:  # no turn in it
         return None
     for first in range(1, len(turns)):
-        kept = [*system, *(message for turn in turns[first:] for message in turn)]
+        kept = _newest(system, turns, first)
         shorter = prompt_text(kept) if isinstance(prompt, str) else Messages(kept)
         if fits(shorter):
             return shorter
@@ -304,12 +305,11 @@ def encode_reply(conversation: Sequence[Message], reply: Sequence[Any], tokenize
     return _tokens(re.sub(f"[{START}{END}]", "", after[0]), [], tokenizer, behind=True)[0]
 
 
-def messages_of(prompt: Conversation) -> Messages:
-    """The messages that a prompt is, less the assistant's turn that a transcript opens at its end."""
-    if isinstance(prompt, Messages):
-        return prompt
-    messages = parse_transcript(prompt)
-    return Messages(messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages)
+def _newest(system: list[Message], turns: list[list[Message]], first: int) -> list[Message]:
+    """The opening and the turns from `first` on, with what the template is given beside all of them."""
+    kept = [*system, *(message for turn in turns[first:] for message in turn)]
+    opening = [*system, *(turns[0] if turns else [])][0]
+    return [{**kept[0], KWARGS: opening[KWARGS]}, *kept[1:]] if KWARGS in opening else kept
 
 
 def _whole(
@@ -326,8 +326,11 @@ def _whole(
     return tokens[:end], mask[:end]
 
 
-def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate) -> list[Message]:
-    """The messages, with a SHIELD before every place of their content that reads as a special token."""
+def _checked(
+    messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTemplate, more: dict[str, Any] | None = None
+) -> list[Message]:
+    """The messages, with a SHIELD before every place of their content that reads as a special token. more: what the template
+    is given beside them, where it is not None."""
     for token in template.needs:
         if token not in tokenizer.special:
             raise InputError(
@@ -341,11 +344,12 @@ def _checked(messages: Sequence[Any], tokenizer: Tokenizer, template: ChatTempla
         what = f"message {number}"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(f"{what} is no object with a 'role': give it one")
+        given = {name: value for name, value in (more or {}).items() if value is not None}
+        if given and number == 1 and isinstance(message.get(KWARGS, {}), dict):
+            message = {**message, KWARGS: {**message.get(KWARGS, {}), **given}}
+        require_place(message, number, template.source)
         if template in BUILT_IN.values():
             _, content = checked_message(message, number)
-            lost = [key for key in ("tool_calls", "reasoning_content", "thinking") if message.get(key)]
-            if lost:
-                raise InputError(f"{what} has {lost[0]!r}, for which the template has no place: name one that has")
             message = {"role": message["role"], "content": content}
         checked.append(_shielded(message, tokenizer, template, what))
     return checked
@@ -389,46 +393,24 @@ def _turns(messages: list[Message]) -> tuple[list[Message], list[list[Message]]]
     return messages[:opening], turns
 
 
-def _more(
-    tools: Sequence[Any] | None, documents: Sequence[Any] | None, tokenizer: Tokenizer, template: ChatTemplate
-) -> tuple[Any, Any]:
-    """Tools and documents as the template gets them. InputError: it is a built-in one, which has no place for them."""
-    for name, given in (("tools", tools), ("documents", documents)):
-        if given and template in BUILT_IN.values():
-            raise InputError(f"there are {name}, for which the template has no place: name one that has")
-
-    def shielded(given: Sequence[Any] | None, name: str) -> Any:
-        return None if given is None else _shielded(list(given), tokenizer, template, name)
-
-    return shielded(tools, "the list of tools"), shielded(documents, "the list of documents")
-
-
-def _render(
-    messages: list[Message],
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    prompt: bool,
-    more: tuple[Any, Any] = (None, None),
-) -> str:
+def _render(messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool) -> str:
     """The text, with its marks."""
     if "eos_token" in template.source:
         _ = tokenizer.eos  # an InputError where there is none, of which Jinja would make no text
     tokens = {f"{role}_token": tokenizer.vocabulary.name(id) for role, id in tokenizer.named.items()}
-    return fill(template, messages, tokens, prompt, *more)
+    more = messages[0].get(KWARGS, {}) if messages else {}
+    bare = [{name: value for name, value in message.items() if name != KWARGS} for message in messages[:1]]
+    return fill(template, [*bare, *messages[1:]], tokens, prompt, more)
 
 
 def _encode(
-    messages: list[Message],
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    prompt: bool,
-    more: tuple[Any, Any] = (None, None),
+    messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate, prompt: bool
 ) -> tuple[list[int], list[bool]]:
-    text = _render(messages, tokenizer, template, prompt, more)
+    text = _render(messages, tokenizer, template, prompt)
     if marks_answers(template):
         text, spans = _marked_spans(text)
     else:
-        written = partial(_render, tokenizer=tokenizer, template=template, more=more)
+        written = partial(_render, tokenizer=tokenizer, template=template)
         spans = _answer_spans(messages, text, written, _written_by_template(tokenizer), prompt)
     return _tokens(text, spans, tokenizer)
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,23 +148,21 @@ def fill(
     messages: list[Message],
     tokens: dict[str, str],
     add_generation_prompt: bool,
-    tools: list[Any] | None = None,
-    documents: list[Any] | None = None,
+    more: Mapping[str, Any],
 ) -> str:
     """The text of `messages`, with START and END around what stands in the template's generation blocks.
 
-    `tokens` are the special ones by the name that templates have for them ("eos_token"). InputError: the template
-    is no Jinja, or fails, or refuses the messages.
+    `tokens` are the special ones by the name that templates have for them ("eos_token"); `more` is what else the template is
+    given, tools and documents among it. InputError: the template is no Jinja, or fails, or refuses the messages.
     """
     now = template.now or datetime.datetime.now()
     try:
         return _compiled(template.source).render(
             messages=messages,
-            tools=tools,
-            documents=documents,
             add_generation_prompt=add_generation_prompt,
             strftime_now=now.strftime,
             **tokens,
+            **{"tools": None, "documents": None, **more},
         )
     except InputError:
         raise

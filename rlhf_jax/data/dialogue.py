@@ -16,6 +16,8 @@ ASSISTANT = "\n\nAssistant:"
 MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 ROLES = {marker: role for role, marker in MARKERS.items()}
 TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
+# Keys of a message that not every template reads; of those in one row it is enough that one is read.
+ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), ("reasoning_content", "thinking"))
 
 
 class UnusableRowError(InputError):
@@ -27,11 +29,16 @@ class UnusableRowError(InputError):
         self.reason = reason
 
 
+KWARGS = "chat_template_kwargs"  # a key of a conversation's first message
 Message = dict[str, Any]  # {"role", "content"}, and whatever else the chat template reads
 
 
 class Messages(tuple[Message, ...]):
-    """The messages of a conversation as they were given. Equal ones have one hash; nothing writes into them."""
+    """The messages of a conversation as they were given. Equal ones have one hash; nothing writes into them.
+
+    What else the chat template is given stands in the first message, under KWARGS: {"tools": [...], "documents": [...],
+    "enable_thinking": False}, as in Transformers' apply_chat_template(messages, tools=..., documents=..., ...).
+    """
 
     def __new__(cls, messages: Iterable[Message]) -> "Messages":
         return super().__new__(cls, messages)
@@ -83,6 +90,14 @@ def parse_transcript(text: str) -> list[Message]:
     system = [{"role": "system", "content": opening.strip()}] if opening.strip() else []
     spoken = zip(turns[::2], turns[1::2], strict=True)
     return system + [{"role": ROLES[marker], "content": words.strip()} for marker, words in spoken]
+
+
+def messages_of(prompt: Conversation) -> Messages:
+    """The messages that a prompt is, less the assistant's turn that a transcript opens at its end."""
+    if isinstance(prompt, Messages):
+        return prompt
+    messages = parse_transcript(prompt)
+    return Messages(messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages)
 
 
 def prompt_text(prompt: Any) -> str:
@@ -168,10 +183,36 @@ def checked_message(message: Any, number: int) -> tuple[str, str]:
 
 def _fields(message: Any, number: int) -> tuple[str, str]:
     role, content = checked_message(message, number)
+    require_place(message, number, "")
     content = content.strip()
     if marker := TURN.search(content):
         raise InputError(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")
     return role, content
+
+
+def require_place(message: Message, number: int, source: str) -> None:
+    """InputError: the message, or what is given with the first, has something that a format never reads: it is no name in
+    the source of its template, which for transcripts is none."""
+
+    def is_read(name: str) -> bool:
+        return re.search(rf"\b{re.escape(name)}\b", source) is not None
+
+    for names in ONLY_IN_TEMPLATES:
+        given = [name for name in names if message.get(name)]
+        if given and not any(map(is_read, given)):
+            raise InputError(
+                f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has"
+            )
+    more = message.get(KWARGS, {}) if number == 1 else {}
+    if not isinstance(more, dict):
+        raise InputError(f"message 1 has {KWARGS!r} that are no object: give names and values")
+    for name, value in more.items():
+        if value and not is_read(name):
+            column = name if name in ("tools", "documents") else KWARGS
+            raise InputError(
+                f"there is {name!r} beside the messages, for which the chat format has no place: name a template that has, "
+                f"or do without, ignore = {column!r} in [files.layout]"
+            )
 
 
 def _short(text: str) -> str:

@@ -31,7 +31,9 @@ def read_examples(
     kept: list[T] = []
     dropped: dict[str, list[str]] = {}
     advice = "give other rows"
-    optional = {getattr(layout, name) for name in ("system", "history", "category", "user", "labeler")} - {""}
+    optional = {
+        getattr(layout, name) for name in ("system", "history", "tools", "documents", "category", "user", "labeler")
+    } - {""}
     named = optional | set(names_in(layout.ignore))
     for row in rows_of(source, layout.drop, dropped, named, (layout.split, part)):
         try:

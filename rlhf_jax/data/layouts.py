@@ -15,12 +15,14 @@ import numpy as np
 
 from rlhf_jax.data.dialogue import (
     HUMAN,
+    KWARGS,
     Answer,
     Conversation,
     Message,
     Messages,
     UnusableRowError,
     is_transcript,
+    messages_of,
     parse_transcript,
     prompt_text,
     words_of,
@@ -33,6 +35,7 @@ from rlhf_jax.data.turns import (
     conversation_of,
     ends_in_answer,
     is_whole,
+    json_of,
     messages_in,
     messages_or_text,
     plain,
@@ -40,6 +43,7 @@ from rlhf_jax.data.turns import (
     split_last,
     split_shared,
     with_words,
+    without_nulls,
 )
 from rlhf_jax.errors import InputError, shortened
 
@@ -60,6 +64,11 @@ JUDGEMENTS = (  # columns that may say of an answer that it is bad
     *("label", "labels", "rating", "score", "overall_score", "rank", "stars", "reward", "helpfulness", "quality"),
     *("correct", "is_correct", "is_safe", "preferred", "liked", "accepted", "is_good", "is_preferred", "thumbs_up"),
 )
+FOR_TEMPLATE = {
+    "tools": "a list of JSON schemas",
+    "documents": "a list of objects with title and text",
+    KWARGS: "an object of names and values",
+}
 CELLS = (bool, int, float, Decimal, str)  # what a judgement is written in
 ANSWERS_ARE = (
     "messages",
@@ -94,6 +103,8 @@ class Layout:
     label: str = ""  # true where the one answer was liked
     system: str = ""  # the system message
     history: str = ""  # the turns before the prompt, in pairs or messages
+    tools: str = ""  # that the chat template is to show: a list of JSON schemas, or its JSON
+    documents: str = ""  # that it is to show: a list of objects, or its JSON
     category: str = ""  # of the prompt
     user: str = ""  # who typed the prompt
     labeler: str = ""  # who compared the answers
@@ -165,6 +176,9 @@ class _Reader:
 
     def example(self) -> Example:
         prompt, answers, ranks, problem = self.content()
+        if beside := self.for_template():
+            first, *rest = messages_of(prompt)
+            prompt = Messages([{**first, KWARGS: {**first.get(KWARGS, {}), **beside}}, *rest])
         if problem is None:
             problem = self.doubt(len(answers))
         liked = score = None
@@ -233,7 +247,7 @@ class _Reader:
 
     def take(self, name: str, known: Sequence[str]) -> Any:
         """What stands where the layout says, or else under the first of the known names; None: nothing."""
-        path = getattr(self.layout, name)
+        path = getattr(self.layout, name, "")
         key = path or next((key for key in known if key in self.fields and key not in self.used), "")
         if not key:
             return None
@@ -359,6 +373,27 @@ class _Reader:
                 "is the prompt itself, say prompt = 'history' in [files.layout]"
             )
         return list(messages_in(value))
+
+    def for_template(self) -> dict[str, Any]:
+        """What the chat template is given beside the messages, by its names: TRL's columns, objects or their JSON. Nulls in
+        objects are gone, which tables fill up with the keys of other rows."""
+        found: dict[str, Any] = {}
+        for name, kind in (("tools", list), ("documents", list), (KWARGS, dict)):
+            given = self.take(name, () if name in self.layout.says_nothing() else (name,))
+            value = json_of(given if isinstance(given, str) else without_nulls(plain(given)))
+            value = [json_of(each) for each in value] if isinstance(value, list) else value
+            if value in (None, "", [], {}):
+                continue
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(each, dict) for each in value)):
+                raise InputError(
+                    f"{name!r} is {shortened(given)}, and the chat template is given {FOR_TEMPLATE[name]}: make it that, or "
+                    f"say that it is something else, ignore = {name!r} in [files.layout]"
+                )
+            more = value if kind is dict else {name: value}
+            if twice := found.keys() & more.keys():
+                raise InputError(f"there is {min(twice)!r} in its own column and in {KWARGS!r}: keep one of them")
+            found |= more
+        return found
 
     # Whole conversations.
 
@@ -566,11 +601,6 @@ class _Reader:
                     f"[files.layout], as in drop = '{key} < 1', or to have rankings made by it name it and the answer, as in "
                     f"answer = 'response' and scores = {key!r}, or say that it means nothing, ignore = {key!r}"
                 )
-        if count and self.fields.get("tools") not in (None, "", [], "[]") and "tools" not in c.says_nothing():
-            return InputError(
-                "there are 'tools' beside the conversation, which its template would not see: put them into the system "
-                "message, or read on without them, ignore = 'tools' in [files.layout]"
-            )
         return None
 
     def name(self, name: str) -> str:

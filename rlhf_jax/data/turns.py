@@ -45,6 +45,21 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
+def without_nulls(value: Any) -> Any:
+    """The value less the null entries of the objects in it."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def json_of(value: Any) -> Any:
+    """What a text says in JSON; what is no text, or none of JSON, as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
 def messages_or_text(value: Any) -> Any:
     """A text, a list of messages, or such a list written as JSON into a cell. InputError: Python's repr of one."""
     if isinstance(value, dict) and {"role", "content"} <= value.keys():

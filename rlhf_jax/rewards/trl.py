@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from rlhf_jax.data import Columns, Messages, Prompt, messages_of
+from rlhf_jax.data import KWARGS, Columns, Conversation, Message, Messages, Prompt, messages_of
 from rlhf_jax.errors import InputError
 from rlhf_jax.rewards.answer import AnswerText
 
@@ -30,7 +30,7 @@ class FromTRL:
             spoken = _wants_messages(self.function) or any(isinstance(p.conversation, Messages) for p in prompts)
         columns = dict.fromkeys(name for row in rows for name in row if name not in RESERVED)
         return self.function(
-            prompts=[list(messages_of(p.conversation)) for p in prompts] if spoken else [p.text for p in prompts],
+            prompts=[_bare(p.conversation) for p in prompts] if spoken else [p.text for p in prompts],
             completions=[[{"role": "assistant", "content": str(a)}] for a in answers] if spoken else list(answers),
             completion_ids=[list(_ids(answer)) for answer in answers],
             **{name: [row.get(name) for row in rows] for name in columns},
@@ -57,6 +57,11 @@ def _wants_messages(function: Callable) -> bool:
     except (KeyError, TypeError, ValueError):
         return False
     return "dict" in str(annotation)
+
+
+def _bare(conversation: Conversation) -> list[Message]:
+    """The messages without what the chat template is given beside them."""
+    return [{key: value for key, value in m.items() if key != KWARGS} for m in messages_of(conversation)]
 
 
 def _ids(answer: str) -> tuple[int, ...]:

@@ -359,7 +359,10 @@ def test_where_scores_make_rankings_demonstrations_are_those_that_are_not_droppe
         ({"preferred": False}, "there is 'preferred' beside the answers"),
         ({"input": "C"}, "there is 'input' beside 'prompt'"),
         ({"history": "earlier"}, "the history is 'earlier': make it pairs"),
-        ({"tools": [{"name": "f"}]}, "there are 'tools' beside the conversation"),
+        ({"tools": ["hammer"]}, "'tools' is ['hammer'], and the chat template is given a list of JSON schemas"),
+        ({"documents": "a letter"}, "'documents' is 'a letter', and the chat template is given a list of objects with"),
+        ({"chat_template_kwargs": [1]}, "'chat_template_kwargs' is [1], and the chat template is given an object"),
+        ({"tools": "[{}]", "chat_template_kwargs": {"tools": [{}]}}, "there is 'tools' in its own column and in"),
         ({"system": ["S"]}, "the system message is ['S']: make it a string"),
     ],
 )
@@ -368,7 +371,7 @@ def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, 
     refusal(lambda: read_demonstrations(path), f"line 1: {sentence}")
     pair = jsonl({"prompt": "Q", "chosen": "Y", "rejected": "N", **more})
     refusal(lambda: read_rankings(pair), f"line 1: {sentence}")
-    if (name := next(iter(more))) in ("rating", "label", "Label", "is_safe", "preferred", "tools"):
+    if (name := next(iter(more))) in ("rating", "label", "Label", "is_safe", "preferred"):
         assert read_prompts(pair)[0].columns[name] == more[name]
         assert len(read_rankings(pair, layout=Layout(ignore=name))) == 1
 

@@ -5,14 +5,30 @@ which has the published ones, the ids of those are compared as well.
 """
 
 import datetime
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data import ChatTemplate, encode_chat, load_tokenizer, render_chat
-from rlhf_jax.data.chat import encode_turn
-from rlhf_jax.data.dialogue import Messages
+from rlhf_jax.data import (
+    KWARGS,
+    ChatTemplate,
+    Layout,
+    Messages,
+    encode_chat,
+    encode_learned,
+    encode_prompt,
+    encode_turn,
+    less_oldest_turns,
+    load_chat_template,
+    load_tokenizer,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    render_chat,
+    with_chat,
+)
 from rlhf_jax.errors import InputError
 from tests.data.conftest import write_bytes_tokenizer
 
@@ -176,13 +192,91 @@ def test_tools_documents_and_contents_in_parts(small, theirs):
 
 @pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
 def test_a_built_in_template_says_what_it_has_no_place_for(small, key):
-    from rlhf_jax.data import load_chat_template
-
     talk = [TALK[0], {"role": "assistant", "content": "So.", key: ["x"]}]
-    with pytest.raises(InputError, match=f"message 2 has '{key}', for which the template has no place"):
-        render_chat(talk, small, load_chat_template("chatml"))
-    with pytest.raises(InputError, match="there are tools, for which the template has no place"):
-        render_chat(talk[:1], small, load_chat_template("chatml"), tools=[{}])
+    for format in ("chatml", "hh", "zephyr"):
+        with pytest.raises(InputError, match=f"message 2 has '{key}', for which the chat format has no place"):
+            render_chat(talk, small, load_chat_template(format))
+    with pytest.raises(InputError, match=f"message 2 has '{key}', for which the chat format has no place"):
+        encode_prompt(Messages([*talk, TALK[2]]), small)
+
+
+# A conversation of each kind of row, beside which tools and other things stand.
+SCHEMAS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+BESIDE = {"tools": SCHEMAS, "documents": [{"title": "Zoo", "text": "é"}], "chat_template_kwargs": {"mood": "kind"}}
+QWEN25 = (
+    "{% if tools %}{{ '<|im_start|>system\n# Tools' }}{% for tool in tools %}{{ '\n' + (tool | tojson) }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}{% for d in documents or [] %}{{ d.title + ': ' + d.text + ';' }}{% endfor %}"
+    "{{ mood }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+    "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CALLED = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+USE = [TALK[0], CALLED, {"role": "tool", "content": "42"}, {"role": "assistant", "content": "So."}]
+SHOWN = (
+    *("<|im_start|>", f"system\n# Tools\n{json.dumps(SCHEMAS[0])}", "<|im_end|>", "\nZoo: é;kind"),
+    *("<|im_start|>", "user\nHi", "<|im_end|>", "\n", "<|im_start|>", "assistant\n"),
+    ['<tool_call>{"name": "look", "arguments": {}}</tool_call>', "<|im_end|>"],
+    *("\n", "<|im_start|>", "tool\n42", "<|im_end|>", "\n", "<|im_start|>", "assistant\n", ["So.", "<|im_end|>"]),
+)
+
+
+@pytest.mark.parametrize("written", [lambda value: value, json.dumps], ids=["objects", "JSON"])
+def test_tools_of_a_row_reach_the_template_in_every_stage(small, jsonl, written):
+    beside = {name: written(value) for name, value in BESIDE.items()}
+    talking = with_chat(small, ChatTemplate(QWEN25))
+    path = jsonl({"messages": USE, **beside})
+    (shown,) = read_demonstrations(path)
+    assert encode_learned(shown.prompt, shown.answer, talking, "all") == by_hand(SHOWN)
+    (prompt,) = read_prompts(path)
+    begun = by_hand(SHOWN[:-1])[0]
+    assert encode_prompt(prompt.conversation, talking) == begun and not prompt.columns
+    pair = jsonl({"chosen": USE, "rejected": [*USE[:3], {"role": "assistant", "content": "No."}], **beside})
+    (ranking,) = read_rankings(pair)
+    for answer in ("So.", "No."):
+        assert encode_turn(ranking.prompt, answer, talking) == (begun, [*answer.encode(), ID["<|im_end|>"]])
+    assert ranking.answers == ("So.", "No.") and ranking.prompt == shown.prompt == prompt.conversation
+    text = jsonl({"prompt": "Hi", "completion": "So.", **beside})
+    (asked,) = read_demonstrations(text)
+    assert encode_turn(asked.prompt, asked.answer, talking)[0] == by_hand(SHOWN[:10])[0]
+
+
+def test_tools_stay_where_the_oldest_turns_go(small, jsonl):
+    talking = with_chat(small, ChatTemplate(QWEN25))
+    (prompt,) = read_prompts(jsonl({"prompt": PLAIN[:3], **BESIDE}))
+    most = len(encode_prompt(prompt.conversation, talking)) - 1
+    kept = less_oldest_turns(prompt.conversation, lambda shorter: len(encode_prompt(shorter, talking)) <= most)
+    assert kept is not None
+    expected = by_hand((*SHOWN[:4], "<|im_start|>", "user\nWhy?", *SHOWN[6:10]))[0]
+    assert encode_prompt(kept, talking) == expected
+    tokens, _ = encode_chat(prompt.conversation, talking, ChatTemplate(QWEN25), most, add_generation_prompt=True)
+    assert tokens.tolist() == expected
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_format_that_never_reads_what_stands_beside_says_so(small, jsonl, name):
+    path = jsonl({"messages": PLAIN, name: BESIDE[name]})
+    ((prompt, answer, _),) = read_demonstrations(path)
+    key = "mood" if name == "chat_template_kwargs" else name
+    sentence = f"there is '{key}' beside the messages, for which the chat format has no place.*ignore = '{name}'"
+    for format in (None, load_chat_template("chatml"), load_chat_template("zephyr"), ChatTemplate(PHI3)):
+        with pytest.raises(InputError, match=sentence):
+            encode_turn(prompt, answer, with_chat(small, format))
+    assert read_demonstrations(path, layout=Layout(ignore=name))[0].prompt == Messages(PLAIN[:3])
+    renamed = jsonl({"messages": PLAIN, "meta": {"of": BESIDE[name]}})
+    if name != "chat_template_kwargs":
+        assert read_demonstrations(renamed, layout=Layout(**{name: "meta.of"}))[0].prompt == prompt
+
+
+@pytest.mark.parametrize("empty", [None, [], "", "[]", "null"])
+def test_no_tools_are_none(jsonl, empty):
+    assert read_prompts(jsonl({"messages": PLAIN, "tools": empty}))[0].conversation == Messages(PLAIN[:3])
+
+
+def test_what_tables_fill_up_with_null_is_no_part_of_a_tool(jsonl):
+    filled = {"name": "look", "parameters": {"city": None, "day": {"type": "string", "enum": [None, "now"]}}}
+    (prompt,) = read_prompts(jsonl({"messages": PLAIN, "tools": [filled]}))
+    day = {"type": "string", "enum": [None, "now"]}
+    assert prompt.conversation[0][KWARGS]["tools"] == [{"name": "look", "parameters": {"day": day}}]
 
 
 PUBLISHED = [
