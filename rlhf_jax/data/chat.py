@@ -18,6 +18,7 @@ from rlhf_jax.data.chat_template import BUILT_IN, END, HH, START, ChatTemplate, 
 from rlhf_jax.data.dialogue import (
     ASSISTANT,
     KWARGS,
+    REASONING,
     TURN,
     Answer,
     Conversation,
@@ -321,6 +322,11 @@ def _whole(
     tokens, mask = _encode(checked, tokenizer, template, prompt=False)
     end = len(mask) - mask[::-1].index(True) if True in mask else 0
     special = {special.id for special in tokenizer.special.values()}
+    stop = next((i for i in range(end, 0, -1) if tokens[i - 1] in special and mask[i - 1]), 0)
+    if (
+        0 < stop < end and not tokenizer.decode(tokens[stop:end]).strip()
+    ):  # in a generation block of many training templates
+        end = stop
     if end and tokens[end - 1] not in special:
         return [*tokens[:end], tokenizer.eos], [*mask[:end], True]
     return tokens[:end], mask[:end]
@@ -351,8 +357,18 @@ def _checked(
         if template in BUILT_IN.values():
             _, content = checked_message(message, number)
             message = {"role": message["role"], "content": content}
+        else:
+            message = _as_templates_have_it(message)
         checked.append(_shielded(message, tokenizer, template, what))
     return checked
+
+
+def _as_templates_have_it(message: Message) -> Message:
+    """The message less what is None, and with its reasoning under both names by which templates read it, as in Transformers
+    5.24."""
+    given = {key: value for key, value in message.items() if value is not None}
+    thought = next((given[name] for name in REASONING if name in given), None)
+    return given if thought is None else {"thinking": thought, **given, "reasoning_content": thought}
 
 
 def _shielded(value: Any, tokenizer: Tokenizer, template: ChatTemplate, what: str) -> Any:

@@ -16,8 +16,8 @@ ASSISTANT = "\n\nAssistant:"
 MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 ROLES = {marker: role for role, marker in MARKERS.items()}
 TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
-# Keys of a message that not every template reads; of those in one row it is enough that one is read.
-ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), ("reasoning_content", "thinking"))
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one and the same
+ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), REASONING)  # keys of a message that not every template reads
 
 
 class UnusableRowError(InputError):
@@ -199,7 +199,7 @@ def require_place(message: Message, number: int, source: str) -> None:
 
     for names in ONLY_IN_TEMPLATES:
         given = [name for name in names if message.get(name)]
-        if given and not any(map(is_read, given)):
+        if given and not any(map(is_read, names)):
             raise InputError(
                 f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has"
             )

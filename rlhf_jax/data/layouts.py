@@ -389,7 +389,7 @@ class _Reader:
                     f"{name!r} is {shortened(given)}, and the chat template is given {FOR_TEMPLATE[name]}: make it that, or "
                     f"say that it is something else, ignore = {name!r} in [files.layout]"
                 )
-            more = value if kind is dict else {name: value}
+            more = value if isinstance(value, dict) else {name: value}
             if twice := found.keys() & more.keys():
                 raise InputError(f"there is {min(twice)!r} in its own column and in {KWARGS!r}: keep one of them")
             found |= more

@@ -161,6 +161,49 @@ def test_a_generation_prompt_that_writes_more_than_an_answer_has(small):
     assert (prompt, answer) == (by_hand(["<s>", "<|user|>", "Hi", "<|assistant|>"])[0], [*b"Ho", ID["</s>"]])
 
 
+# A training template of TRL's kind: the white space behind a turn stands in the generation block.
+TRAINING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + '<|im_end|>\n' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_an_answer_ends_before_the_white_space_of_a_generation_block(small):
+    talking = with_chat(small, ChatTemplate(TRAINING))
+    assert talking.ends == (ID["<|im_end|>"], ID["</s>"])
+    assert encode_turn(Messages(TALK[:1]), "Ho\n", talking)[1] == [*b"Ho\n", ID["<|im_end|>"]]
+
+
+MORE = {"role": "assistant", "content": f"{THOUGHT}More."}
+IN_A_ROW = {
+    "qwen3": (QWEN3, [f"{THOUGHT}Ho é", "<|im_end|>", f"{THOUGHT}More.", "<|im_end|>"]),
+    "training": (TRAINING, [f"{THOUGHT}Ho é", "<|im_end|>", "\n", f"{THOUGHT}More.", "<|im_end|>", "\n"]),
+    "r1": (R1, ["\n\nHo é", "</s>", "\n\nMore.", "</s>"]),
+    "phi3": (PHI3, [f"{THOUGHT}Ho é", "<|end|>", f"{THOUGHT}More.", "<|end|>"]),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_ROW)
+def test_two_answers_in_a_row_are_both_the_assistants(small, name):
+    source, said = IN_A_ROW[name]
+    tokens, mask = encoded([*TALK[:2], MORE], small, source)
+    assert [t for t, own in zip(tokens, mask, strict=True) if own] == by_hand(said)[0]
+
+
+@pytest.mark.parametrize("name", IN_A_ROW)
+def test_transformers_has_the_same_ids_of_two_answers_in_a_row(small, theirs, name):
+    source, talk = IN_A_ROW[name][0], [*TALK[:2], MORE]
+    assert encoded(talk, small, source)[0] == theirs.apply_chat_template(talk, chat_template=source, return_dict=False)
+
+
+def test_a_template_in_which_turns_alternate_refuses_two_answers_in_a_row(small):
+    alternating = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    alternating += "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError, match=r"the chat template refuses the messages \(roles must alternate\)"):
+        encoded([*TALK[:2], MORE], small, alternating)
+
+
 def test_all_keys_reach_the_template(small, theirs):
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": "é"}}}
     talk = [
@@ -188,6 +231,16 @@ def test_tools_documents_and_contents_in_parts(small, theirs):
     assert render_chat(talk, small, ChatTemplate(TOOLS), **more) == text
     assert theirs.apply_chat_template(talk, chat_template=TOOLS, tokenize=False, **more) == text
     assert encoded(talk, small, TOOLS, **more)[0] == list(text.encode())  # none of it is a special token
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+@pytest.mark.parametrize("read", ["reasoning_content", "thinking"])
+def test_reasoning_has_several_names_and_what_is_none_is_not_there(small, name, read):
+    source = "{% for m in messages %}{{ m.content }}{{ m." + read + " }}{% endfor %}"
+    talk = [TALK[0], {"role": "assistant", "content": None, "tool_calls": None, name: "Hm."}]
+    assert render_chat(talk, small, ChatTemplate(source)) == "HiHm."
+    with pytest.raises(InputError, match=f"message 2 has '{name}', for which the chat format has no place"):
+        render_chat(talk, small, ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}"))
 
 
 @pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
@@ -308,5 +361,18 @@ def test_published_templates(small, theirs, name):
         assert tokens.tolist() == expected
         said = small.decode(tokens[mask])
         answers = [m["content"].split("</think>")[-1].strip() for m in talk if m["role"] == "assistant"]
+        written = small.decode(expected)  # of some templates, of contents in parts alone
+        answers = [answer for answer in answers if answer in written]
         asked = [m["content"] for m in talk if m["role"] == "user"]
         assert all(answer in said for answer in answers) and not any(question in said for question in asked)
+    shown = [{**USE[0], KWARGS: {"tools": SCHEMAS}}, *USE[1:]]
+    try:
+        expected = theirs.apply_chat_template(USE, tools=SCHEMAS, chat_template=source, return_dict=False)
+        tokens, mask = encode_chat(shown, small, template, 10_000)
+    except Exception:
+        with pytest.raises(InputError, match=r"refuses the messages|no place|does not continue"):
+            encode_chat(shown, small, template, 10_000)
+    else:
+        assert tokens.tolist() == expected
+        said = small.decode(tokens[mask])
+        assert "look" in said and "So." in said and "Hi" not in said and "42" not in said
