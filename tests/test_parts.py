@@ -10,6 +10,7 @@ import pytest
 from rlhf_jax import stages
 from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, split_of, train_tokenizer
 from rlhf_jax.data.splits import normalised
+from rlhf_jax.errors import InputError
 from rlhf_jax.stages.datasets import SPLIT, SPLIT_TEXT, kept_by_length
 from rlhf_jax.stages.training import data_that_fit, has_row
 from tests.refusals import refusal
@@ -244,6 +245,19 @@ def test_rows_that_fit_are_kept_and_of_training_rows_one_must_be_left(capsys):
         "the first being 'bbb'",
         '"drop"',
     )
+
+
+def test_a_row_that_the_format_cannot_write_is_named():
+    def fits(prompt):
+        if prompt.text == "b":
+            raise InputError("there is 'tools' beside the messages")
+        return True
+
+    for too_long in ("drop", "cut"):
+        refusal(
+            lambda too_long=too_long: kept_by_length([Prompt("a"), Prompt("b")], fits, too_long, "train prompts", "2"),
+            "train prompts, row 2: there is 'tools' beside the messages",
+        )
 
 
 def test_the_figure_that_marks_the_best_checkpoint_must_be_taken_somewhere():

@@ -19,6 +19,7 @@ from rlhf_jax.data import (
     Ranking,
     TextLayout,
     less_oldest_turns,
+    located,
     not_held_out,
     openings,
     prompt_text,
@@ -266,13 +267,19 @@ def kept_by_length(
     limit: str,
 ) -> list[Text]:
     """Those that fit; the others are an InputError, or left out, or lose their oldest turns, which is said (format.too_long).
-    InputError: there is none, or none is left, of those to train on."""
+    InputError: there is none, or none is left, of those to train on; with its number, a row that the format cannot write."""
     if too_long == "cut":
-        shorter = [shortened_row(row, fits) for row in given]
+        shorter = []
+        for number, row in enumerate(given, 1):
+            with located(f"{what}, row {number}"):
+                shorter.append(shortened_row(row, fits))
         if cut := sum(now is not row for now, row in zip(shorter, given, strict=True)):
             info(f"{cut} of {len(given)} {what} are longer than {limit} and lose their oldest turns")
         given = shorter
-    kept = [row for row in given if fits(row)]
+    kept = []
+    for number, row in enumerate(given, 1):
+        with located(f"{what}, row {number}"):
+            kept += [row] if fits(row) else []
     if not given and not what.startswith(HELD_OUT):
         raise InputError(f"there are no {what}; give more rows, of which some are not held out")
     if len(kept) == len(given):
@@ -280,7 +287,7 @@ def kept_by_length(
     sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than {limit}"
     more = "raise format.prompt_tokens or format.answer_tokens"
     if too_long == "error":
-        first = repr(next(row for row in given if not fits(row))[0][:60])
+        first = repr(text_of(next(row for row in given if not fits(row))[0])[:60])
         raise InputError(f'{sentence}, the first being {first}; {more}, or set format.too_long = "drop"')
     if not kept and not what.startswith(HELD_OUT):
         raise InputError(f"{sentence}, and none is left; {more}")
