@@ -29,7 +29,8 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
-    "observation": "tool",
+    **dict.fromkeys(("observation", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),  # see `_called`
     **{role: role for role in ("user", "assistant", "system", "developer", "tool", "function", "ipython")},
 }
 # Python's repr of messages, as pandas writes a list into a cell; NumPy's has no commas, or "array(" before it.
@@ -124,7 +125,21 @@ def _message(value: Any, number: int) -> Message:
         )
     # Tables fill up the keys that other messages have with null.
     rest = {key: plain(inner) for key, inner in value.items() if key not in names and inner is not None}
+    if role in ("function_call", "tool_call"):
+        return {"role": "assistant", "content": "", "tool_calls": _called(value.get(names[1]), number), **rest}
     return {"role": ROLES[role], "content": plain(value.get(names[1])), **rest}
+
+
+def _called(value: Any, number: int) -> list[Message]:
+    """The calls that a turn of LLaMA-Factory's or ms-swift's is, the JSON of one or several, as chat templates read them."""
+    found = json_of(value)
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls):
+        raise InputError(
+            f"message {number} calls a function and is {shortened(value)}: make it JSON with 'name' and 'arguments'"
+        )
+    functions = [{"name": call["name"], "arguments": json_of(call["arguments"])} for call in calls]
+    return [{"type": "function", "function": function} for function in functions]
 
 
 def _check_content(message: Message, number: int) -> None:

@@ -163,6 +163,9 @@ PAIR = (("Y", 1), ("N", 2))
 HH = "\n\nHuman: P\n\nAssistant: O\n\nHuman: Q\n\nAssistant:"
 GPT = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "Y"}]
 WHOLE = {"chosen": [user("Q"), assistant("Y")], "rejected": [user("Q"), assistant("N")]}
+CALLS = {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'}
+SEVERAL_CALLS = {"role": "tool_call", "content": json.dumps([{"name": "f", "arguments": '{"a": 1}'}] * 2)}
+FUNCTION = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 AS_IT_IS = {
     "hh-rlhf": ({"chosen": HH + " Y", "rejected": HH + " N"}, HH, "Y", PAIR),
     "OpenOrca": ({"id": "1", "system_prompt": "S", "question": "Q", "response": "Y"}, q("Q", "S"), "Y", None),
@@ -190,6 +193,18 @@ AS_IT_IS = {
     "OpenHermes-2.5": (
         {"conversations": [{**turn, "weight": None} for turn in GPT], "system_prompt": None},
         ASKED,
+        "Y",
+        None,
+    ),
+    "LLaMA-Factory's tools": (
+        {"conversations": [GPT[0], CALLS, {"from": "observation", "value": "42"}, GPT[1]], "tools": "[]"},
+        Messages([user("Q"), assistant("", tool_calls=[FUNCTION]), {"role": "tool", "content": "42"}]),
+        "Y",
+        None,
+    ),
+    "ms-swift's tools": (
+        {"messages": [user("Q"), SEVERAL_CALLS, {"role": "tool_response", "content": "42"}, assistant("Y")]},
+        Messages([user("Q"), assistant("", tool_calls=[FUNCTION] * 2), {"role": "tool", "content": "42"}]),
         "Y",
         None,
     ),
@@ -554,6 +569,11 @@ def test_messages_stay_as_they_were_given(jsonl):
         ({"prompt": [system("S")]}, "the prompt is empty"),
         ({"instruction": "Q", "question": "R"}, "there are two prompts, 'instruction' and 'question'"),
         ({"messages": [{"role": "robot", "content": "Q"}]}, "message 1 has the role 'robot': use 'user'"),
+        (
+            {"conversations": [{**CALLS, "value": "f(1)"}]},
+            "message 1 calls a function and is 'f(1)': make it JSON with",
+        ),
+        ({"conversations": [{**CALLS, "value": '[{"name": "f"}]'}]}, "message 1 calls a function and is"),
         (
             {"messages": "array([{'role': 'user', 'content': 'Q'}], dtype=object)"},
             "a text is Python's repr of messages",
