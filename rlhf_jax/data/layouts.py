@@ -51,6 +51,13 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "question", "query", "problem")
 SUPPLEMENTS = ("input", "context")  # what a question is about, and part of the prompt
 ANSWERS = ("completion", "answer", "response", "output", "solution")
+WRITTEN = (
+    "completion",
+    "response",
+    "output",
+    "completions",
+    "responses",
+)  # by whom answers; "answer" may be the right one
 SEVERAL = ("completions", "answers", "responses")
 TEXTS = ("text", "response", "answer", "content", "output")  # of one of several answers
 SCORES = (
@@ -69,6 +76,7 @@ FOR_TEMPLATE = {
     "documents": "a list of objects with title and text",
     KWARGS: "an object of names and values",
 }
+UNSEEN = ("image", "images", "video", "videos", "audio", "audios")  # columns of which models of text know nothing
 CELLS = (bool, int, float, Decimal, str)  # what a judgement is written in
 ANSWERS_ARE = (
     "messages",
@@ -175,12 +183,20 @@ class _Reader:
         self.used: set[str] = set()
 
     def example(self) -> Example:
+        for key in UNSEEN:
+            if self.fields.get(key, "") not in ("", []) and key not in self.layout.says_nothing():
+                raise InputError(
+                    f"there is {key!r} beside the texts, which models of text do not see: leave such rows out, or say that "
+                    f"the texts do without, ignore = {key!r} in [files.layout]"
+                )
         prompt, answers, ranks, problem = self.content()
         if beside := self.for_template():
             first, *rest = messages_of(prompt)
             prompt = Messages([{**first, KWARGS: {**first.get(KWARGS, {}), **beside}}, *rest])
         if problem is None:
             problem = self.doubt(len(answers))
+        if not any(getattr(self.layout, name) for name in ("prompt", *ANSWERS_ARE)):
+            problem = self.said_otherwise(prompt, answers, problem)
         liked = score = None
         try:
             if problem is None:
@@ -287,6 +303,10 @@ class _Reader:
                 f"there are two prompts, {keys[0]!r} and {keys[1]!r}: name one, prompt = {keys[0]!r} in [files.layout]"
             )
         if not keys and {"user", "assistant"} <= self.fields.keys():
+            if more:
+                raise InputError(
+                    f"there is {more[0]!r} beside 'user': name what the prompt is, prompt = 'user' in [files.layout]"
+                )
             self.used.add("user")
             return self.fields["user"]
         keys += [key for key in ("input",) if not keys and key in self.fields]
@@ -341,6 +361,31 @@ class _Reader:
                     f"ignore = {key!r} in [files.layout], or name there what is the prompt, prompt = {key!r}, or what the "
                     f"conversation, {names}"
                 )
+
+    def said_otherwise(
+        self, prompt: Conversation, answers: tuple[Answer, ...], problem: InputError | None
+    ) -> InputError | None:
+        """The problem of answers beside which other columns have other ones. InputError: another prompt is beside it."""
+        unread = [key for key in self.fields if key not in self.used | self.layout.says_nothing()]
+        for key in (key for key in CONVERSATIONS if key in unread):
+            value = messages_or_text(self.fields[key])
+            if not value or not (isinstance(value, list) or (isinstance(value, str) and is_transcript(value))):
+                continue
+            own, turns = _said(prompt), _said(conversation_of(value))
+            opened = own if turns[0][0] == own[0][0] else [turn for turn in own if turn[0] != "system"]
+            if turns[: len(opened)] != opened:
+                raise InputError(
+                    f"there is {key!r} beside the prompt, which it does not begin with: name what the conversation is, "
+                    f"messages = {key!r} in [files.layout], or read on without it, ignore = {key!r}"
+                )
+            more = turns[len(opened) :]
+            if answers and more and more not in [_said(answer, "assistant") for answer in answers]:
+                problem = problem or _another(key)
+        for key in (key for key in WRITTEN if key in unread and answers):
+            texts = _texts(self.fields[key])
+            if texts and not set(texts) & {_said(answer, "assistant")[-1][1] for answer in answers}:
+                problem = problem or _another(key)
+        return problem
 
     def no_object(self, key: str) -> Any:
         """What the column holds. InputError: an object that is no message."""
@@ -620,6 +665,29 @@ class _Reader:
 def ranked(numbers: Sequence[float]) -> tuple[int, ...]:
     """The ranks of numbers of which the smallest is the best: one more than there are better ones, so that equal ones tie."""
     return tuple(1 + sum(other < number for other in numbers) for number in numbers)
+
+
+def _said(words: Conversation | Answer, role: str = "user") -> list[tuple[str, str]]:
+    """Who says what, without regard to case and white space; a text that is no transcript is the role's."""
+    if isinstance(words, str):
+        messages = messages_of(words) if is_transcript(words) else [{"role": role, "content": words}]
+    else:
+        messages = words
+    return [(message["role"], _typed(words_of(message))) for message in messages]
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a column of answers, as they compare: one, or those of a list of texts, messages or completions."""
+    found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    texts = [next((v[name] for name in TEXTS if name in v), "") if isinstance(v, dict) else v for v in found]
+    return [_typed(text) for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _another(key: str) -> InputError:
+    return InputError(
+        f"there is {key!r} beside the answer, and it says something else: name which of them is the answer, "
+        f"answer = {key!r} in [files.layout], or read on without it, ignore = {key!r}"
+    )
 
 
 def _typed(text: str) -> str:

@@ -34,6 +34,15 @@ ROLES = {
     **{role: role for role in ("user", "assistant", "system", "developer", "tool", "function", "ipython")},
 }
 # Python's repr of messages, as pandas writes a list into a cell; NumPy's has no commas, or "array(" before it.
+UNSEEN = (
+    "image",
+    "image_url",
+    "video",
+    "video_url",
+    "audio",
+    "audio_url",
+    "input_audio",
+)  # types of parts of a content
 REPR = re.compile(r"""(?:array\()?\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:.*\].*""", re.DOTALL)
 
 
@@ -148,6 +157,11 @@ def _check_content(message: Message, number: int) -> None:
         raise UnusableRowError(f"message {number} has no content: give it some", "with a message without content")
     if content is not None and not isinstance(content, (str, list)):
         raise InputError(f"message {number} has a content that is no string: make it one")
+    kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    if unseen := [kind for kind in kinds if kind in UNSEEN]:
+        raise InputError(
+            f"message {number} has a part of type {unseen[0]!r}, which models of text do not see: remove it"
+        )
 
 
 def answer_of(value: Any) -> Answer:

@@ -442,6 +442,82 @@ def test_a_column_that_may_be_of_the_prompt_is_not_dropped_without_a_word(jsonl,
     assert len(read(path, layout=Layout(ignore=other))) == 1
 
 
+ANOTHER = [  # rows in which one column does not say what another says
+    {"messages": WHOLE["chosen"], "prompt": "a title", "completion": "Y"},
+    {"messages": TALK, "prompt": "Q", "completion": "Y"},
+    {"messages": [system("S"), *WHOLE["chosen"]], "prompt": "Q", "response": "Y"},
+    {"conversations": GPT, "prompt": "R", "chosen": "Y", "rejected": "N"},
+    {"conversation": HH + " Y", "chosen": [user("R"), assistant("Y")], "rejected": [user("R"), assistant("N")]},
+    {"conversations": GPT, "messages": [user("R"), assistant("Y")]},
+]
+ANOTHER_ANSWER = [
+    {"messages": WHOLE["chosen"], "prompt": "Q", "completion": "N"},
+    {"conversations": GPT, "prompt": "Q", "chosen": "N", "rejected": "M"},
+    {"response": "N", "messages": WHOLE["chosen"]},
+    {"responses": ["N", "M"], "messages": WHOLE["chosen"]},
+    {"output": [assistant("M")], **WHOLE},
+    {"completions": [{"text": "M", "rank": 1}], "prompt": "Q", "answer": "Y"},
+]
+
+
+@pytest.mark.parametrize("row", ANOTHER)
+def test_a_conversation_beside_another_prompt_is_not_dropped_without_a_word(jsonl, row):
+    path, first = jsonl(row), next(iter(row))
+    for read in (read_demonstrations, read_prompts):
+        refusal(lambda read=read: read(path), f"line 1: there is {first!r} beside the prompt, which it does not begin")
+        assert len(read(path, layout=Layout(ignore=first))) == 1
+    if "completion" in row and row["messages"] == WHOLE["chosen"]:
+        assert read_demonstrations(path, layout=Layout(messages=first))[0][:2] == (ASKED, "Y")
+
+
+@pytest.mark.parametrize("row", ANOTHER_ANSWER)
+def test_another_answer_is_not_dropped_without_a_word(jsonl, row):
+    """Prompts know nothing of it."""
+    path, first = jsonl(row), next(iter(row))
+    refusal(
+        lambda: read_demonstrations(path), f"line 1: there is {first!r} beside the answer, and it says something else"
+    )
+    assert len(read_demonstrations(path, layout=Layout(ignore=first))) == 1
+    assert read_prompts(path)[0].conversation in (PROMPT, ASKED)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "completion": "Y", "messages": [user("q"), assistant(" Y ")]},
+        {"prompt": [system("S"), user("Q")], "completion": "Y", "messages": WHOLE["chosen"]},
+        {"prompt": "Q", "completion": "Y", "conversation": "conversation 12", "conversations": []},
+        {"prompt": "Q", "chosen": "Y", "rejected": "N", "messages": [user("Q")]},
+        {**WHOLE, "response": "Y", "completions": [{"text": "M"}, {"text": "N"}]},
+        {"messages": WHOLE["chosen"], "answer": "42", "solution": "6 * 7 = 42"},
+    ],
+)
+def test_what_says_the_same_may_stand_beside_it(jsonl, row):
+    assert [d.answer for d in read_demonstrations(jsonl(row))] == ["Y"]
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            {"prompt": "Q", "completion": "Y", "images": ["a.png"]},
+            "there is 'images' beside the texts, which models of",
+        ),
+        ({"messages": [user([PICTURE]), assistant("Y")]}, "message 1 has a part of type 'image_url', which models of"),
+        ({"user": "Q", "assistant": "Y", "context": "C"}, "there is 'context' beside 'user'"),
+    ],
+)
+def test_what_no_model_of_text_sees_and_what_a_question_is_about_are_not_left_out(jsonl, row, sentence):
+    for read in (read_demonstrations, read_prompts):
+        refusal(lambda read=read: read(jsonl(row)), f"line 1: {sentence}")
+    for ignored, more in ((Layout(ignore="images"), {}), (Layout(), {"images": []})):
+        if "images" in row:
+            assert len(read_prompts(jsonl({**row, **more}), layout=ignored)) == 1
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -59,7 +59,6 @@ LATER = PROMPT + " A pear.\n\nHuman: Another.\n\nAssistant:"
         ({"chosen": LATER + " A plum."}, LATER),
         ({"messages": [QUESTION, ANSWER]}, PROMPT),
         ({"chosen": "A pear.", "rejected": "A dog."}, "\n\nHuman: a title\n\nAssistant:"),
-        ({"messages": [QUESTION, ANSWER], "completion": "A pear."}, "\n\nHuman: a title\n\nAssistant:"),
     ],
 )
 def test_whole_conversations_hold_their_own_prompt_in_all_readers(jsonl, row, prompt):
