@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 LINES = (".jsonl", ".ndjson")  # an object a line
 PACKINGS = (".gz", ".xz")
+SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # the first line of a table that Excel wrote
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 # owner/name or a folder; then what of it: [config, data_dir=folder, revision=commit]; then its split
 DATASET = re.compile(r"(?P<name>[^\[\]]+?)(\[(?P<inside>[^\[\]]*)\])?(:(?P<split>[^/:\[\]]+(\[[^/\[\]]*\])?))?")
@@ -61,7 +62,8 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
 
     `source` is, with `~` and `${VARIABLE}` expanded:
       - a file .jsonl or .ndjson (an object a line; blank lines are no rows), .json (a list of objects, which a .jsonl may
-        hold as well), .csv or .tsv with a header (whose separator a .csv takes: comma, semicolon or tab), .parquet, or
+        hold as well), .csv or .tsv with a header (whose separator a .csv takes: comma, semicolon or tab; or the
+        one that a first line "sep=;" names), .parquet, or
         .txt (one row {"text": the whole file}); all but .parquet also with .gz or .xz behind. Lines end in \\n or \\r\\n;
       - a folder that the `datasets` library reads or has saved;
       - a data set of the Hugging Face hub, "owner/name". Only this is ever downloaded.
@@ -167,7 +169,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def parse_line(line: bytes, where: str, first: bool) -> Row:
     """The object of a line of JSONL; the first of a file may open with a byte-order mark. InputError: broken, no object."""
     try:
-        value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+        value = OBJECTS.decode(line.decode("utf-8-sig" if first else "utf-8"))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: broken JSON at column {error.colno} ({error.msg}): mend the line") from None
     except UnicodeDecodeError as error:
@@ -181,7 +185,8 @@ def _json(path: Path) -> Iterator[Row]:
     with _open(path) as file:
         text = file.read().decode("utf-8-sig")
     try:
-        values = json.loads(text)
+        with located(str(path)):
+            values = OBJECTS.decode(text)
     except json.JSONDecodeError as error:
         hint = "mend it" if error.msg != "Extra data" else "name it .jsonl if it holds an object a line"
         raise InputError(
@@ -195,25 +200,42 @@ def _json(path: Path) -> Iterator[Row]:
         yield _row(value, f"{path}, item {number}")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which Python would take the last of several values of one key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the key {twice!r} stands twice in one object, {shortened(found)}: keep one of them")
+    return found
+
+
+OBJECTS = json.JSONDecoder(object_pairs_hook=_object)  # made once: it takes as long as a line
+
+
 def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # whole books are fields; the library's own limit is 128 KiB
     with _open(path) as file:
-        separator = "\t" if _ending(path) == ".tsv" else _separator(file.readline().decode("utf-8-sig"), path)
-        file.seek(0)
+        first = file.readline().decode("utf-8-sig")
+        named = SEPARATOR.fullmatch(first)
+        if not named:
+            file.seek(0)
+        separator = "\t" if _ending(path) == ".tsv" else named[1] if named else _separator(first, path)
         table = csv.reader((line.decode("utf-8-sig") for line in file), strict=True, delimiter=separator)
+        above = 1 if named else 0
         try:
             header = next(table, [])
             if len(set(header)) < len(header):
-                raise InputError(f"{path}, line 1: two columns have one name: rename one")
+                raise InputError(f"{path}, line {above + 1}: two columns have one name: rename one")
             for cells in table:
                 if not cells:
                     continue
-                where = f"{path}, line {table.line_num}"
+                where = f"{path}, line {above + table.line_num}"
                 if len(cells) != len(header):
                     raise InputError(f"{where}: {len(cells)} cells under {len(header)} columns: mend the line")
                 yield Row(dict(zip(header, cells, strict=True)), where)
         except csv.Error as error:
-            raise InputError(f"{path}, line {table.line_num}: broken CSV ({error}): mend the line") from None
+            raise InputError(f"{path}, line {above + table.line_num}: broken CSV ({error}): mend the line") from None
 
 
 def _separator(header: str, path: Path) -> str:

@@ -31,6 +31,8 @@ CSV = 'prompt,answer\n"a\nb",é 😀\n"say ""c"", d",e\n'
         (".csv", CSV, ["line 3", "line 4"]),
         (".csv", CSV.replace("\n", "\r\n").replace("a\r\n", "a\n"), ["line 3", "line 4"]),
         (".csv", 'prompt;answer\n"a\nb";é 😀\n"say ""c"", d";e\n', ["line 3", "line 4"]),
+        (".csv", '\ufeffsep=;\r\nprompt;answer\n"a\nb";é 😀\n"say ""c"", d";e\n', ["line 4", "line 5"]),
+        (".csv", 'sep=|\nprompt|answer\n"a\nb"|é 😀\n"say ""c"", d"|e\n', ["line 4", "line 5"]),
         (".tsv", CSV.replace(',"', "\0").replace(",", "\t").replace("\t d", ", d"), ["line 3", "line 4"]),
     ],
 )
@@ -95,6 +97,19 @@ def test_variables_and_the_home_folder_are_expanded(tmp_path, monkeypatch):
         ("a.csv", b"a,b\n1,2\n3\n", "a.csv, line 3: 1 cells under 2 columns"),
         ("a.csv", b'a,b\n1,"2\n', "a.csv, line 2: broken CSV"),
         ("a.csv", b"a,a\n1,2\n", "a.csv, line 1: two columns have one name"),
+        ("a.csv", b"sep=;\na;a\n1;2\n", "a.csv, line 2: two columns have one name"),
+        ("a.csv", b"sep=;\na;b\n1;2\n1\n", "a.csv, line 4: 1 cells under 2 columns"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": "x", "b": 1, "a": "y"}\n',
+            "a.jsonl, line 2: the key 'a' stands twice in one object",
+        ),
+        (
+            "a.jsonl",
+            b'{"a": [{"b": 1, "b": 2}]}\n',
+            "a.jsonl, line 1: the key 'b' stands twice in one object, {'b': 2}",
+        ),
+        ("a.json", b'[{"a": "x", "a": "y"}]', "a.json: the key 'a' stands twice in one object"),
         ("a.csv", b"a,b\n\xff,2\n", "a.csv is not UTF-8"),
         ("a.txt", b"", "a.txt holds no rows"),
         ("a.ods", b"a\tb\n", "a.ods: unknown ending: use one of .jsonl, .ndjson"),
