@@ -355,6 +355,19 @@ def test_another_layout_is_refused_and_read_through_its_names(jsonl, name):
         assert (asked, answer) == (prompt, "Y")
 
 
+def test_the_sign_of_helpsteer3s_preference_says_which_answer_is_better_and_0_that_none_is(jsonl, caplog):
+    (row,), _, layout, _ = NAMED["HelpSteer3"]
+    talk = [user("P"), assistant("O"), user("Q")]
+    path = jsonl(*({**row, "context": talk, "overall_preference": n} for n in (-3, -1, 0, 2, "3")))
+    refusal(lambda: read_rankings(path, layout=layout), "line 3: all answers tie")
+    rankings = read_rankings(path, unusable="drop", layout=layout)
+    assert [r.ranks for r in rankings] == [(1, 2), (1, 2), (2, 1), (2, 1)]
+    assert {r.prompt for r in rankings} == {Messages(talk)} and {r.answers for r in rankings} == {("Y", "N")}
+    assert "dropped 1 of 5 rows: 1 in which no answer is above another" in caplog.text
+    best = [d.answer for d in read_demonstrations(path, layout=layout)]
+    assert best == ["Y", "Y", "Y", "N", "N"]
+
+
 def test_where_scores_make_rankings_demonstrations_are_those_that_are_not_dropped(jsonl):
     path = jsonl(STEER, {**STEER, "response": "N", "helpfulness": 1})
     refusal(
