@@ -287,8 +287,10 @@ def encode_reply(conversation: Sequence[Message], reply: Sequence[Any], tokenize
     """
     if not reply:
         raise InputError("the reply has no message: give one at least")
+    own = tokenizer.chat is not None and tokenizer.chat not in BUILT_IN.values()  # whose roles only the template knows
     for number, message in enumerate(reply, 1):
-        role, _ = checked_message(message, number)
+        free = own and isinstance(message, dict) and isinstance(message.get("role"), str)
+        role = message["role"] if free else checked_message(message, number)[0]
         if role == "assistant":
             raise InputError(f"message {number} of the reply is the assistant's, which the policy writes: leave it out")
         if role == "system" and tokenizer.chat is None:

@@ -19,6 +19,7 @@ from rlhf_jax.data import (
     encode_chat,
     encode_learned,
     encode_prompt,
+    encode_reply,
     encode_turn,
     less_oldest_turns,
     load_chat_template,
@@ -291,6 +292,16 @@ def test_tools_of_a_row_reach_the_template_in_every_stage(small, jsonl, written)
     text = jsonl({"prompt": "Hi", "completion": "So.", **beside})
     (asked,) = read_demonstrations(text)
     assert encode_turn(asked.prompt, asked.answer, talking)[0] == by_hand(SHOWN[:10])[0]
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_what_an_environment_says_of_a_row_with_tools(small, role):
+    """In a template of a model's own it may be a tool, and its tokens continue those that were sampled."""
+    talking, reply = with_chat(small, ChatTemplate(QWEN25)), [{"role": role, "content": "42"}]
+    begun = Messages([{**TALK[0], KWARGS: {"tools": SCHEMAS}}])
+    answered = [*begun, {"role": "assistant", "content": "So."}]
+    tokens = [*encode_prompt(begun, talking), *b"So.", *encode_reply(answered, reply, talking)]
+    assert tokens == encode_prompt(Messages([*answered, *reply]), talking)
 
 
 def test_tools_stay_where_the_oldest_turns_go(small, jsonl):
