@@ -225,8 +225,14 @@ def encode_learned(
     the answer, or with turns="all" those of the prompt too. What others say between them is in the tokens alone.
 
     Where a transcript goes on after an answer, nothing marks its end, and only its text is the assistant's. InputError: as
-    `encode_turn`.
+    `encode_turn`; with turns="all", an answer that OpenAI's "weight" of 0 takes out of what is learned.
     """
+    earlier = prompt if turns == "all" and isinstance(prompt, Messages) else ()
+    if unlearned := [i for i, m in enumerate(earlier, 1) if m["role"] == "assistant" and m.get("weight") == 0]:
+        raise InputError(
+            f"message {unlearned[0]} has the weight 0, by which it is not to be learned: learn the last turns alone, "
+            'turns = "last"'
+        )
     if tokenizer.chat is not None:
         begun, said = encode_turn(prompt, answer, tokenizer)
         mask = _whole(prompt, answer, tokenizer, tokenizer.chat)[1]

@@ -423,6 +423,13 @@ class _Reader:
         """What the chat template is given beside the messages, by its names: TRL's columns, objects or their JSON. Nulls in
         objects are gone, which tables fill up with the keys of other rows."""
         found: dict[str, Any] = {}
+        functions = json_of(self.fields.get("functions"))
+        named = self.layout.tools or "functions" in self.layout.says_nothing()
+        if not named and isinstance(functions, list) and any(isinstance(each, dict) for each in functions):
+            raise InputError(
+                "there are 'functions' beside the texts: say that the chat template is to show them, tools = 'functions' in "
+                "[files.layout], or read on without them, ignore = 'functions'"
+            )
         for name, kind in (("tools", list), ("documents", list), (KWARGS, dict)):
             given = self.take(name, () if name in self.layout.says_nothing() else (name,))
             value = json_of(given if isinstance(given, str) else without_nulls(plain(given)))
@@ -533,10 +540,12 @@ class _Reader:
             keys = [form.format(side) for side in ("chosen", "rejected")]
             if self.fields.keys() >= set(keys) and ignored.isdisjoint(keys):
                 scores.append([number_of(self.fields[key], key) for key in keys])
-        rating = self.fields.get("rating")
-        if isinstance(rating, list) and len(rating) == 2 and "rating" not in ignored:
+        for name in ("rating", "ratings", "scores"):
+            rating = self.fields.get(name)
+            if not isinstance(rating, list) or len(rating) != 2 or name in ignored:
+                continue
             # As Distilabel has it: of the generations, which need not be in the order of chosen and rejected.
-            numbers = [number_of(value, "rating") for value in rating]
+            numbers = [number_of(value, name) for value in rating]
             scores.append(numbers[::-1] if both == (self.fields.get("generations") or both)[::-1] else numbers)
         for better, worse in scores:
             if better < worse:

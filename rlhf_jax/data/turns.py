@@ -262,6 +262,11 @@ def split_last(conversation: Conversation) -> tuple[Conversation, Answer]:
             "the conversation does not end in a turn of the assistant: add the answer",
             "that do not end in a turn of the assistant",
         )
+    if conversation[-1].get("weight") == 0:
+        raise UnusableRowError(
+            "the last answer has the weight 0, by which it is not to be learned: end the conversation before it",
+            "whose last answer has the weight 0",
+        )
     if len(conversation) == 1:
         raise UnusableRowError("the conversation has no turn before the answer: add the prompt", "without a prompt")
     return Messages(conversation[:-1]), as_answer(conversation[-1:])

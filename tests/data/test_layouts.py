@@ -409,6 +409,7 @@ def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, 
     [
         ({"score_chosen": 1, "score_rejected": 1}, "all answers tie"),
         ({"rating": [9, 9], "status": "tie"}, "all answers tie"),
+        ({"scores": [1, 2]}, "the rejected answer is rated higher (2) than the chosen one (1)"),
         ({"chosen_rating": 1, "rejected_rating": 2}, "the rejected answer is rated higher (2) than the chosen one (1)"),
     ],
 )
@@ -453,6 +454,14 @@ def test_a_column_that_may_be_of_the_prompt_is_not_dropped_without_a_word(jsonl,
     )
     other = first if whole else ("question" if "question" in row else "query")
     assert len(read(path, layout=Layout(ignore=other))) == 1
+
+
+def test_an_answer_of_weight_0_is_not_learned(jsonl, caplog):
+    row = {"messages": [*TALK, assistant("Y", weight=0)]}
+    refusal(lambda: read_demonstrations(jsonl(row)), "line 1: the last answer has the weight 0")
+    learned = [user("P"), assistant("O", weight=0), user("Q"), assistant("Y", weight=1)]
+    assert len(read_demonstrations(jsonl(row, {"messages": learned}), unusable="drop")) == 1
+    assert "1 whose last answer has the weight 0" in caplog.text
 
 
 ANOTHER = [  # rows in which one column does not say what another says
@@ -521,6 +530,11 @@ PICTURE = {"type": "image_url", "image_url": {"url": "a.png"}}
         ),
         ({"messages": [user([PICTURE]), assistant("Y")]}, "message 1 has a part of type 'image_url', which models of"),
         ({"user": "Q", "assistant": "Y", "context": "C"}, "there is 'context' beside 'user'"),
+        (
+            {"messages": WHOLE["chosen"], "functions": [{"name": "f"}]},
+            "there are 'functions' beside the texts: say that",
+        ),
+        ({"messages": WHOLE["chosen"], "functions": '[{"name": "f"}]'}, "there are 'functions' beside the texts: say"),
     ],
 )
 def test_what_no_model_of_text_sees_and_what_a_question_is_about_are_not_left_out(jsonl, row, sentence):

@@ -329,6 +329,9 @@ def test_a_format_that_never_reads_what_stands_beside_says_so(small, jsonl, name
     renamed = jsonl({"messages": PLAIN, "meta": {"of": BESIDE[name]}})
     if name != "chat_template_kwargs":
         assert read_demonstrations(renamed, layout=Layout(**{name: "meta.of"}))[0].prompt == prompt
+    if name == "tools":
+        old = jsonl({"messages": PLAIN, "functions": SCHEMAS})
+        assert read_demonstrations(old, layout=Layout(tools="functions"))[0].prompt == prompt
 
 
 @pytest.mark.parametrize("empty", [None, [], "", "[]", "null"])

@@ -26,6 +26,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.errors import InputError
 from tests.data.conftest import write_bytes_tokenizer
+from tests.refusals import refusal
 
 SPECIAL = ("</s>", "<|im_start|>", "<|im_end|>")
 EOS, START, END = 256, 257, 258
@@ -112,6 +113,15 @@ IN_TEMPLATE = marked(
 IN_TRANSCRIPT = marked(
     "Be kind.\n\nHuman: Hi\n\nAssistant:", [" Hello"], "\n\nHuman: Why?\n\nAssistant:", [" So.", EOS]
 )
+
+
+def test_an_earlier_answer_of_weight_0_is_no_turn_to_learn(plain, chatml):
+    prompt = Messages([*TALK[:2], {**TALK[2], "weight": 0}, TALK[3]])
+    for tokenizer in (plain, chatml):
+        refusal(
+            lambda tokenizer=tokenizer: encode_learned(prompt, "So.", tokenizer, "all"), "message 3 has the weight 0"
+        )
+    assert encode_learned(prompt, "So.", chatml) == encode_learned(TALK, "So.", chatml)
 
 
 @pytest.mark.parametrize("prompt", [TALK, WRITTEN], ids=["messages", "transcript"])
