@@ -603,6 +603,10 @@ class _Reader:
             return tuple(value.strip() for value in values), ranked(order), None
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise InputError(f"{key!r} is no list of objects: give each completion a text and a rank")
+        reason = self.fields.get("skipped")
+        if isinstance(reason, str) and reason.strip() and all(value.get("rank") is None for value in values):
+            sentence = f"its labeler skipped it ({shortened(reason)}): remove the row, or drop unusable ones"
+            return (), (), UnusableRowError(sentence, "that their labeler skipped")
         text = next((name for name in TEXTS if values and name in values[0]), "text")
         score = next((name for name in SCORES if values and all(v.get(name) is not None for v in values)), "")
         by_rank = not score or any(value.get("rank") is not None for value in values)
