@@ -124,7 +124,7 @@ def checked_comparison(given: Comparison) -> Comparison:
     InputError, one sentence: no id; an empty prompt; fewer than two completions, or more than 64; an empty text, or one
     that is there twice, or half a character; sampling settings that are no numbers and texts.
     """
-    texts = {"id": _text(given.id, "the comparison's id"), "user": _text(given.user, "user")}
+    texts = {"id": checked_text(given.id, "the comparison's id"), "user": checked_text(given.user, "user")}
     if not texts["id"].strip():
         raise InputError("the comparison has no id: give it one")
     if not isinstance(given.completions, (tuple, list)):
@@ -140,7 +140,7 @@ def checked_comparison(given: Comparison) -> Comparison:
         **texts,
         prompt=checked_prompt(given.prompt),
         completions=completions,
-        source=_text(given.source, "source"),
+        source=checked_text(given.source, "source"),
     )
 
 
@@ -155,7 +155,7 @@ def checked_judgement(given: Judgement) -> Judgement:
     about = checked_comparison(Comparison(given.task, given.prompt, given.completions, given.user, given.source))
     K = len(about.completions)
     names = ("labeler", "skipped", "group", "session", "id")
-    texts = {name: _text(getattr(given, name), name) for name in names}
+    texts = {name: checked_text(getattr(given, name), name) for name in names}
     if not texts["labeler"].strip():
         raise InputError("the judgement has no labeler: give their name")
     ranks = _numbers(given.ranks, "rank", K, 1, K)
@@ -173,9 +173,9 @@ def checked_judgement(given: Judgement) -> Judgement:
         flags=_flags(given.flags, K),
         user=about.user,
         source=about.source,
-        seconds=_seconds(given.seconds, "seconds"),
+        seconds=checked_seconds(given.seconds, "seconds"),
         order=_order(given.order, K),
-        time=_seconds(given.time, "time"),
+        time=checked_seconds(given.time, "time"),
         **texts,
     )
 
@@ -184,11 +184,11 @@ def checked_prompt(prompt: Any) -> Conversation:
     """The prompt as readers have it: messages, or a transcript that ends in "\\n\\nAssistant:". InputError: it is neither a
     text nor messages, is empty, ends in an answer, or holds half a character."""
     if isinstance(prompt, str):
-        _text(prompt, "prompt")
+        checked_text(prompt, "prompt")
         asked = Messages([{"role": "user", "content": prompt}]) if quotes_turns(prompt) else prompt
     elif isinstance(prompt, (list, Messages)):
         asked = messages_in(list(prompt))
-        _text(json.dumps(asked, ensure_ascii=False, default=str), "prompt")
+        checked_text(json.dumps(asked, ensure_ascii=False, default=str), "prompt")
     else:
         raise InputError(f"the prompt is {shortened(prompt)}, neither a text nor messages: make it one of them")
     return with_words(begun("", [], asked))
@@ -198,23 +198,24 @@ def _completion(given: Any, number: int) -> Completion:
     what = f"completion {number}"
     if not isinstance(given, Completion):
         raise InputError(f"{what} is {shortened(given)}: give Completion(text, model, sampling)")
-    text = _text(given.text, what).strip()
+    text = checked_text(given.text, what).strip()
     if not has_words(text):
         raise InputError(f"{what} is empty: leave it out")
     if not isinstance(given.sampling, Mapping):
         raise InputError(f"{what} has the sampling settings {shortened(given.sampling)}: give name → value")
     for name, value in given.sampling.items():
-        _text(name, f"a sampling setting of {what}")
+        checked_text(name, f"a sampling setting of {what}")
         if isinstance(value, str):
-            _text(value, name)
+            checked_text(value, name)
         elif not (
             value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
         ):
             raise InputError(f"{what} has the sampling setting {name} = {shortened(value)}: use a number or a text")
-    return Completion(text, _text(given.model, f"the model of {what}"), dict(given.sampling))
+    return Completion(text, checked_text(given.model, f"the model of {what}"), dict(given.sampling))
 
 
-def _text(given: Any, what: str) -> str:
+def checked_text(given: Any, what: str) -> str:
+    """The text. InputError: it is none, or holds half a character, which no file takes."""
     if not isinstance(given, str):
         raise InputError(f"{what} is {shortened(given)}: make it a text")
     try:
@@ -264,7 +265,8 @@ def _listed(given: Any, what: str, count: int) -> tuple:
     return tuple(given)
 
 
-def _seconds(given: Any, what: str) -> float | None:
+def checked_seconds(given: Any, what: str) -> float | None:
+    """The seconds as a float. InputError: they are no finite number from 0 on."""
     if given is None:
         return None
     number = isinstance(given, (int, float, np.integer, np.floating)) and not isinstance(given, bool)
