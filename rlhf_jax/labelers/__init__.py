@@ -1,5 +1,16 @@
 """Completions → rankings."""
 
+from rlhf_jax.labelers.agreement import (
+    CUT_OFF,
+    Agreed,
+    Screened,
+    agreed_by_task,
+    agreements,
+    alpha,
+    fleiss_kappa,
+    kappa,
+    screened,
+)
 from rlhf_jax.labelers.gold import RANGE, WEIGHTS, Facets, Gold, rating, rude_words
 from rlhf_jax.labelers.judgement import (
     FLAGS,
@@ -22,7 +33,7 @@ from rlhf_jax.labelers.judgement import (
     write_comparisons,
     write_judgements,
 )
-from rlhf_jax.labelers.simulated import Labeler, agreements, impression, make_labelers, rank
+from rlhf_jax.labelers.simulated import Labeler, impression, make_labelers, rank
 from rlhf_jax.labelers.store import KINDS, Lease, Person, Progress, RefusedError, Store
 from rlhf_jax.labelers.writing import (
     WRITINGS,
@@ -36,11 +47,13 @@ from rlhf_jax.labelers.writing import (
 )
 
 __all__ = [
+    "CUT_OFF",
     "FLAGS",
     "KINDS",
     "RANGE",
     "WEIGHTS",
     "WRITINGS",
+    "Agreed",
     "Assignment",
     "Comparison",
     "Completion",
@@ -53,9 +66,12 @@ __all__ = [
     "Person",
     "Progress",
     "RefusedError",
+    "Screened",
     "Store",
     "Written",
+    "agreed_by_task",
     "agreements",
+    "alpha",
     "as_demonstrations",
     "as_pairs",
     "as_prompts",
@@ -68,15 +84,18 @@ __all__ = [
     "comparison",
     "comparison_of",
     "comparison_row",
+    "fleiss_kappa",
     "impression",
     "judgement_of",
     "judgement_row",
+    "kappa",
     "make_labelers",
     "rank",
     "rating",
     "read_comparisons",
     "read_judgements",
     "rude_words",
+    "screened",
     "write_comparisons",
     "write_demonstrations",
     "write_judgements",

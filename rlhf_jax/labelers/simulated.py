@@ -6,7 +6,6 @@ appear. The noise is set so that two labelers agree about as often as InstructGP
 
 import zlib
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -47,17 +46,3 @@ def rank(labeler: Labeler, gold: Gold, question: Question, answers: Sequence[str
     grades = [round(impression(labeler, gold, question, answer) / GRAIN) for answer in answers]
     order = sorted(set(grades), reverse=True)
     return tuple(order.index(grade) + 1 for grade in grades)
-
-
-def agreements(rankings: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Of the pairs of answers that two labelers both ranked without a tie: on how many they agree, out of how many.
-
-    rankings: of the same answers, one by each labeler. Summed over all pairs of labelers.
-    """
-    agreed = total = 0
-    for first, second in combinations(rankings, 2):
-        for i, j in combinations(range(len(first)), 2):
-            if first[i] != first[j] and second[i] != second[j]:
-                total += 1
-                agreed += (first[i] < first[j]) == (second[i] < second[j])
-    return agreed, total

@@ -1,6 +1,6 @@
 """Models and data → a trained model in a folder: the stages of the recipe, each a function of what it is made from."""
 
-from rlhf_jax.stages.agreement import agreement_on
+from rlhf_jax.stages.agreement import agreement_on, labelers_agree
 from rlhf_jax.stages.answers import (
     AnswersToRank,
     CandidateRows,
@@ -147,6 +147,7 @@ __all__ = [
     "helpful",
     "imported",
     "judge_of",
+    "labelers_agree",
     "loaded",
     "model_in",
     "networks",

@@ -1,6 +1,6 @@
 """How often a reward model orders answers as labelers do, and labelers as each other do, on held-out prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_jax.data import Prompt, Ranking, ranking_fits
 from rlhf_jax.equations import pair_accuracy
 from rlhf_jax.evals import SHARE, Estimate, ratio_interval
-from rlhf_jax.labelers import agreements, rank
+from rlhf_jax.labelers import FLAGS, Judgement, agreed_by_task, agreements, alpha, kappa, rank
 from rlhf_jax.runtime import info
 from rlhf_jax.stages.answers import AnswersToRank, draw_answers, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
@@ -94,6 +94,23 @@ def agreement(name: str, rankings: list[np.ndarray]) -> dict[str, Estimate]:
     is over prompts."""
     counts = np.array([agreements([r[r > 0].tolist() for r in rows]) for rows in zip(*rankings, strict=True)], float)
     return share(name, *counts.reshape(-1, 2).T)
+
+
+def labelers_agree(judgements: Sequence[Judgement]) -> dict[str, Estimate]:
+    """How far labelers agree with each other who judged the same: "agreement", the share of pairs of answers that two order
+    alike where both see a difference, with an interval over prompts; Krippendorff's α of ranks, of ratings and of each flag,
+    and Fleiss' κ of each flag, without one. A figure for which there is nothing to compare is left out."""
+    counts = agreed_by_task(judgements)
+    figures: dict[str, Estimate] = {}
+    if counts:
+        figures["agreement"] = ratio_interval([c.agreed for c in counts], [c.pairs for c in counts], SHARE)
+    tasks = len({one.task for one in judgements})
+    for name, figure in (("alpha", alpha), ("kappa", kappa)):
+        for of in ("ranks", "ratings", *FLAGS) if figure is alpha else FLAGS:
+            found = figure(judgements, of)
+            if found is not None:
+                figures[f"{name}/{of}"] = Estimate(found, None, None, tasks)
+    return figures
 
 
 def share(name: str, part: Any, pairs: Any) -> dict[str, Estimate]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.world import make_world, questions
-from rlhf_jax.labelers import Gold, agreements, impression, make_labelers, rank
+from rlhf_jax.labelers import Gold, impression, make_labelers, rank
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +68,3 @@ def test_readings_are_drawn_anew_with_every_seed_and_stay_with_it(asked):
     distinct = len({(q.text, gold.facets(q, a)) for q, a in read}) * 8  # answers that look alike are read alike
     assert distinct > 800
     assert abs(np.corrcoef(first, second)[0, 1]) < 4 / distinct**0.5
-
-
-@pytest.mark.parametrize(
-    ("rankings", "expected"),
-    [
-        ([(1, 2), (1, 2)], (1, 1)),
-        ([(1, 2), (2, 1)], (0, 1)),
-        ([(1, 1), (1, 2)], (0, 0)),  # a tie of one of them does not count
-        ([(1, 2, 3), (1, 3, 2)], (2, 3)),
-        ([(1, 2, 2), (2, 1, 3)], (1, 2)),  # pairs 1–2: no, 1–3: yes, 2–3: a tie
-        ([(1, 2), (1, 2), (2, 1)], (1, 3)),  # three labelers make three pairs of labelers
-        ([(1, 2)], (0, 0)),
-    ],
-)
-def test_agreement_by_hand(rankings, expected):
-    assert agreements(rankings) == expected
