@@ -207,7 +207,7 @@ def require_place(message: Message, number: int, source: str) -> None:
     if not isinstance(more, dict):
         raise InputError(f"message 1 has {KWARGS!r} that are no object: give names and values")
     for name, value in more.items():
-        if value and not is_read(name):
+        if (value and not is_read(name)) or name in ("messages", "add_generation_prompt"):
             column = name if name in ("tools", "documents") else KWARGS
             raise InputError(
                 f"there is {name!r} beside the messages, for which the chat format has no place: name a template that has, "

@@ -192,7 +192,11 @@ class _Reader:
         prompt, answers, ranks, problem = self.content()
         if beside := self.for_template():
             first, *rest = messages_of(prompt)
-            prompt = Messages([{**first, KWARGS: {**first.get(KWARGS, {}), **beside}}, *rest])
+            if KWARGS in first:
+                raise InputError(
+                    f"there is {min(beside)!r} beside the {KWARGS!r} of the first message: keep one of them"
+                )
+            prompt = Messages([{**first, KWARGS: beside}, *rest])
         if problem is None:
             problem = self.doubt(len(answers))
         if not any(getattr(self.layout, name) for name in ("prompt", *ANSWERS_ARE)):

@@ -32,6 +32,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.errors import InputError
 from tests.data.conftest import write_bytes_tokenizer
+from tests.refusals import refusal
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]")
 ID = {token: 256 + i for i, token in enumerate(SPECIAL)}
@@ -332,6 +333,20 @@ def test_a_format_that_never_reads_what_stands_beside_says_so(small, jsonl, name
     if name == "tools":
         old = jsonl({"messages": PLAIN, "functions": SCHEMAS})
         assert read_demonstrations(old, layout=Layout(tools="functions"))[0].prompt == prompt
+
+
+def test_what_stands_beside_messages_and_in_the_first_of_them_is_refused(jsonl):
+    row = {"messages": [{**PLAIN[0], KWARGS: {"mood": "kind"}}, PLAIN[1]]}
+    assert read_prompts(jsonl(row))[0].conversation == Messages(row["messages"][:1])
+    refusal(
+        lambda: read_prompts(jsonl({**row, "tools": SCHEMAS})), "line 1: there is 'tools' beside the 'chat_template_kw"
+    )
+
+
+@pytest.mark.parametrize("given", ["text", {"messages": TALK}, {"add_generation_prompt": False}])
+def test_what_the_template_is_given_in_any_case_is_refused(small, given):
+    prompt = Messages([{**TALK[0], KWARGS: given}])
+    refusal(lambda: encode_prompt(prompt, with_chat(small, ChatTemplate(QWEN25))), KWARGS)
 
 
 @pytest.mark.parametrize("empty", [None, [], "", "[]", "null"])
