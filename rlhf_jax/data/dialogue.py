@@ -203,6 +203,8 @@ def require_place(message: Message, number: int, source: str) -> None:
             raise InputError(
                 f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has"
             )
+    if number > 1 and message.get(KWARGS):
+        raise InputError(f"message {number} has {KWARGS!r}, which are the conversation's: give them with the first")
     more = message.get(KWARGS, {}) if number == 1 else {}
     if not isinstance(more, dict):
         raise InputError(f"message 1 has {KWARGS!r} that are no object: give names and values")

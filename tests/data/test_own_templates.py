@@ -343,6 +343,14 @@ def test_what_stands_beside_messages_and_in_the_first_of_them_is_refused(jsonl):
     )
 
 
+def test_only_the_first_message_says_what_the_template_is_given(small):
+    late = Messages([*SYSTEM, {**TALK[0], KWARGS: {"tools": SCHEMAS}}])
+    for tokenizer in (small, with_chat(small, ChatTemplate(QWEN25))):
+        refusal(
+            lambda tokenizer=tokenizer: encode_prompt(late, tokenizer), "message 2 has 'chat_template_kwargs', which"
+        )
+
+
 @pytest.mark.parametrize("given", ["text", {"messages": TALK}, {"add_generation_prompt": False}])
 def test_what_the_template_is_given_in_any_case_is_refused(small, given):
     prompt = Messages([{**TALK[0], KWARGS: given}])
