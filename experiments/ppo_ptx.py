@@ -31,6 +31,7 @@ from rlhf_jax.equations import (
 from rlhf_jax.runtime import run
 from rlhf_jax.stages import (
     PPO,
+    Episodes,
     Evaluate,
     Files,
     Format,
@@ -41,6 +42,7 @@ from rlhf_jax.stages import (
     begin,
     compare,
     data_of,
+    environment_in,
     model_in,
     policy,
     prompts_that_fit_all,
@@ -67,6 +69,7 @@ class Given:
     start: str = "runs/tiny/rl_init"  # the folder of the policy that RL starts from, and the KL's reference
     reward: str = "runs/tiny/reward_model"  # or my_rewards.py:name, a function; several with commas between
     weights: str = ""  # of each, with commas between; "" is 1 each
+    environment: str = ""  # my_env.py, with start and reply; the reward, or "", is then of whole episodes
     against: str = "runs/tiny/sft, runs/tiny/pretrain"  # of models that the policy is compared with
 
 
@@ -79,6 +82,7 @@ class Config(Program):
     world: World = World()  # the built-in world
     files: Files | None = None  # the user's own data, in its place
     ppo: PPO = PPO()
+    episodes: Episodes = Episodes()  # where there is an environment
     evaluate: Evaluate = Evaluate()
 
 
@@ -122,13 +126,15 @@ def learn(state, x, scores, text, coef, frozen, *, models, optimisers, plan, for
 def main(c: Config) -> None:
     start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rewards = rewards_in(c.given.reward, c.given.weights, start, data.truth)
+    environment = environment_in(c.given.environment)
+    rewards = rewards_in(c.given.reward, c.given.weights, start, data.truth, environment)
+    talk = {"environment": environment, "episodes": c.episodes}
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     judge = data.truth.judge if data.truth else None
-    policy_of = partial(policy, text=data.text, judge=judge, iteration=Iteration(sample, learn))
+    policy_of = partial(policy, text=data.text, judge=judge, iteration=Iteration(sample, learn), **talk)
     found = policy_of(c.folder / "ppo_ptx", start, rewards, data.prompts, c.ppo, c.run)
     others = trained_in(c.given.against, c.format, c.memory)
-    compare(c.folder / "ppo_ptx.json", "ppo_ptx", found, others, start, data, rewards, c.evaluate, c.run)
+    compare(c.folder / "ppo_ptx.json", "ppo_ptx", found, others, start, data, rewards, c.evaluate, c.run, **talk)
 
 
 if __name__ == "__main__":

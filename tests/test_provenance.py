@@ -716,19 +716,23 @@ def test_what_is_made_from_what_in_a_later_program(drawn_up, world, tmp_path, pr
         model_in=lambda folder, *where: f"start in {folder}",
         trained_in=lambda folders, *where: [f"model in {each.strip()}" for each in folders.split(",")],
         rewards_in=lambda *given: given,
+        environment_in=lambda name: f"environment of {name}",
         data_of=lambda model, settings, seed: asked.append(model) or world,
         prompts_that_fit_all=lambda prompts, start: prompts,
-        compare=lambda path, *given: made.update(compare=given),
+        compare=lambda path, *given, **talk: made.update(compare=given, talk=talk),
     )
-    given = program.Given("init", "r1, mine.py:f", "1, 2", "sft, base")
-    c = replace(program.Config(out=str(tmp_path)), given=given, ppo=stages.PPO(batch=8, minibatches=2))
-    rewards_given = ("r1, mine.py:f", "1, 2", "start in init", world.truth)
+    given = program.Given("init", "r1, mine.py:f", "1, 2", "env.py", "sft, base")
+    of_ppo = {"ppo": stages.PPO(batch=8, minibatches=2), "episodes": stages.Episodes(turns=3)}
+    c = replace(program.Config(out=str(tmp_path)), given=given, **of_ppo)
+    rewards_given = ("r1, mine.py:f", "1, 2", "start in init", world.truth, "environment of env.py")
     program.main(c)
-    (name,) = set(made) - {"compare"}
+    (name,) = set(made) - {"compare", "talk"}
     assert asked == ["start in init"]
     (start, rewards, prompts, settings, run), more = made[name]
     assert (start, rewards, settings) == ("start in init", rewards_given, c.ppo) and run == c.run
     assert prompts == world.prompts and more["text"] is world.text
+    assert made["talk"] == {"environment": "environment of env.py", "episodes": stages.Episodes(turns=3)}
+    assert made["talk"].items() <= more.items()
     assert more["judge"]([world.prompts.test[0]], ["No."]).keys() == {"gold/mean"}
     _, model, others, reference, data, reward, *_ = made["compare"]
     assert (model, others) == (name, ["model in sft", "model in base"])

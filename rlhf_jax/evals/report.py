@@ -163,8 +163,9 @@ def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
     path.write_text(head + "\n".join(sections) + "\n</main>\n</body>\n</html>\n", encoding="utf-8", newline="\n")
 
 
-def table_text(evaluation: Evaluation) -> str:
-    """The table of results for the terminal; * marks the best mean of a row."""
+def table_text(evaluation: Evaluation, reward: str = "") -> str:
+    """The table of results for the terminal; * marks the best mean of a row. reward: what answers are scored by, where that
+    is not a reward model alone."""
     models = _ordered(evaluation)
     rows = [["", *(MODELS.get(m, m) for m in models), "n"]]
     heading = None
@@ -179,6 +180,7 @@ def table_text(evaluation: Evaluation) -> str:
             mark = "*" if model in best else " "
             cells.append(f"{mean}{mark}{f' ({interval})' if interval else ''}")
         unit = f" [{metric.unit}]" if metric.unit else ""
+        label = label.replace("Reward-model score", f"Reward: {reward}") if reward else label
         rows.append([f"  {label}{unit}", *cells, _count(evaluation, name)])
     widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=False)).rstrip() for row in rows)

@@ -51,7 +51,7 @@ from rlhf_jax.stages.model import (
     whole,
     with_lora,
 )
-from rlhf_jax.stages.named_rewards import rewards_in
+from rlhf_jax.stages.named_rewards import environment_in, rewards_in
 from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, reference_moments
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
@@ -138,6 +138,7 @@ __all__ = [
     "decoded",
     "described",
     "distance",
+    "environment_in",
     "evaluate",
     "evaluation",
     "export",

@@ -41,7 +41,7 @@ from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.models import TransformerConfig, replicate_rows
 from rlhf_jax.runtime import first_process, of_first_process, place, shard_rows
 from rlhf_jax.stages.datasets import Truth
-from rlhf_jax.stages.functions import asked
+from rlhf_jax.stages.functions import asked, mismatch
 from rlhf_jax.stages.iterations import Program, learning, on_host
 from rlhf_jax.stages.model import Model, Trained
 from rlhf_jax.stages.rewards import (
@@ -75,6 +75,18 @@ class Environment(NamedTuple):
 
     start: Callable[[Prompt], Conversation | Sequence[Message]]
     reply: Callable[[list[Message], Prompt], tuple[Sequence[Message], float, bool]]
+
+
+def require_environment(environment: Any) -> None:
+    """InputError: it has no start and reply, or they do not take a row, and messages with a row."""
+    if not all(callable(getattr(environment, name, None)) for name in Environment._fields):
+        raise InputError(f"the environment is {shortened(environment)}; give a stages.Environment(start, reply)")
+    for name, wanted in (("start", "(row)"), ("reply", "(messages, row)")):
+        if found := mismatch(getattr(environment, name), 1 + wanted.count(",")):
+            signature, error = found
+            raise InputError(
+                f"environment.{name} takes {signature} ({error}); let it take {wanted} and nothing else without a default"
+            )
 
 
 @dataclass(frozen=True)

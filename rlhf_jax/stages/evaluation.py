@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
 from rlhf_jax.config import Checked, Count, Natural, NotNegative, PositiveShare
@@ -49,11 +49,12 @@ from rlhf_jax.models import (
 )
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
+from rlhf_jax.stages.episodes import Environment, Episodes, padded, play, positions_for
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rewards import Rewards, opinions_for_all, rewards_of, together
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.training import has_row, packed, prompts_that_fit
-from rlhf_jax.types import AnyArray
+from rlhf_jax.types import AnyArray, PromptBatch
 
 Figures = dict[str, Estimate]
 
@@ -89,6 +90,9 @@ class Judge(NamedTuple):
     truth: Truth | None
     reward: Loaded | None  # model, the first of several; None where the rewards are functions
     functions: Rewards | None = None  # what the reward models say, and functions, where there are any
+    environment: Environment | None = None  # with whom models speak in turn from each prompt
+    episodes: Episodes = Episodes()
+    reward_name: str = ""  # of what the answers are scored by, where that is not a reward model alone
 
 
 class Written(NamedTuple):
@@ -105,16 +109,30 @@ def loaded(model: Trained) -> Loaded:
     return Loaded(model, model.params())
 
 
-def judge_of(data: DataSets, model: Trained, reward: Trained | Rewards, c: Evaluate) -> Judge:
-    """The gold preference of the built-in world; with the user's files the reward, which PPO was trained on, so that its
-    verdict on PPO is flattering."""
-    rewards = rewards_of(reward)
-    scored = loaded(rewards.models[0]) if rewards.models else None, rewards if rewards.functions else None
+def judge_of(
+    data: DataSets,
+    model: Trained,
+    reward: Trained | Rewards,
+    c: Evaluate,
+    environment: Environment | None = None,
+    episodes: Episodes = Episodes(),
+) -> Judge:
+    """The gold preference of the built-in world; with the user's files or with an environment the reward, which PPO was
+    trained on, so that its verdict on PPO is flattering."""
+    rewards = rewards_of(reward, needed=environment is None)
+    spoken = rewards.recorded and environment is not None
+    scored = loaded(rewards.models[0]) if rewards.models else None, rewards if rewards.functions or spoken else None
     prompts, truth = prompts_that_fit(data.prompts.test, model, "test")[: c.prompts], data.truth
+    if environment is not None:
+        named = " + ".join(["environment", *([rewards.in_words] if rewards.recorded else [])])
+        name = "what episodes earn, which PPO was trained on"
+        return Judge(name, prompts, None, None, *scored, environment, episodes, named)
+    named = rewards.in_words if rewards.functions else ""
     if truth is None:
         name = "the reward that PPO was trained on" if rewards.functions else "the reward model that PPO was trained on"
-        return Judge(name, prompts, None, None, *scored)
-    return Judge("the gold preference", prompts, [truth.question(p) for p in prompts], truth, *scored)
+        return Judge(name, prompts, None, None, *scored, reward_name=named)
+    questions = [truth.question(p) for p in prompts]
+    return Judge("the gold preference", prompts, questions, truth, *scored, reward_name=named)
 
 
 def written_by(
@@ -128,7 +146,10 @@ def written_by(
 
 
 def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
-    """A model's answers to the held-out prompts, and what reward model and judge say of them."""
+    """A model's answers to the held-out prompts, and what reward model and judge say of them. With an environment the first
+    answers of episodes that begin from those prompts, and what is said and earned in all of an episode."""
+    if judge.environment is not None:
+        return spoken(this, judge, judge.environment, c, run)
     answers, texts = written_by(this, judge.prompts, "evaluate", c, run)
     reward = rewarded(judge, answers, texts, run)
     if judge.truth is None or judge.questions is None:
@@ -137,12 +158,45 @@ def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
     return Written(answers, texts, reward, np.array(gold))
 
 
+def spoken(this: Loaded, judge: Judge, environment: Environment, c: Evaluate, run: Run) -> Written:
+    """What a model says in episodes from the judge's prompts."""
+    model, drawn = this.model, list[Answers]()
+    room = positions_for(model.decoder, *([judge.reward.model.decoder] if judge.reward else []))
+    draw = drawing_turns(this, run.key("evaluate"), c, run.runtime.batch, drawn)
+    episodes = play(judge.prompts, environment, draw, model, judge.episodes, room)
+    texts, earned = [e.text for e in episodes], np.array([sum(e.rewards) for e in episodes])
+    if judge.functions is not None:
+        width = model.format.prompt_tokens + judge.episodes.columns(model)
+        read = [((*e.prompt, *e.tokens), (*[True] * len(e.prompt), *e.seen)) for e in episodes]
+        rows = padded(read, model.tokenizer.pad, width)
+        earned = earned + scored(judge, (rows.tokens, rows.mask), texts, run)
+    return Written(drawn[0], texts, earned, earned)
+
+
+def drawing_turns(this: Loaded, key: Key[Array, ""], c: Evaluate, batch: int, drawn: list[Answers]) -> Callable:
+    """How `play` has a model speak, each turn with draws of its own; the first turn's answers go into `drawn`."""
+
+    def draw(context: PromptBatch, number: int):
+        said = answers_of(this.model, this.params, context, jax.random.fold_in(key, number), c.sampling, batch)
+        drawn.extend([said] if number == 0 else [])
+        return np.asarray(said.response.tokens), np.asarray(said.response.mask)
+
+    return draw
+
+
 def rewarded(judge: Judge, answers: Answers, texts: Sequence[str], run: Run) -> Float[ndarray, " N"]:
     """What the reward gives the answers to the judge's prompts; of an ensemble the first reward model counts."""
+    return scored(judge, answers.concat(), texts, run)
+
+
+def scored(
+    judge: Judge, rows: tuple[Int[AnyArray, "N L"], Bool[AnyArray, "N L"]], texts: Sequence[str], run: Run
+) -> Float[ndarray, " N"]:
+    """The same of rows, tokens and their mask, and of what they say behind the judge's prompts."""
     of_model = None
     if judge.reward is not None:
         model, params = judge.reward
-        of_model = scores_of(model, *answers.concat(), batch=run.runtime.batch, params=params)
+        of_model = scores_of(model, *map(np.asarray, rows), batch=run.runtime.batch, params=params)
         if judge.functions is None:
             return of_model
     assert judge.functions is not None

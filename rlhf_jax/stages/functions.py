@@ -1,5 +1,6 @@
 """What a user's function says when a stage asks it: a reward, a judge, a labeler."""
 
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,19 @@ def asked(who: str, function: Callable, *given: Any) -> Any:
         raise
     except BaseException as error:
         raise InputError(raised(who, error)) from error
+
+
+def mismatch(function: Callable, count: int) -> tuple[inspect.Signature, TypeError] | None:
+    """The signature of a function that cannot be called with so many arguments, and why not; None: it can, or one of C's."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None  # one of C's
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        return signature, error
+    return None
 
 
 def raised(who: str, error: BaseException) -> str:

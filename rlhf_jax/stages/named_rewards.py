@@ -1,4 +1,4 @@
-"""Rewards by their names in a config: folders of reward models, and functions in files and packages."""
+"""Rewards and environments by their names in a config: folders of reward models, functions in files and packages."""
 
 import difflib
 import importlib
@@ -18,6 +18,7 @@ from rlhf_jax.errors import InputError
 from rlhf_jax.labelers import WEIGHTS, Facets
 from rlhf_jax.rewards import from_trl
 from rlhf_jax.stages.datasets import Truth
+from rlhf_jax.stages.episodes import Environment, require_environment
 from rlhf_jax.stages.functions import raised
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rewards import Rewards, require_arguments, rewards_of
@@ -44,7 +45,9 @@ class GoldReward:
         return [getattr(facets, self.part) for facets in seen]
 
 
-def rewards_in(names: str, weights: str, start: Trained, truth: Truth | None = None) -> Rewards:
+def rewards_in(
+    names: str, weights: str, start: Trained, truth: Truth | None = None, environment: Environment | None = None
+) -> Rewards:
     """The rewards that a config names, with commas between them:
 
     runs/tiny/reward_model        the folder of a reward model, a stage's or Hugging Face's; several are an ensemble
@@ -54,7 +57,7 @@ def rewards_in(names: str, weights: str, start: Trained, truth: Truth | None = N
     gold:content                  of the built-in world, whose truth is given: content, constraint, brevity, falsehood,
                                   rudeness, or the score that they make
 
-    weights: a number for each, with commas between; "" is 1 each. format, memory: of models from Hugging Face folders.
+    weights: a number for each, with commas between; "" is 1 each. environment: with one there may be none of them.
     InputError: what is not there, or is no reward.
     """
     entries = [each.strip() for each in names.split(",") if each.strip()]
@@ -69,7 +72,21 @@ def rewards_in(names: str, weights: str, start: Trained, truth: Truth | None = N
         )
     named = [f"gold_{name[5:]}" if name.startswith("gold:") else name_in(name) for name in functions]
     given = [*alike, *(of[name] for name in functions)] if weights else []
-    return rewards_of(Rewards(tuple(models.values()), tuple(functions.values()), tuple(given), tuple(named)))
+    rewards = Rewards(tuple(models.values()), tuple(functions.values()), tuple(given), tuple(named))
+    return rewards_of(rewards, needed=environment is None)
+
+
+def environment_in(name: str) -> Environment | None:
+    """The environment of a config: my_env.py, a file from the working directory with the functions start and reply, or
+    package.module, a module with them; "" is none. InputError: what is not there, or is none."""
+    if not name:
+        return None
+    key, (place, colon, _) = "given.environment", name.partition(":")
+    if colon:
+        raise InputError(f"{key} is {name}; name the file or the module alone, {place}, which has start and reply")
+    found = Environment(*(function_in(f"{name}:{each}", key) for each in Environment._fields))
+    require_environment(found)
+    return found
 
 
 def name_in(name: str) -> str:
@@ -118,45 +135,42 @@ def reward_in(name: str, start: Trained, truth: Truth | None) -> Any:
     return function
 
 
-def function_in(name: str) -> Callable:
-    """What file.py:name or package.module:name names. InputError: there is none, or it cannot be called."""
+def function_in(name: str, key: str = "given.reward") -> Callable:
+    """What file.py:name or package.module:name names. key: of the config, that has it. InputError: there is none, or it
+    cannot be called."""
     place, _, attribute = name.rpartition(":")
-    module = file_module(Path(place)) if place.endswith(".py") else package_module(place)
+    module = file_module(Path(place), key) if place.endswith(".py") else package_module(place, key)
     try:
         found = reduce(getattr, attribute.split("."), module)
     except AttributeError:
         there = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         near = difflib.get_close_matches(attribute, there, 1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(there[:10]) or 'none'}"
-        raise InputError(f"given.reward: {place} has no function {attribute!r}; {hint}") from None
+        raise InputError(f"{key}: {place} has no function {attribute!r}; {hint}") from None
     if not callable(found):
-        raise InputError(
-            f"given.reward: {name} is of type {type(found).__name__} and cannot be called; name a function"
-        )
+        raise InputError(f"{key}: {name} is of type {type(found).__name__} and cannot be called; name a function")
     return found
 
 
-def package_module(name: str) -> ModuleType:
+def package_module(name: str, key: str) -> ModuleType:
     """A module, which may be in the working directory. InputError: there is none, or it cannot be imported."""
     importable(Path.cwd())
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InputError(
-                f"given.reward: there is no module {name}; install it, or name a file, as in my_rewards.py:exact"
-            ) from None
-        raise InputError(raised(f"given.reward: {name}", error)) from error
+            raise InputError(f"{key}: there is no module {name}; install it, or name a file by its path") from None
+        raise InputError(raised(f"{key}: {name}", error)) from error
     except InputError:
         raise
     except Exception as error:
-        raise InputError(raised(f"given.reward: {name}", error)) from error
+        raise InputError(raised(f"{key}: {name}", error)) from error
 
 
-def file_module(path: Path) -> ModuleType:
+def file_module(path: Path, key: str) -> ModuleType:
     """A file as a module, the files beside it importable. InputError: it is not there, or cannot be imported."""
     if not path.is_file():
-        raise InputError(f"given.reward: there is no file {path} in {Path.cwd()}; name one by its path from there")
+        raise InputError(f"{key}: there is no file {path} in {Path.cwd()}; name one by its path from there")
     importable(path.resolve().parent)
     name = f"{path.stem}_py"  # a file called json.py is not Python's, whose code counts by its name
     known = sys.modules.get(name)
@@ -174,7 +188,7 @@ def file_module(path: Path) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
-        raise InputError(raised(f"given.reward: {path}", error)) from error
+        raise InputError(raised(f"{key}: {path}", error)) from error
     return module
 
 

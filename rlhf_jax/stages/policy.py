@@ -42,7 +42,14 @@ from rlhf_jax.models import (
 from rlhf_jax.runtime import Watch, place, shard_rows
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import Parts, parts_of
-from rlhf_jax.stages.episodes import BrokenEnvironmentError, Environment, Episodes, in_turns, play
+from rlhf_jax.stages.episodes import (
+    BrokenEnvironmentError,
+    Environment,
+    Episodes,
+    in_turns,
+    play,
+    require_environment,
+)
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.iterations import around, by_models, on_host, reading_of, recording, replayed
 from rlhf_jax.stages.model import Trained, whole
@@ -213,10 +220,9 @@ def policy(
             f"ppo.batch is {c.batch} and answers {answers}, which does not divide it; set answers to a divisor"
         )
     ensemble = {"ensemble": c.ensemble, "uncertainty": c.uncertainty}
-    if environment is not None and not all(callable(getattr(environment, n, None)) for n in Environment._fields):
-        raise InputError(f"the environment is {shortened(environment)}; give a stages.Environment(start, reply)")
-    rewards = Rewards() if reward is None and environment else rewards_of(reward)
-    rewards = read_as_text(rewards, start, value, **ensemble)
+    if environment is not None:
+        require_environment(environment)
+    rewards = read_as_text(rewards_of(reward, needed=environment is None), start, value, **ensemble)
     models = tuple(rewards.models)
     if environment and replay is not None:
         raise InputError("episodes with an environment cannot be replayed; leave replay out")

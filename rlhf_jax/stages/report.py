@@ -8,18 +8,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import jax
-import numpy as np
-
 from rlhf_jax.data import content_sha256
 from rlhf_jax.data.world import follow_ups
 from rlhf_jax.evals import MODELS, Estimate, table_text, write_report
 from rlhf_jax.labelers import rating
 from rlhf_jax.runtime import first_process, info, read_metrics, values_sha256, write_atomically
 from rlhf_jax.stages.agreement import agreement_on
-from rlhf_jax.stages.answers import AnswersToRank, answers_of
+from rlhf_jax.stages.answers import AnswersToRank
 from rlhf_jax.stages.datasets import DataSets, Parts
-from rlhf_jax.stages.episodes import Episodes, play, positions_for, world_dialogue
+from rlhf_jax.stages.episodes import Environment, Episodes, play, positions_for, world_dialogue
 from rlhf_jax.stages.evaluation import (
     Evaluate,
     Figures,
@@ -28,6 +25,7 @@ from rlhf_jax.stages.evaluation import (
     Written,
     alignment_tax,
     distance,
+    drawing_turns,
     harmless,
     helpful,
     judge_of,
@@ -40,7 +38,6 @@ from rlhf_jax.stages.rewards import Rewards, rewards_of
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import checked_rankings, require_belonging, require_prompts
-from rlhf_jax.types import PromptBatch
 
 MARK = "evaluated.json"  # what an evaluation was made from
 ON_TEXT = ("pretrain/loss", "closed/last_word")  # figures that have a row even where there are no data for them
@@ -140,18 +137,22 @@ def compare(
     reward: Trained | Rewards,
     settings: Evaluate = Evaluate(),
     run: Run = RUN,
+    *,
+    environment: Environment | None = None,
+    episodes: Episodes = Episodes(),
 ) -> Figures:
     """How one model stands against others on held-out prompts, how far it is from the one that it started from, and what it
     cost on pretraining text; written to `path` as JSON, and printed. All go by their folders' names, and by more of the path
-    where two have one name. InputError: no prompt fits; models that do not belong together."""
-    rewards = read_as_text(rewards_of(reward), model, None)
+    where two have one name. With an environment they are compared by what whole episodes earn. InputError: no prompt fits;
+    models that do not belong together."""
+    rewards = read_as_text(rewards_of(reward, needed=environment is None), model, None)
     models = rewards.models
     for each in (model, start):
         require_belonging(each, models)
     for other in others:
-        require_belonging(other, () if data.truth else models)  # the world's judge reads text
+        require_belonging(other, () if data.truth and not environment else models)  # the world's judge reads text
     require_prompts(data.prompts.test, model)
-    judge = judge_of(data, model, rewards, settings)
+    judge = judge_of(data, model, rewards, settings, environment, episodes)
     rivals = {key: loaded(other) for key, other in told_apart(others, name).items()}
     this = loaded(model)
     written = {key: write(each, judge, settings, run) for key, each in (rivals | {name: this}).items()}
@@ -160,7 +161,7 @@ def compare(
     figures |= alignment_tax(this, data, run)
     as_json = {key: e._asdict() for key, e in figures.items()}
     write_atomically(path, json.dumps(as_json, indent=1))
-    print(table_text({name: as_json}))
+    print(table_text({name: as_json}, judge.reward_name))
     return figures
 
 
@@ -221,12 +222,7 @@ def session_of(name: str, this: Loaded, judge: Judge, c: Evaluate, run: Run) -> 
     lengths = [len(follow_ups(judge.truth.world, q)) * (q.category == "open_qa") for q in judge.questions]
     if not any(lengths):
         return None
-    model, key = this.model, run.key("session")
-
-    def draw(context: PromptBatch, number: int):
-        said = answers_of(model, this.params, context, jax.random.fold_in(key, number), c.sampling, 1).response
-        return np.asarray(said.tokens), np.asarray(said.mask)
-
+    model, draw = this.model, drawing_turns(this, run.key("session"), c, 1, [])
     longest = Episodes(turns=1 + max(lengths), reply_tokens=model.format.context)
     row = judge.prompts[lengths.index(max(lengths))]
     (episode,) = play([row], world_dialogue(judge.truth), draw, model, longest, positions_for(model.decoder))

@@ -27,7 +27,7 @@ from numpy import ndarray
 from rlhf_jax.data import Columns, Prompt
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.runtime import first_process, of_first_process, write_atomically
-from rlhf_jax.stages.functions import raised
+from rlhf_jax.stages.functions import mismatch, raised
 from rlhf_jax.stages.model import Trained
 
 Given = tuple[list[Prompt], list[str], list[Columns]]  # what a function is asked about
@@ -91,6 +91,16 @@ class Rewards:
         return (weights[0], weights[1:]) if self.models else (1.0, weights)
 
     @property
+    def in_words(self) -> str:
+        """The sum by its parts' names: reward_model + 0.5·exact."""
+        of_models, weights = self.weighed
+        parts = [
+            *([(self.models[0].folder.name, of_models)] if self.models else []),
+            *zip(self.named, weights, strict=True),
+        ]
+        return " + ".join(name if weight == 1 else f"{weight:g}·{name}" for name, weight in parts)
+
+    @property
     def recorded(self) -> dict[str, Any]:
         """The models, then the functions, as a stage's record calls them: reward, reward_2 …"""
         return {
@@ -120,10 +130,12 @@ class TooSlowError(BaseException):
     """The time is over; no Exception, so that no function takes it for one of its own."""
 
 
-def rewards_of(reward: Any) -> Rewards:
-    """A reward model, a function, or several of both, as Rewards. InputError: see `Rewards`; nothing, or something else."""
+def rewards_of(reward: Any, needed: bool = True) -> Rewards:
+    """A reward model, a function, or several of both, as Rewards. needed: nothing, None, is none. InputError: see `Rewards`;
+    nothing where it is needed, or something else."""
+    reward = Rewards() if reward is None and not needed else reward
     if isinstance(reward, Rewards):
-        if not reward.recorded:
+        if needed and not reward.recorded:
             raise InputError("there is no reward; give a reward model, several, or a function")
         return reward
     several = isinstance(reward, Iterable) and not isinstance(reward, str | Mapping) and not callable(reward)
@@ -146,19 +158,12 @@ def require_arguments(function: Any, name: str) -> None:
     """InputError: it cannot be called, or not with prompts, answers and rows."""
     if not callable(function):
         raise InputError(f"the reward {name} is {shortened(function)}; give a function")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # one of C's, that does not say
-    try:
-        signature.bind([], [], [])
-    except TypeError as error:
+    if found := mismatch(function, 3):
+        signature, error = found
         trl = "completions" in signature.parameters
         hint = "it looks like one for TRL: wrap it in rewards.from_trl, or write trl: before its name in a config"
         wanted = hint if trl else "let it take (prompts, answers, rows) and nothing else without a default"
-        raise InputError(
-            f"the reward function {name} takes {signature}, not three arguments ({error}); {wanted}"
-        ) from None
+        raise InputError(f"the reward function {name} takes {signature}, not three arguments ({error}); {wanted}")
 
 
 def opinions(

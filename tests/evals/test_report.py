@@ -226,6 +226,13 @@ def test_table_text_has_the_same_numbers_and_marks():
     assert table_text({}).split() == ["n"]
 
 
+def test_table_text_calls_the_reward_by_its_name_where_it_is_no_reward_model():
+    figures = {"ppo": {name: {"mean": 1.0} for name in ("reward", "reward/minus_sft")}}
+    of_model, of_function = table_text(figures), table_text(figures, "0.5·exact")
+    assert "  Reward-model score  " in of_model and "  Reward-model score less that of SFT " in of_model
+    assert "  Reward: 0.5·exact  " in of_function and "  Reward: 0.5·exact less that of SFT " in of_function
+
+
 def test_a_session_is_shown_turn_by_turn(tmp_path, whole):
     said = [
         {"role": "user", "content": "Where does <Ada> live?"},

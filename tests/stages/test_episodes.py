@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import grpo, ppo_ptx
 from rlhf_jax import stages, steps
 from rlhf_jax.data import (
     Columns,
@@ -25,9 +26,10 @@ from rlhf_jax.data import (
 from rlhf_jax.data.world import follow_ups
 from rlhf_jax.labelers import rating
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel
-from rlhf_jax.runtime import Checkpoints, read_metrics
+from rlhf_jax.runtime import Checkpoints, read_metrics, source_sha256
 from rlhf_jax.stages import Environment, Episodes, world_dialogue
 from rlhf_jax.stages.episodes import DONE, FULL, LAST, play, positions_for, rows_of
+from rlhf_jax.stages.named_rewards import environment_in, rewards_in
 from rlhf_jax.stages.report import session_of
 from rlhf_jax.types import PromptBatch
 from tests.refusals import refusal
@@ -443,6 +445,105 @@ def test_settings_that_mean_nothing_with_an_environment_are_refused(start, tmp_p
     refusal(lambda: call(settings=PPO, environment=None), "the reward is None; give a reward model")
     for wrong in ((lambda row: "x", lambda m, row: ([], 0.0, True)), asks, (), Environment(asks, "x")):
         refusal(lambda wrong=wrong: call(settings=PPO, environment=wrong), "the environment is ", "give a stages.Env")
+
+
+# From a config, and in a comparison.
+
+FILE = """from helper import short
+
+
+def start(row):
+    return row.conversation
+
+
+def reply(messages, row):
+    number = sum(m["role"] == "assistant" for m in messages)
+    return [{"role": "user", "content": "And green?"}], short(messages[-1]["content"]), number == 2
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a user's files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_env.py").write_text(FILE)
+    (tmp_path / "helper.py").write_text("def short(text):\n    return 1.0 - len(text) / 10\n")
+    yield tmp_path
+    for name in ("helper", "my_env", *(f"{each}_py" for each in ("my_env", "half", "number", "few", "many"))):
+        sys.modules.pop(name, None)
+
+
+NAMED = {
+    "none.py": "given.environment: there is no file none.py in ",
+    "no_such_module": "given.environment: there is no module no_such_module; install it, or name a file by its path",
+    "half.py": "given.environment: half.py has no function 'reply'; it has start",
+    "number.py": "given.environment: number.py:reply is of type int and cannot be called",
+    "few.py": "environment.start takes () (too many positional arguments); let it take (row)",
+    "many.py": "reply takes (messages, row, more) (missing a required argument: 'more'); let it take (messages, row)",
+    "my_env.py:Env": "given.environment is my_env.py:Env; name the file or the module alone, my_env.py, which has start",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_config_cannot_find_is_a_sentence(name, here):
+    (here / "half.py").write_text("def start(row):\n    return ''\n")
+    (here / "number.py").write_text("reply = 3\n\n\ndef start(row):\n    return ''\n")
+    (here / "few.py").write_text(FILE.replace("start(row)", "start()"))
+    (here / "many.py").write_text(FILE.replace("reply(messages, row)", "reply(messages, row, more)"))
+    refusal(lambda: environment_in(name), NAMED[name])
+
+
+def test_a_line_of_a_config_is_an_environment(here):
+    """As a file or a module; another helper beside it is another environment. With one there may be no reward."""
+    hashes = []
+    for name in ("my_env.py", "my_env"):
+        found, messages = environment_in(name), [*said(ROWS[0], "red")]
+        assert found.start(ROWS[0]) == ROWS[0].conversation
+        assert found.reply(messages, ROWS[0]) == ([{"role": "user", "content": "And green?"}], 0.7, False)
+        hashes.append(source_sha256(partial(play, environment=found)))
+    (here / "helper.py").write_text("def short(text):\n    return 1.0 - len(text) / 9\n")
+    for name in ("helper", "my_env_py"):
+        del sys.modules[name]
+    assert source_sha256(partial(play, environment=environment_in("my_env.py"))) not in hashes
+    assert environment_in("") is None
+    assert not rewards_in("", "", None, environment=found).recorded
+    refusal(lambda: rewards_in("", "", None), "there is no reward")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", [ppo_ptx, grpo], ids=["ppo_ptx", "grpo"])
+def test_a_line_of_a_config_is_the_run_of_the_argument(program, here, start, monkeypatch):
+    """And the comparison at its end is by what whole episodes earn."""
+    data = stages.DataSets(stages.Parts([]), stages.Parts([]), stages.Parts(ROWS, [], ROWS), stages.Parts([]))
+    for name, fake in (("model_in", start), ("data_of", data), ("trained_in", [start])):
+        monkeypatch.setattr(program, name, lambda *given, fake=fake: fake)
+    asked = {}
+    monkeypatch.setattr(program, "policy", lambda *given, **more: asked.update(more) or stages.policy(*given, **more))
+    given = program.Given(reward="", environment="my_env.py")
+    of_run = {"runtime": RUN.runtime, "evaluate": stages.Evaluate(prompts=4), "ppo": PPO, "episodes": Episodes(2, 30)}
+    program.main(program.Config(out=str(here / "a"), given=given, **of_run))
+    (one,) = (path.parent for path in (here / "a").glob("*/checkpoints"))
+    other = here / "b" / one.name
+    stages.policy(other, start, None, data.prompts, PPO, RUN, **asked | {"environment": talks(2)})
+    jax.tree.map(np.testing.assert_array_equal, *map(learned, (one, other)))
+    (figures,) = (json.loads(path.read_text()) for path in (here / "a").glob("*.json"))
+    assert {"reward", "reward/minus_start", "win_rate/vs_start"} <= figures.keys() and figures["reward"]["mean"] < 2
+
+
+@pytest.mark.parametrize("beside", [None, lambda prompts, texts, rows: [0.5 * text.count("Human:") for text in texts]])
+def test_models_are_compared_by_what_whole_episodes_earn(start, beside):
+    data = stages.DataSets(*(stages.Parts([]),) * 2, stages.Parts([], [], ROWS), stages.Parts([]))
+    rewards = stages.Rewards() if beside is None else stages.Rewards(functions=[beside], weights=[3], names=["asked"])
+    judge = stages.judge_of(data, start, rewards, stages.Evaluate(), asks(2), Episodes(2, 30))
+    written = stages.write(stages.Loaded(start, start.learned()), judge, stages.Evaluate(), RUN)
+    assert written.reward.tolist() == written.verdict.tolist() == [3.0 + 3 * 0.5 * (beside is not None)] * 4
+    assert all("\n\nHuman: And green?\n\nAssistant:" in text for text in written.texts)
+    assert judge.reward_name == ("environment" if beside is None else "environment + 3·asked")
+    first = written.answers.prompts
+    assert [ids[mask].tolist() for ids, mask in zip(first.tokens, first.mask, strict=True)] == [
+        encode_prompt(row.conversation, start.tokenizer) for row in ROWS
+    ]
 
 
 # The built-in world.

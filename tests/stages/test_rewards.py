@@ -413,6 +413,7 @@ def test_what_cannot_be_a_reward_is_refused_before_anything_is_asked():
             lambda weights=weights: Rewards(functions=(lengths, second), weights=weights), "each of lengths, second"
         )
     assert [*rewards_of(lengths).functions, *rewards_of([lengths, second]).functions] == [lengths, lengths, second]
+    assert Rewards(functions=(lengths, second), weights=[1, 0.5]).in_words == "lengths + 0.5·second"
 
 
 # From a config.
