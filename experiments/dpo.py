@@ -4,14 +4,15 @@
 
 Rafailov et al. 2023 (arXiv:2305.18290). Half a minute on two cores, from the models and rankings of configs/tiny.toml. Starts
 from the model that RL starts from, which is the reference as well, and learns from one pair of each ranking an epoch, drawn
-anew; KTO takes it as a liked and a disliked answer. A loss of one's own goes to the stage: preference(…, objective=mine).
+anew; KTO takes it as a liked and a disliked answer, or learns from a file of {prompt, completion, label}, in which a prompt
+need not have both (given.rankings). A loss of one's own goes to the stage: preference(…, objective=mine).
 
 Differences from the paper: 1. Adam in the place of RMSprop; 2. rankings of K = 4..9 answers in the place of pairs.
 """
 
 from dataclasses import dataclass, replace
 
-from rlhf_jax.data import read_rankings
+from rlhf_jax.data import read_feedback, read_rankings
 from rlhf_jax.runtime import run
 from rlhf_jax.stages import (
     Evaluate,
@@ -37,7 +38,7 @@ class Given:
     """Folders of trained models, of any run, and the rankings."""
 
     start: str = "runs/tiny/rl_init"  # the folder of the model that learning starts from, and the reference
-    rankings: str = "runs/tiny/rankings/rankings.jsonl"  # a file or hub id; "" is the data set's own
+    rankings: str = "runs/tiny/rankings/rankings.jsonl"  # a file or hub id, of labels for KTO; "" is the data set's own
     reward: str = "runs/tiny/reward_model"  # that answers are scored by in the comparison; nothing is learned from it
     against: str = "runs/tiny/sft, runs/tiny/pretrain"  # of models that the result is compared with
 
@@ -57,7 +58,8 @@ class Config(Program):
 def main(c: Config) -> None:
     start = model_in(c.given.start, c.format, c.memory, c.lora)
     data = data_of(start, c.files or c.world, c.seed)
-    rankings = data.to_learn_from(read_rankings(c.given.rankings)) if c.given.rankings else data.rankings.train
+    read = read_feedback if c.preference.objective == "kto" else read_rankings
+    rankings = data.to_learn_from(read(c.given.rankings)) if c.given.rankings else data.rankings.train
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     found = preference(c.folder / "preference", start, rankings, c.preference, c.run)
     others = trained_in(c.given.against, c.format, c.memory)

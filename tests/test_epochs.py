@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rlhf_jax import stages
-from rlhf_jax.data import Demonstration, Ranking, prompt_text, train_tokenizer
+from rlhf_jax.data import Demonstration, Judged, Ranking, prompt_text, train_tokenizer
 from rlhf_jax.equations import mean
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Checkpoints
+from rlhf_jax.runtime import Checkpoints, read_metrics
 from rlhf_jax.stages import preference, pretrain, reward_model, supervised
 from rlhf_jax.stages.training import Epochs
 from tests.refusals import refusal
@@ -137,6 +137,44 @@ def test_of_pairs(start, trained_on, objective):
     found = trained_on(preference, rows, stages.Preference(objective=objective, epochs=epochs, batch=batch))
     each = sum((answers(start, b[0].tokens, b[0].predict) for b in found.batches), Counter())
     assert each == dict.fromkeys(FRUITS, epochs)
+
+
+LABELS = [Judged(P, f"A {fruit}.", liked=fruit < "g") for fruit in FRUITS]  # of one prompt, no two in a pair
+
+
+def test_of_labels(start, trained_on):
+    """Each answer is in a batch by itself, with its own label, whatever else there is of its prompt."""
+    batch, epochs = 3, 2
+    rows = LABELS + 5 * [Judged(P, TOO_LONG, False)]
+    found = trained_on(preference, rows, stages.Preference(objective="kto", epochs=epochs, batch=batch))
+    for liked in (True, False):
+        each = (answers(start, b[0].tokens, b[0].predict & (np.asarray(b[2]) == liked)[:, None]) for b in found.batches)
+        assert sum(each, Counter()) == {row.answer[2:-1]: epochs for row in LABELS if row.liked == liked}
+    assert all(len(b[0].tokens) == batch for b in found.batches)
+
+
+@pytest.mark.usefixtures("types_are_not_checked")
+@pytest.mark.parametrize(
+    "kinds", [(True, False), *(pytest.param((kind,), marks=pytest.mark.long) for kind in (True, False))]
+)
+def test_kto_of_labels_without_pairs(start, tmp_path, kinds):
+    """In the first step, where r = z = 0, an answer costs half of its weight (Ethayarajh et al. 2024, Eq. 8); then what was
+    liked is likelier than what was not."""
+    rows = [row for row in LABELS if row.liked in kinds]
+    c = stages.Preference(
+        objective="kto", epochs=3, batch=len(rows), lr=3e-3, warmup=0, floor=1.0, desirable=1.5, undesirable=0.5
+    )
+    first, _, last = read_metrics(preference(tmp_path / "kto", start, rows, c, RUN).folder)
+    weights = [1.5 if row.liked else 0.5 for row in rows]
+    assert first["loss/train"] == pytest.approx(sum(weights) / 2 / len(rows), rel=1e-5)
+    assert last["rewards/chosen"] > last["rewards/rejected"]  # of none the reward is 0
+
+
+def test_labels_are_for_kto_alone(start, trained_on):
+    refusal(lambda: trained_on(preference, LABELS, stages.Preference()), "are in no pairs; set preference.objective to")
+    kto, pair = stages.Preference(objective="kto"), Ranking(P, ("A fig.", "A dog."), (1, 2))
+    refusal(lambda: trained_on(preference, [*LABELS, pair], kto), "answers with labels come with rankings")
+    refusal(lambda: trained_on(preference, [LABELS[0]._replace(liked=1)], kto), "row 1: liked is 1; give True or False")
 
 
 def test_every_epoch_stays_and_between_them_is_saved_too(start, trained_on, tmp_path):

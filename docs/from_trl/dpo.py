@@ -3,7 +3,7 @@
     python docs/from_trl/dpo.py runs/sft pairs.jsonl runs/dpo
 
 Rows are {prompt, chosen, rejected}, or rankings of K answers, of which each epoch draws a pair. IPO, SLiC's hinge, SimPO,
-ORPO and KTO are SETTINGS' objective.
+ORPO and KTO are SETTINGS' objective; KTO's own rows, {prompt, completion, label}, are read by `read_feedback`.
 """
 
 import sys

@@ -16,11 +16,13 @@ from rlhf_jax.data.chat import (
 )
 from rlhf_jax.data.chat_template import ChatTemplate, load_chat_template, own_chat_template, template_of
 from rlhf_jax.data.comparisons import (
+    Judged,
     NoPairError,
     Ranking,
     checked_ranking,
     encode_rankings,
     ranking_fits,
+    read_feedback,
     read_rankings,
     whole_ranks,
     write_rankings,
@@ -82,6 +84,7 @@ __all__ = [
     "Columns",
     "Conversation",
     "Demonstration",
+    "Judged",
     "Layout",
     "Message",
     "Messages",
@@ -134,6 +137,7 @@ __all__ = [
     "prompt_text",
     "ranking_fits",
     "read_demonstrations",
+    "read_feedback",
     "read_prompts",
     "read_rankings",
     "read_rows",

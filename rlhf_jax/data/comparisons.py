@@ -1,4 +1,4 @@
-"""Answers to one prompt, ranked by a labeler: what the reward model learns from."""
+"""Answers to one prompt, ranked by a labeler: what the reward model learns from; and single ones that were liked or not."""
 
 import json
 import os
@@ -28,6 +28,23 @@ class Ranking(NamedTuple):
     user: str = ""  # who typed the prompt
 
 
+class Judged(NamedTuple):
+    """An answer that was liked or not, by itself."""
+
+    prompt: Conversation
+    answer: Answer
+    liked: bool
+    labeler: str = ""
+    user: str = ""
+
+
+class _Row(NamedTuple):
+    ranking: Ranking  # of one answer where there is a verdict
+    verdict: float | None  # what a label or a score says of that
+    liked: bool | None  # what a label says
+    where: str
+
+
 class NoPairError(UnusableRowError):
     """A ranking in which no answer is above another. It says nothing, and does no harm where it is left out."""
 
@@ -50,24 +67,23 @@ def read_rankings(
     under two ranks (so a pair of the same), an empty answer; of these with unusable="drop" only what makes the whole file
     doubtful.
     """
+    return _of_prompts(read_examples(source, _row, unusable, layout, part), source)
 
-    def ranking(example: Example, row: Row) -> tuple[Ranking, float | None, str]:
-        if example.problem:
-            raise example.problem
-        verdict = example.score if example.liked is None else float(example.liked)
-        found = Ranking(example.prompt, example.answers, example.ranks, example.labeler, example.user)
-        if verdict is None and example.answers and not example.ranks:
-            raise InputError(
-                f"no ranking (found: {', '.join(row.fields)}): give chosen and rejected, or prompt and completions, or "
-                "name in [files.layout] answers with ranks, scores or best"
-            )
-        if verdict is None:
-            return checked_ranking(found), None, row.where
-        if not has_words(example.answers[0]):
-            raise _empty("the answer")
-        return found, verdict, row.where
 
-    return _of_prompts(read_examples(source, ranking, unusable, layout, part), source)
+def read_feedback(
+    source: str, unusable: Literal["error", "drop"] = "error", layout: Layout = Layout(), part: str = ""
+) -> list[Judged] | list[Ranking]:
+    """What KTO learns from: of rows with one answer and a label each by itself, whatever else is said of its prompt; of any
+    others the rankings. Arguments and InputError as for `read_rankings`; also: rows of both kinds."""
+    rows = read_examples(source, _row, unusable, layout, part)
+    with_label = [row for row in rows if row.liked is not None]
+    if not with_label:
+        return _of_prompts(rows, source)
+    if len(with_label) < len(rows):
+        where = next(row.where for row in rows if row.liked is None)
+        raise InputError(f"{where}: a ranking in a file of answers with labels; put the two into files of their own")
+    of = ((row.ranking, bool(row.liked)) for row in rows)
+    return [Judged(r.prompt, r.answers[0], liked, r.labeler, r.user) for r, liked in of]
 
 
 def write_rankings(path: Path | str, rankings: Sequence[Ranking]) -> None:
@@ -181,12 +197,29 @@ def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
     return all(len(prompt) + len(answer) <= length for prompt, answer in turns)
 
 
-def _of_prompts(rows: Sequence[tuple[Ranking, float | None, str]], source: str) -> list[Ranking]:
+def _row(example: Example, row: Row) -> _Row:
+    if example.problem:
+        raise example.problem
+    verdict = example.score if example.liked is None else float(example.liked)
+    found = Ranking(example.prompt, example.answers, example.ranks, example.labeler, example.user)
+    if verdict is None and example.answers and not example.ranks:
+        raise InputError(
+            f"no ranking (found: {', '.join(row.fields)}): give chosen and rejected, or prompt and completions, or "
+            "name in [files.layout] answers with ranks, scores or best"
+        )
+    if verdict is None:
+        return _Row(checked_ranking(found), None, None, row.where)
+    if not has_words(example.answers[0]):
+        raise _empty("the answer")
+    return _Row(found, verdict, example.liked, row.where)
+
+
+def _of_prompts(rows: Sequence[_Row], source: str) -> list[Ranking]:
     """The rankings of rows, of which those with one judged answer become one where their prompt, user and labeler are the
     same. What has no other to be compared with is left out and counted."""
     together: dict[Any, list[tuple[Ranking, float, str]]] = {}
     order: dict[Any, Ranking | None] = {}  # in the order of the file
-    for number, (row, verdict, where) in enumerate(rows):
+    for number, (row, verdict, _, where) in enumerate(rows):
         key = number if verdict is None else (row.prompt, row.labeler, row.user)
         order.setdefault(key, row if verdict is None else None)
         if verdict is not None:
@@ -204,7 +237,8 @@ def _of_prompts(rows: Sequence[tuple[Ranking, float | None, str]], source: str) 
     found = [ranking for ranking in order.values() if ranking is not None]
     why = {"whose prompt has no answer that is judged otherwise": alone}
     if alone and not found:
-        raise InputError(f"{how_many(source, why, 0)}; none is left: give prompts with a liked and a disliked answer")
+        both = "give prompts with a liked and a disliked answer, or let KTO learn from each by itself"
+        raise InputError(f"{how_many(source, why, 0)}; none is left: {both}")
     say_dropped(source, why if alone else {}, len(rows) - len(alone))
     return found
 

@@ -8,13 +8,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from rlhf_jax.data.comparisons import Ranking
+from rlhf_jax.data.comparisons import Judged, Ranking
 from rlhf_jax.data.demonstrations import Demonstration
 from rlhf_jax.data.dialogue import HUMAN, TURN, Conversation, spoken, text_of
 from rlhf_jax.data.prompts import Prompt
 from rlhf_jax.errors import InputError
 
-Row = TypeVar("Row", Prompt, Demonstration, Ranking)
+Row = TypeVar("Row", Prompt, Demonstration, Ranking, Judged)
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 TELLING = 4  # words from which on a prompt inside a document is more than chance: books say "Hey" and "Who are you?"
 
@@ -154,11 +154,11 @@ def _said(transcript: str) -> list[str]:
     return [words for words in said if words]
 
 
-def _turns(row: Prompt | Demonstration | Ranking) -> list[str]:
+def _turns(row: Prompt | Demonstration | Ranking | Judged) -> list[str]:
     """The human's turns of a row's conversation, the opening first. Answers may run on over several turns."""
     if isinstance(row, Prompt):
         return _turns_of(row.conversation)
-    answers = (row.answer,) if isinstance(row, Demonstration) else row.answers
+    answers = row.answers if isinstance(row, Ranking) else (row.answer,)
     return [*_turns_of(row.prompt), *(turn for answer in answers for turn in _said(spoken(answer)))]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 from random import Random
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import (
     Conversation,
     Demonstration,
+    Judged,
     Layout,
     Prompt,
     Ranking,
@@ -41,7 +42,7 @@ SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 h
 HELD_OUT = ("valid", "test")  # the parts that may be empty
 SPLIT_TEXT = (0.95, 0.05)  # training, validation
 Row = TypeVar("Row")
-Text = TypeVar("Text", Prompt, Demonstration, Ranking)
+Text = TypeVar("Text", Prompt, Demonstration, Ranking, Judged)
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ class DataSets:
     rankings: Parts[Ranking] = Parts(())  # none in the built-in world, whose labelers rank a model's answers
     truth: Truth | None = None
 
-    def to_learn_from(self, rankings: Sequence[Ranking]) -> list[Ranking]:
-        """Those of a file of one's own that no held-out user wrote and that ask nothing held-out prompts ask; how many are
-        left out is said."""
+    def to_learn_from(self, rankings: Sequence[Any]) -> list[Any]:
+        """Of a file of one's own the rankings, or answers with labels, that no held-out user wrote and that ask nothing
+        held-out prompts ask; how many are left out is said."""
         parts = (self.prompts, self.demonstrations, self.rankings)
         kept = not_held_out(rankings, [row for part in parts for row in (*part.valid, *part.test)])
         left_out(len(rankings) - len(kept), len(rankings), "rankings", "hold what is held out")

@@ -10,11 +10,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, PyTree
+from numpy import ndarray
 
 from rlhf_jax.config import Checked, Count, Natural, NotNegative, Positive, Share
 from rlhf_jax.data import (
     Demonstration,
+    Judged,
     Ranking,
     content_sha256,
     encode_demonstrations,
@@ -28,6 +30,7 @@ from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
     Epochs,
+    judged_that_fit,
     open_stage,
     parents,
     rankings_that_fit,
@@ -52,7 +55,7 @@ from rlhf_jax.steps import (
     slic,
     text_coef,
 )
-from rlhf_jax.types import JudgedBatch, PairBatch, TextBatch, TrainState
+from rlhf_jax.types import AnyArray, JudgedBatch, PairBatch, TextBatch, TrainState
 
 # objective → its function, and whether an answer counts by the mean of its tokens' log-probabilities or by their sum
 OBJECTIVES = {
@@ -76,7 +79,7 @@ class Preference(Checked):
     desirable: NotNegative = 1.0  # weight of KTO's liked answers
     undesirable: NotNegative = 1.0  # and of its disliked ones
     epochs: Count = 1  # of one pair from each ranking; not printed
-    batch: Count = 64  # pairs (App. B)
+    batch: Count = 64  # pairs (App. B), or answers with labels
     lr: Positive = 1e-6  # at the peak (App. B)
     floor: Share = 1.0  # share of lr that the schedule ends at; 1 is no decay (App. B)
     warmup: Natural = 150  # steps (App. B)
@@ -86,7 +89,7 @@ class Preference(Checked):
 def preference(
     folder: Path | str,
     start: Trained,
-    rankings: Sequence[Ranking],
+    rankings: Sequence[Ranking] | Sequence[Judged],
     settings: Preference = Preference(),
     run: Run = RUN,
     *,
@@ -94,25 +97,41 @@ def preference(
 ) -> Trained:
     """Trains a language model on pairs of ranked answers, itself being the reference.
 
-    Of each ranking one pair is drawn anew in each epoch; KTO takes it as a liked and a disliked answer. objective: a loss on
+    Of each ranking one pair is drawn anew in each epoch; KTO takes it as a liked and a disliked answer, or learns from
+    answers that were liked or not, each by itself (`read_feedback`), settings.batch of them a step. objective: a loss on
     pairs of one's own in the place of settings.objective, as rlhf_jax.steps.dpo. The folder's name deals out the order.
     Rankings with nothing but ties are left out. With LoRA corrections are trained, and the reference is the model with those
-    that it starts from. InputError: the folder was made from something else; a ranking is broken; a reward model to start
-    from.
+    that it starts from. InputError: the folder was made from something else; a ranking is broken; answers with labels for
+    pairs; a reward model to start from.
     """
     c, folder = settings, Path(folder)
     require_belonging(start)
-    rankings = rankings_to_learn(rankings)
-    if c.objective == "kto" and c.batch < 2:
+    kto = c.objective == "kto" and objective is None
+    judged = [row for row in rankings if isinstance(row, Judged)]
+    ranked = [row for row in rankings if not isinstance(row, Judged)]
+    if judged and (ranked or not kto):
+        alone = (
+            "come with rankings; give one of the two"
+            if ranked
+            else 'are in no pairs; set preference.objective to "kto"'
+        )
+        raise InputError(f"answers with labels {alone}")
+    if kto and c.batch < 2:
         raise InputError("KTO pairs each prompt with another's answer; set preference.batch to at least 2")
-    fit = rankings_that_fit(rankings, start)
+    if judged:
+        rows, fit = judged, judged_that_fit(judged, start)
+        drawing = partial(labels, fit)
+    else:
+        rows = rankings_to_learn(ranked)
+        fit = rankings_that_fit(rows, start)
+        drawing = partial(liked_or_not if kto else counted_pairs, fit)
     passes = Epochs(c.epochs, len(fit), c.batch)
     stage = open_stage(
         folder,
         passes.steps,
         start,
         {"preference": settings_without(c, "epochs")},
-        {**parents(start=start), "rankings": content_sha256(rankings)},
+        {**parents(start=start), "rankings": content_sha256(rows)},
         {"objective": objective} if objective else {},
         run,
         fixed_length=schedule_ends(c.schedule, folder) or passes.filled_up(folder),
@@ -120,24 +139,17 @@ def preference(
     if stage.done():
         return result(stage, start)
     mesh, role = run.mesh.mesh(), folder.name
-    pairs_of = pairs(fit, start, passes, run, role)
+    batch_of = drawing(start, passes, run, role)
     first, base = start.start(run, mesh, "policy", run.key(f"{role} corrections"))
     reference = place(first, mesh, run.mesh.rule("reference"))
     optimiser = run.optimiser.make()
     state = TrainState(jnp.int32(0), reference, optimiser.init(reference), run.key(role))
     state = stage.resume(place(state, mesh, run.mesh.rule("policy")))
     rate = text_coef(c.lr, stage.total, c.floor, c.warmup)
-    kto = c.objective == "kto" and objective is None
     one, coef = (kto_step if kto else pair_step)(c, start, run, optimiser, rate, objective)
     program, coef = mapped(one, mesh, run.mesh.pmap), place(coef, mesh)
     for i in stage.steps(int(state.step), supervised_watch()):
-        (chosen, rejected), counts = pairs_of(i), passes.counts(i)
-        if kto:
-            chosen = jax.tree.map(lambda a, b: np.concatenate([a, b]), chosen, rejected)
-            rejected, counts = exchange_answers(chosen, start.tokenizer.pad), np.tile(counts, 2)
-        # Of a pair that does not count no token is predicted: its loss is a number that no parameter moves.
-        both = [replace(rows, predict=rows.predict & counts[:, None]) for rows in (chosen, rejected)]
-        state, metrics = program(state, shard_rows(tuple(both), mesh), coef, (reference, base))
+        state, metrics = program(state, shard_rows(batch_of(i), mesh), coef, (reference, base))
         stage.log(i, values(metrics))
         stage.save(i, state, run.runtime.save_every)
     return result(stage, start)
@@ -163,7 +175,62 @@ def pairs(
     return of_step
 
 
-Step = Callable[[TrainState, tuple[TextBatch, TextBatch], Any, PyTree], tuple[TrainState, dict[str, Mean]]]
+def counted_pairs(
+    rankings: Sequence[Ranking], model: Trained, passes: Epochs, run: Run, role: str
+) -> Callable[[int], tuple[TextBatch, TextBatch]]:
+    """The same, of which some do not count."""
+    of_step = pairs(rankings, model, passes, run, role)
+
+    def batch(i: int) -> tuple[TextBatch, TextBatch]:
+        chosen, rejected = of_step(i)
+        return counted(chosen, passes.counts(i)), counted(rejected, passes.counts(i))
+
+    return batch
+
+
+# Answers, those of other prompts, and which of the former were liked.
+Judgements = tuple[TextBatch, TextBatch, Bool[AnyArray, " B"]]
+
+
+def liked_or_not(
+    rankings: Sequence[Ranking], model: Trained, passes: Epochs, run: Run, role: str
+) -> Callable[[int], Judgements]:
+    """The same pairs for KTO: all that are preferred as liked answers, then the others."""
+    of_step = pairs(rankings, model, passes, run, role)
+
+    def batch(i: int) -> Judgements:
+        rows = jax.tree.map(lambda a, b: np.concatenate([a, b]), *of_step(i))
+        return judgements(rows, np.arange(2 * passes.batch) < passes.batch, np.tile(passes.counts(i), 2), model)
+
+    return batch
+
+
+def labels(
+    answers: Sequence[Judged], model: Trained, passes: Epochs, run: Run, role: str
+) -> Callable[[int], Judgements]:
+    """The answers of step i with their labels, each by itself; any number of a batch may be liked."""
+    number = run.numpy_seed(role)
+
+    def batch(i: int) -> Judgements:
+        drawn = [answers[index] for index in passes.indices(number, i)]
+        of = [Demonstration(row.prompt, row.answer) for row in drawn]
+        rows = encode_demonstrations(of, model.tokenizer, model.format.context)
+        return judgements(rows, np.array([row.liked for row in drawn], bool), passes.counts(i), model)
+
+    return batch
+
+
+def judgements(rows: TextBatch, liked: Bool[ndarray, " B"], counts: Bool[ndarray, " B"], model: Trained) -> Judgements:
+    """With the answers of other rows beside them, for the KL."""
+    return counted(rows, counts), counted(exchange_answers(rows, model.tokenizer.pad), counts), liked
+
+
+def counted(rows: TextBatch, counts: Bool[ndarray, " B"]) -> TextBatch:
+    """Of rows that do not count no token is predicted: their loss is a number that no parameter moves."""
+    return replace(rows, predict=rows.predict & counts[:, None])
+
+
+Step = Callable[[TrainState, Any, Any, PyTree], tuple[TrainState, dict[str, Mean]]]
 
 
 def pair_step(
@@ -189,17 +256,15 @@ def pair_step(
 def kto_step(
     c: Preference, start: Trained, run: Run, optimiser, rate: TextCoef, objective: Callable | None
 ) -> tuple[Step, KTOCoef]:
-    """(state, (rows, mismatched rows), coef, (reference, LoRA's base)) → (state, metrics), the first half
-    of the rows liked; and coef."""
+    """(state, (rows, mismatched rows, which were liked), coef, (reference, LoRA's base)) → (state, metrics); and coef."""
     decoder = LanguageModel(start.training(run.mesh))
     of_loss = (np.float32(x) for x in (c.beta, c.desirable, c.undesirable))
 
-    def step(state: TrainState, both: tuple[TextBatch, TextBatch], coef: KTOCoef, frozen: tuple[PyTree, PyTree]):
+    def step(state: TrainState, given: Judgements, coef: KTOCoef, frozen: tuple[PyTree, PyTree]):
         reference, base = frozen
         model = start.on_base(decoder, base)
-        rows, mismatched = both
+        rows, mismatched, liked = given
         of = partial(answer_logps, reference, model=model, per_token=False)
-        liked = jnp.arange(len(rows.tokens)) < len(rows.tokens) // 2
         batch = JudgedBatch(rows, liked, of(rows)[0], mismatched, of(mismatched)[0])
         return judged_step(state, batch, coef, model=model, optimiser=optimiser, schedule=c.schedule)
 

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from rlhf_jax.data import (
     Demonstration,
+    Judged,
     NoPairError,
     Prompt,
     Ranking,
@@ -337,6 +338,23 @@ def rankings_to_learn(rows: Sequence[Ranking]) -> list[Ranking]:
     if not kept:
         raise InputError(NO_RANKING)
     return kept
+
+
+def judged_that_fit(rows: Sequence[Judged], model: Model) -> list[Judged]:
+    """The answers with labels of at most format.context tokens; see `kept_by_length` for the others. InputError: a row that
+    is none."""
+    require_rows(rows, Judged, "an answer with a label", "Judged(prompt, answer, liked)")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.liked, (bool, np.bool_)):
+            raise InputError(f"row {number}: liked is {shortened(row.liked)}; give True or False")
+    t, format = model.tokenizer, model.format
+    return kept_by_length(
+        rows,
+        lambda row: fits(Demonstration(row.prompt, row.answer), t, format.context),
+        format.too_long,
+        "answers with labels",
+        context_of(format),
+    )
 
 
 def rankings_that_fit(rows: Sequence[Ranking], model: Model, what: str = "rankings") -> list[Ranking]:

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data import Demonstration, Layout, Messages, read_demonstrations, read_prompts, read_rankings
+from rlhf_jax.data import (
+    Demonstration,
+    Judged,
+    Layout,
+    Messages,
+    prompt_text,
+    read_demonstrations,
+    read_feedback,
+    read_prompts,
+    read_rankings,
+)
 from rlhf_jax.data.layouts import example
 from rlhf_jax.data.sources import Row
 from tests.refusals import refusal
@@ -596,6 +606,27 @@ def test_of_a_label_only_what_is_liked_is_a_demonstration_whatever_writes_it(tmp
     (ranking,) = read_rankings(str(path))
     assert (ranking.answers, ranking.ranks) == (("Y", "N"), (1, 2))
     assert "dropped 2 of 4 rows: 2 whose prompt has no answer that is judged otherwise" in caplog.text
+    caplog.clear()
+    each = [("Q", "Y", True), ("Q", "N", False), ("R", "M", False), ("R", "L", False)]
+    assert (
+        read_feedback(str(path)) == [Judged(prompt_text(prompt), *rest) for prompt, *rest in each] and not caplog.text
+    )
+    path.write_text("prompt,completion,label,user\nR,M,0,a\n")
+    refusal(
+        lambda: read_rankings(str(path)), "none is left: give prompts with a liked and a disliked answer, or let KTO"
+    )
+    assert read_feedback(str(path)) == [Judged(prompt_text("R"), "M", False, user="a")]
+
+
+def test_feedback_without_labels_is_rankings(jsonl):
+    pair, label = {"prompt": "Q", "chosen": "Y", "rejected": "N"}, {"prompt": "Q", "completion": "Y", "label": True}
+    assert read_feedback(jsonl(pair)) == read_rankings(jsonl(pair)) != []
+    scored = [{"prompt": "Q", "completion": c, "stars": s} for c, s in (("Y", 5), ("N", 1))]
+    layout = Layout(prompt="prompt", answer="completion", scores="stars")
+    assert read_feedback(jsonl(*scored), layout=layout) == read_rankings(jsonl(*scored), layout=layout) != []
+    refusal(
+        lambda: read_feedback(jsonl(label, pair)), "line 2: a ranking in a file of answers with labels; put the two"
+    )
 
 
 def test_a_row_of_a_labelled_file_without_a_label_is_not_taken_for_liked(jsonl, caplog):
