@@ -275,9 +275,9 @@ def computed(monkeypatch):
     """In the place of what compares models: the calls of `judge_of`, and what `helpful` was given."""
     seen = SimpleNamespace(times=0, rivals=None, written=None)
 
-    def judge_of(data, model, reward, c):
+    def judge_of(data, model, reward, c, *talk):
         seen.times += 1
-        return SimpleNamespace(reward=reward, questions=None, prompts=[], name="nobody")
+        return SimpleNamespace(reward=reward, questions=None, prompts=[], name="nobody", reward_name="")
 
     def helpful(judge, written, name, others=()):
         seen.rivals, seen.written = list(others), dict(written)

@@ -424,12 +424,12 @@ def test_a_reward_function_that_raised_may_be_mended_and_the_record_says_so(made
     halves = steps.Iteration(sample, learn_less, has_value=False)
     call = partial(made.policy, folder, c=replace(PPO, iterations=4), iteration=halves)
     refusal(lambda: call(reward=forgetful), "raised NameError: name 'unknown' is not defined (test_studies.py, line")
-    assert "saved step 2 of 4; the same command continues, with the reward mended or not" in capsys.readouterr().err
-    assert json.loads((folder / "failed.json").read_text()) == {"step": 3, "code": "reward"}
+    assert "saved step 2 of 4; the same command continues, with forgetful mended or not" in capsys.readouterr().err
+    assert json.loads((folder / "failed.json").read_text()) == {"step": 3, "code": "reward", "name": "forgetful"}
     refusal(lambda: call(reward=remembers_it, c=replace(PPO, iterations=4, beta=0.2)), "another ppo.beta")
     call(reward=remembers_it)
     assert "policy: continues after step 2 with reward sha256" in capsys.readouterr().err
-    assert steps_of(folder) == [1, 2, 3, 4] and not (folder / "failed.json").exists()
+    assert steps_of(folder) == [1, 2, 3, 4] and not [*folder.glob("*failed.json")]
     (change,) = Checkpoints(folder / "checkpoints", None).record(4)["changed"]
     assert change["after"] == 2 and change["key"] == "reward" and change["from"] != change["to"]
     refusal(lambda: call(reward=forgetful), "another reward (test_studies.")

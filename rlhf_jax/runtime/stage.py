@@ -194,16 +194,19 @@ class Stage:
                     for name in (DIVERGED, FAILED):
                         (self.folder / name).unlink(missing_ok=True)
 
-    def failed(self, i: int, state: PyTree, code: str) -> None:
-        """In step i the function handed in as `code` raised: what was learned before is saved, and it may be mended."""
+    def failed(self, i: int, state: PyTree, code: str, name: str = "") -> None:
+        """In step i the function handed in as `code` raised: what was learned before is saved, and it may be mended. name:
+        the function's own."""
         if i == 0:
             return  # nothing stands in the folder that owes anything to it
         self.save(i - 1, state, 1)
         self.checkpoints.wait()
         self._failed = True
         if first_process():
-            write_atomically(self.folder / FAILED, json.dumps({"step": i + 1, "code": code}) + "\n")
-        info(f"{self.name}: saved step {i} of {self.total}; the same command continues, with the {code} mended or not")
+            said = {"step": i + 1, "code": code, **({"name": name} if name else {})}
+            write_atomically(self.folder / FAILED, json.dumps(said) + "\n")
+        what = name or f"the {code}"
+        info(f"{self.name}: saved step {i} of {self.total}; the same command continues, with {what} mended or not")
 
     def load(self, target: State, step: int | None = None) -> tuple[State, dict]:
         """State and record of the finished stage (or of one of its steps); InputError if it is not finished."""

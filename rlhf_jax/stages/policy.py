@@ -53,7 +53,7 @@ from rlhf_jax.stages.episodes import (
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.iterations import around, by_models, on_host, reading_of, recording, replayed
 from rlhf_jax.stages.model import Trained, whole
-from rlhf_jax.stages.rewards import RewardError, RewardFunction, Rewards, keep_failure, rewards_of
+from rlhf_jax.stages.rewards import RewardError, RewardFunction, Rewards, forget_failure, keep_failure, rewards_of
 from rlhf_jax.stages.rollouts import ROLLOUTS, few, read_drawn, recorded, require_replayable, say
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
@@ -208,8 +208,8 @@ def policy(
     sampling and scoring. The call that recorded them then ends with the same bits; what says how it learns may be changed,
     what says how it samples may not.
 
-    If a reward function or the environment raises, what was learned is saved, reward_failed.json says at which answer, and
-    the same call continues with the function mended or not.
+    If a reward function or the environment raises, what was learned is saved, reward_failed.json says at which answer until
+    that iteration has gone well, and the same call continues with the function mended or not.
     InputError: the folder was made from something else; the settings want text, and there is none; models that do not belong
     together; what reward or judge did wrong; rollouts to replay that are missing, damaged or another run's.
     """
@@ -309,8 +309,9 @@ def policy(
             raise
         except RewardError as error:
             there = keep_failure(folder, i, error)
-            stage.failed(i, state, error.code)
+            stage.failed(i, state, error.code, rewards.name_of(error.code))
             raise InputError(f"{error}{there}") from error
+        forget_failure(folder)
         looks, records, tables = due(i, run.runtime.evaluate_every), due(i, run.runtime.record_every), {}
         if looks or records:
             drawn = on_host(drawn._replace(told=()), mesh)._replace(told=drawn.told)

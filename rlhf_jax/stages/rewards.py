@@ -107,6 +107,10 @@ class Rewards:
             "reward" if i == 0 else f"reward_{i + 1}": part for i, part in enumerate((*self.models, *self.functions))
         }
 
+    def name_of(self, recorded: str) -> str:
+        """The name of the function that a stage's record calls reward or reward_2 …; "" where there is none."""
+        return dict(zip(list(self.recorded)[len(self.models) :], self.named, strict=True)).get(recorded, "")
+
     @property
     def inputs(self) -> dict[str, str]:
         """Of what is known by a sha256, as reward models are, that."""
@@ -274,6 +278,12 @@ def keep_failure(folder: Path, iteration: int, error: RewardError) -> str:
         write_atomically(path, text.encode("utf-8", "backslashreplace"))
         return f"; {path} has it"
     return ""
+
+
+def forget_failure(folder: Path) -> None:
+    """Takes that away: the iteration has gone well."""
+    if first_process():
+        (folder / FAILED).unlink(missing_ok=True)
 
 
 # How one function is asked.

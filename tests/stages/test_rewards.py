@@ -414,6 +414,9 @@ def test_what_cannot_be_a_reward_is_refused_before_anything_is_asked():
         )
     assert [*rewards_of(lengths).functions, *rewards_of([lengths, second]).functions] == [lengths, lengths, second]
     assert Rewards(functions=(lengths, second), weights=[1, 0.5]).in_words == "lengths + 0.5·second"
+    assert [Rewards(functions=(lengths, second)).name_of(code) for code in ("reward", "reward_2", "")] == [
+        *("lengths", "second", "")
+    ]
 
 
 # From a config.
