@@ -3,6 +3,7 @@
 from rlhf_jax.data.chat import (
     TooLongError,
     Turns,
+    by_role,
     encode_chat,
     encode_chats,
     encode_learned,
@@ -103,6 +104,7 @@ __all__ = [
     "UnusableRowError",
     "as_text_batch",
     "batch_indices",
+    "by_role",
     "check_vocabulary",
     "checked_ranking",
     "coefficient_table",

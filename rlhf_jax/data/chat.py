@@ -3,6 +3,7 @@
 import bisect
 import datetime
 import itertools
+import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -25,10 +26,12 @@ from rlhf_jax.data.dialogue import (
     Message,
     Messages,
     checked_message,
+    is_transcript,
     messages_of,
     prompt_text,
     render,
     require_place,
+    words_of,
 )
 from rlhf_jax.data.sources import located
 from rlhf_jax.data.tokenizer import Tokenizer
@@ -312,6 +315,18 @@ def encode_reply(conversation: Sequence[Message], reply: Sequence[Any], tokenize
     if len(after) != 1:
         raise InputError(f"in the chat template an answer stands {len(after)} times: give it one that writes it once")
     return _tokens(re.sub(f"[{START}{END}]", "", after[0]), [], tokenizer, behind=True)[0]
+
+
+def by_role(conversation: Conversation) -> str:
+    """A conversation for people to look at, whatever the format: each message on lines of its own, behind who says it; a text
+    without turns as it is."""
+    if isinstance(conversation, str) and not is_transcript(conversation):
+        return conversation.strip()
+    lines = []
+    for message in messages_of(conversation):
+        calls = [json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ()]
+        lines.append(" ".join([f"{message['role']}: {words_of(message)}".rstrip(), *calls]))
+    return "\n".join(lines)
 
 
 def _newest(system: list[Message], turns: list[list[Message]], first: int) -> list[Message]:

@@ -31,6 +31,7 @@ from rlhf_jax.data import (
     Messages,
     Prompt,
     Tokenizer,
+    by_role,
     encode_prompt,
     encode_reply,
     messages_of,
@@ -175,8 +176,13 @@ class Episode(NamedTuple):
         return self.row._replace(conversation=Messages(self.messages[: self.opening]))
 
     @property
+    def by_role(self) -> str:
+        """All that was said behind the first prompt, for people to look at."""
+        return by_role(Messages(self.messages[self.opening :])).removeprefix("assistant:").strip()
+
+    @property
     def text(self) -> str:
-        """All that was said behind the first prompt."""
+        """The same as a transcript, which reward functions get: all that was said behind the first prompt."""
         return text_of(Messages(self.messages[self.opening :])).removeprefix(ASSISTANT).strip()
 
 
@@ -418,7 +424,7 @@ def in_turns(
             earned = parts_earned(rewards, said, of_models)
             parts, metrics = parts | earned, metrics | part_metrics(earned, answers)
         state, learned, drawn = learn(state, x, place(total, mesh), batch, coef, frozen)
-        return state, learned | metrics, drawn._replace(parts=parts, told=[(e.begun, e.text) for e in episodes])
+        return state, learned | metrics, drawn._replace(parts=parts, told=[(e.begun, e.by_role) for e in episodes])
 
     return call
 

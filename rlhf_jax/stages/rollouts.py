@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from numpy import ndarray
 
-from rlhf_jax.data import Messages, Prompt, Tokenizer
+from rlhf_jax.data import Messages, Prompt, Tokenizer, by_role
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.evals import Browsed
 from rlhf_jax.rewards import AnswerText
@@ -84,7 +84,7 @@ def few(prompts: Sequence[Prompt], drawn: Drawn, earned: Earned, model: Trained)
     (prompts, texts), why = shown(prompts, drawn, model), ended(drawn.x, model)
     return [
         {name: float(part[row]) for name, part in earned.items()}
-        | {"prompt": prompts[row].text.strip(), "answer": texts[row], "ended": why[row]}
+        | {"prompt": by_role(prompts[row].conversation), "answer": texts[row], "ended": why[row]}
         for row in rows
     ]
 
@@ -293,7 +293,8 @@ def _browsed(row: Mapping[str, Any], t: Tokenizer, rollouts: Recorded, step: int
         tokens = [t.decode([token]) or "⏎" for token in row["ids"]]
         padded = {name: [*said, *[None] * (len(tokens) - len(said))] for name, said in numbers.items()}
         about = score or 0.0, parts, row["ended"]
-        return Browsed(step, row["prompt"].strip(), row["answer"], tokens, padded, *about)
+        prompt = by_role(Messages(row["messages"]) if "messages" in row else row["prompt"])
+        return Browsed(step, prompt, row["answer"], tokens, padded, *about)
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{path_of(rollouts.folder, step)} has a damaged line; {AGAIN}") from error
 

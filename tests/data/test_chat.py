@@ -14,6 +14,7 @@ from rlhf_jax.data import (
     Demonstration,
     Messages,
     TooLongError,
+    by_role,
     encode_chat,
     encode_chats,
     encode_demonstrations,
@@ -547,3 +548,13 @@ def test_a_transcript_has_its_system_message_at_its_start(small):
 def test_a_template_that_leaves_an_answer_out(small):
     with pytest.raises(InputError, match="an answer stands 0 times: give it one that writes it once"):
         encode_reply(TALK[:2], [TALK[2]], replace(small, chat=ChatTemplate("{{ messages[-1].content }}")))
+
+
+def test_people_see_who_says_what_whatever_the_format():
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Log:\n\nHuman: hi "}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
+    assert by_role(Messages([*said, call])) == 'system: Be brief.\nuser: Log:\n\nHuman: hi\nassistant: {"name": "look"}'
+    assert (
+        by_role("\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: No\n\nAssistant:") == "user: Hi\nassistant: Yes?\nuser: No"
+    )
+    assert by_role(" What now?\n") == "What now?"

@@ -361,9 +361,7 @@ def test_a_policy_learns_from_episodes_and_a_failure_loses_nothing(start, tmp_pa
         assert row["objective/scores"] == pytest.approx(row["environment/reward"] + 0.5 * beside, abs=1e-5)
         assert row["answer/length"] <= 2 * FORMAT.answer_tokens
     for row in stages.recorded(one.folder).rows(3):  # the dialogue as it was, not the row that it began from
-        assert (
-            row["prompt"] in {prompt.text for prompt in ROWS} and "\n\nHuman: And green?\n\nAssistant:" in row["answer"]
-        )
+        assert row["prompt"] in {prompt.text for prompt in ROWS} and "\nuser: And green?\nassistant:" in row["answer"]
         assert set(row["reward"]) == {"environment", *(["whole"] if beside else [])}
     assert read_metrics(one.folder)[0]["val/ratio"] == pytest.approx(1.0, abs=0.3)
     refusal(lambda: call(tmp_path / "b" / "policy", environment=asks(2)), "environment")

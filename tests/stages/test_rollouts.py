@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import grpo, look
 from rlhf_jax import stages
-from rlhf_jax.data import Messages, Prompt, prompt_text
+from rlhf_jax.data import Messages, Prompt, by_role, prompt_text
 from rlhf_jax.models import LanguageModel, ScalarModel
 from rlhf_jax.runtime import Checkpoints, read_metrics
 from rlhf_jax.stages import Trained, begin, sample_rollouts
@@ -206,10 +206,10 @@ def test_a_few_answers_of_a_look_are_said(runs, repeated, capsys):
     made = runs.policy("said/ppo", c=C.plain(), run=quiet)
     said = [line.split(" · ") for line in capsys.readouterr().err.splitlines() if " → " in line]
     assert [line[:2] for line in said] == [[f"ppo {i}", f"reward {x}"] for i in (1, 2) for x in (3, 1, 0)]
-    asked = {prompt.text.strip() for prompt in PROMPTS}
+    asked = {by_role(prompt.conversation): prompt.text.strip() for prompt in PROMPTS}
     for _, _, text in said:
         prompt, answer = text.removesuffix(" (length)").split(" → ")
-        assert ast.literal_eval(prompt) in asked and ast.literal_eval(prompt).endswith(ast.literal_eval(answer))
+        assert asked[ast.literal_eval(prompt)].endswith(ast.literal_eval(answer)) and "Human:" not in prompt
     assert not (made.folder / "rollouts").exists()  # nothing is recorded unasked
 
 
@@ -325,7 +325,7 @@ def test_the_highest_the_median_and_the_lowest_are_shown(odd_one):
     shown = few(odd_one.prompts, Drawn(odd_one.x, scores, {}), {"good": scores[0]}, odd_one.model)
     assert [row["good"] for row in shown] == [3, 1, 0]
     assert [row["ended"] for row in shown] == ["length", "length", "eos"]
-    assert shown[1]["prompt"] == PROMPTS[1].text.strip()
+    assert shown[1]["prompt"] == by_role(PROMPTS[1].conversation)
 
 
 def edited(path, at, edit):
@@ -464,7 +464,7 @@ def test_the_page_has_all_answers_that_were_recorded(runs, tmp_path):
     data = json.loads(text)
     rows = [row for step in (1, 2) for row in recorded(at).rows(step)]
     assert [(a[0], data["prompts"][a[1]], a[7]) for a in data["answers"]] == [
-        (row["step"], row["prompt"].strip(), row["answer"]) for row in rows
+        (row["step"], by_role(row["prompt"]), row["answer"]) for row in rows
     ]
     assert [q["name"] for q in data["quantities"]] == ["KL", "exact KL", "value", "advantage", "log π"]
     assert data["answers"][0][2] == rows[0]["score"] and data["answers"][0][3] == rows[0]["reward"]
