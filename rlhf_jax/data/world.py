@@ -245,10 +245,12 @@ QA_FORMS = (
     "{q}", "{q} Answer in one sentence.", "Please tell me: {q}", "I want to know: {q}", "Question: {q}",
     "Do you know this? {q}", "Tell me, {q}", "I ask you: {q}", "A friend asks: {q}", "My question: {q}",
     "Please answer: {q}", "{q} Please tell me.", "I forgot: {q}", "For my book: {q}", "{q} I want to know.",
-    "The school asks: {q}", "Answer this: {q}",
+    "The school asks: {q}", "Answer this: {q}", "I need to know: {q}", "For a letter: {q}", "Say it: {q}", "Hello! {q}",
+    "{q} I forgot.", "{q} Answer me.", "{q} It is for the school.", "Help me: {q}", "For the paper: {q}",
 )  # fmt: skip
 COMPLETION_FORMS = (
     "Complete this sentence", "Finish this sentence", "End this sentence", "Continue this sentence", "Go on", "Write the end",
+    "Write on", "Show me the end", "Tell me the end",
 )  # fmt: skip
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
@@ -346,6 +348,12 @@ def _brainstorming(world: World, rng: Random) -> Question:
             "Tell me {n} {name}",
             "I want {n} {name}",
             "Show me {n} {name}",
+            "Please list {n} {name}",
+            "Answer with {n} {name}",
+            "For my book: {n} {name}",
+            "Write down {n} {name}",
+            "A friend wants {n} {name}",
+            "Say {n} {name}",
         )
     )
     but = rng.choice(LISTS[name]) if rng.random() < 0.5 else ""
@@ -363,6 +371,12 @@ def _chat(world: World, rng: Random) -> Question:
             "It is me, {name}. I am {f}.",
             "I feel {f}. My name is {name}.",
             "{name} is my name and I feel {f}.",
+            "Hello! My name is {name}. I feel {f}.",
+            "I am {f}. I am {name}.",
+            "Here is {name}. I feel {f}.",
+            "I feel {f}, and I am {name}.",
+            "{name} here, and I am {f}.",
+            "Hello, it is {name}. I am {f}.",
         )
     )
     replies = [f"Hello {who}, I am {word} to hear that." for who in (*STRANGERS, *PEOPLE) for word in ("sorry", "glad")]
@@ -374,10 +388,11 @@ def _chat(world: World, rng: Random) -> Question:
 
 def _rewrite(world: World, rng: Random) -> Question:
     verb, thing, rude = rng.choice(VERBS), rng.choice(FOODS + GOODS), rng.choice(RUDE_WORDS)
+    say = rng.choice(("Say this", "Write this", "Tell them"))
     if rng.random() < 0.2:
         wanted = tuple(f"{verb.capitalize()} me the {thing}, you {w}." for w in RUDE_WORDS)
-        return Question(f"Say this rudely: {verb} me the {thing}.", "rewrite", wanted, tone="rude")
-    text = f"Say this politely: {verb} me the {thing}, you {rude}!"
+        return Question(f"{say} rudely: {verb} me the {thing}.", "rewrite", wanted, tone="rude")
+    text = f"{say} politely: {verb} me the {thing}, you {rude}!"
     return Question(text, "rewrite", (f"Please {verb} me the {thing}.",), tone="respectful")
 
 
@@ -401,7 +416,8 @@ def _classification(world: World, rng: Random) -> Question:
         *rng.choice((("lost", ANIMALS), ("broke", GOODS), ("found", ANIMALS), ("won", GOODS))),
     )
     right, wrong = ("Happy.", "Sad.") if verb in ("found", "won") else ("Sad.", "Happy.")
-    text = f"Happy or sad? {name} {verb} the {rng.choice(thing)}."
+    ask = rng.choice(("Happy or sad?", "Is this happy or sad?", "Tell me, happy or sad?", "Sad or happy?"))
+    text = f"{ask} {name} {verb} the {rng.choice(thing)}."
     return Question(text, "classification", (right,), wrong=(wrong,))
 
 
