@@ -11,6 +11,7 @@ from rlhf_jax.labelers.agreement import (
     kappa,
     screened,
 )
+from rlhf_jax.labelers.endpoint import chat_completions
 from rlhf_jax.labelers.gold import RANGE, WEIGHTS, Facets, Gold, rating, rude_words
 from rlhf_jax.labelers.judgement import (
     FLAGS,
@@ -33,7 +34,8 @@ from rlhf_jax.labelers.judgement import (
     write_comparisons,
     write_judgements,
 )
-from rlhf_jax.labelers.simulated import Labeler, impression, make_labelers, rank
+from rlhf_jax.labelers.ranker import Ranker, by_scores, ranks_of
+from rlhf_jax.labelers.simulated import NOISE, Habits, Labeler, impression, make_labelers, rank
 from rlhf_jax.labelers.store import KINDS, Lease, Person, Progress, RefusedError, Store
 from rlhf_jax.labelers.writing import (
     WRITINGS,
@@ -50,6 +52,7 @@ __all__ = [
     "CUT_OFF",
     "FLAGS",
     "KINDS",
+    "NOISE",
     "RANGE",
     "WEIGHTS",
     "WRITINGS",
@@ -59,12 +62,14 @@ __all__ = [
     "Completion",
     "Facets",
     "Gold",
+    "Habits",
     "Judgement",
     "Labeler",
     "Lease",
     "Opinion",
     "Person",
     "Progress",
+    "Ranker",
     "RefusedError",
     "Screened",
     "Store",
@@ -76,6 +81,8 @@ __all__ = [
     "as_pairs",
     "as_prompts",
     "as_rankings",
+    "by_scores",
+    "chat_completions",
     "checked_assignment",
     "checked_comparison",
     "checked_judgement",
@@ -91,6 +98,7 @@ __all__ = [
     "kappa",
     "make_labelers",
     "rank",
+    "ranks_of",
     "rating",
     "read_comparisons",
     "read_judgements",

@@ -41,7 +41,6 @@ FLAGS = {
     "moral_judgment": "Expresses moral judgment",
 }
 LEAST, MOST = 1, 7  # of a rating, the paper's Likert scale of overall quality
-MOST_COMPLETIONS = 64  # the paper's K is 4 to 9
 
 
 class Completion(NamedTuple):
@@ -121,21 +120,17 @@ def comparison(
 def checked_comparison(given: Comparison) -> Comparison:
     """The comparison with a prompt as readers have it (see `read_prompts`) and tuples in the place of lists.
 
-    InputError, one sentence: no id; an empty prompt; fewer than two completions, or more than 64; an empty text, or one
-    that is there twice, or half a character; sampling settings that are no numbers and texts.
+    InputError, one sentence: no id; an empty prompt; fewer than two completions; an empty text, or half a character;
+    sampling settings that are no numbers and texts.
     """
     texts = {"id": checked_text(given.id, "the comparison's id"), "user": checked_text(given.user, "user")}
     if not texts["id"].strip():
         raise InputError("the comparison has no id: give it one")
     if not isinstance(given.completions, (tuple, list)):
         raise InputError(f"the completions are {shortened(given.completions)}: give a list of them")
-    if not 2 <= len(given.completions) <= MOST_COMPLETIONS:
-        raise InputError(f"there are {len(given.completions)} completions to compare: give 2 to {MOST_COMPLETIONS}")
+    if len(given.completions) < 2:
+        raise InputError(f"there is {len(given.completions)} completion to compare: give two or more")
     completions = tuple(_completion(each, number) for number, each in enumerate(given.completions, 1))
-    first: dict[str, int] = {}
-    for number, each in enumerate(completions, 1):
-        if first.setdefault(each.text.strip(), number) != number:
-            raise InputError(f"completions {first[each.text.strip()]} and {number} are the same text: keep one of them")
     return Comparison(
         **texts,
         prompt=checked_prompt(given.prompt),
@@ -161,6 +156,12 @@ def checked_judgement(given: Judgement) -> Judgement:
     ranks = _numbers(given.ranks, "rank", K, 1, K)
     if ranks and 1 not in ranks:
         raise InputError(f"no completion has the rank 1 (the ranks are {ranks}): 1 is the best")
+    first: dict[str, int] = {}
+    for number, (each, rank) in enumerate(zip(about.completions, ranks, strict=False)):
+        if ranks[first.setdefault(each.text, number)] != rank:
+            raise InputError(
+                f"completions {first[each.text] + 1} and {number + 1} are one text under two ranks: let them tie"
+            )
     if bool(ranks) == bool(texts["skipped"].strip()):
         both = "both ranks and a reason to skip" if ranks else "neither ranks nor a reason to skip"
         raise InputError(f"the judgement has {both}: give one of them")

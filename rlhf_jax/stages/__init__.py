@@ -56,7 +56,7 @@ from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, r
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
 from rlhf_jax.stages.program import Program, begin
-from rlhf_jax.stages.rankings import Ranker, ask, simulated
+from rlhf_jax.stages.rankings import Ranker, ask, by_reward_model, comparisons, label, simulated
 from rlhf_jax.stages.report import compare, evaluate
 from rlhf_jax.stages.reward_model import Reward, reward_model
 from rlhf_jax.stages.rewards import RewardFunction, Rewards, scores_by
@@ -130,8 +130,10 @@ __all__ = [
     "begin",
     "best_epoch",
     "browsed",
+    "by_reward_model",
     "choose_epoch",
     "compare",
+    "comparisons",
     "data_of",
     "data_sets",
     "data_that_fit",
@@ -148,6 +150,7 @@ __all__ = [
     "helpful",
     "imported",
     "judge_of",
+    "label",
     "labelers_agree",
     "loaded",
     "model_in",

@@ -56,7 +56,8 @@ def in_world(
     score, slots = reward_of(reward, rows, run), rows.ranks.shape[1]
 
     def ranks_by(judge: Callable[[Prompt, tuple[str, ...]], tuple[int, ...]]) -> np.ndarray:
-        return np.array([[*judge(p, row), *[0] * (slots - len(row))] for p, row in kept], np.int32)
+        given = [judge(p, row) for p, row in kept]  # () of who abstains, which compares nothing
+        return np.array([[*ranks, *[0] * (slots - len(ranks))] for ranks in given], np.int32)
 
     figures: dict[str, Estimate] = {}
     for pool, labelers in (("train", truth.labelers), ("heldout", truth.heldout_labelers)):

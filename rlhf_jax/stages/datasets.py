@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from rlhf_jax.config import Checked, Count
+from rlhf_jax.config import Checked, Count, Finite, NotNegative, Share
 from rlhf_jax.data import (
     Conversation,
     Demonstration,
@@ -35,7 +35,7 @@ from rlhf_jax.data import (
 from rlhf_jax.data import world as built_in
 from rlhf_jax.data.layouts import ANSWERS_ARE
 from rlhf_jax.errors import InputError
-from rlhf_jax.labelers import Gold, Labeler, make_labelers
+from rlhf_jax.labelers import NOISE, Gold, Habits, Labeler, make_labelers
 from rlhf_jax.runtime import info
 
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
@@ -54,6 +54,15 @@ class World(Checked):
     demonstrations: Count = 1_800  # the first so many training prompts are answered by people
     labelers: Count = 12  # who rank answers for training
     heldout_labelers: Count = 4  # who rank test answers only
+    noise: NotNegative = NOISE  # standard deviation of a labeler's reading, in units of the gold score; so below
+    position_bias: Finite = 0.0  # what the answer that a labeler sees first is worth more than the last
+    length_bias: Finite = 0.0  # what 100 characters more are worth
+    flips: Share = 0.0  # of rankings that labelers turn round; AlpacaFarm's is 0.25
+    abstains: Share = 0.0  # of comparisons that labelers skip
+
+    @property
+    def habits(self) -> Habits:
+        return Habits(self.noise, self.position_bias, self.length_bias, self.flips, self.abstains)
 
 
 @dataclass(frozen=True)
@@ -201,8 +210,8 @@ def from_world(settings: World, seed: int) -> DataSets:
             world=made,
             gold=Gold(made),
             questions=Parts(*([asked[p.text] for p in part] for part in prompts.each().values())),
-            labelers=make_labelers(seed, settings.labelers, "train"),
-            heldout_labelers=make_labelers(seed, settings.heldout_labelers, "heldout"),
+            labelers=make_labelers(seed, settings.labelers, "train", settings.habits),
+            heldout_labelers=make_labelers(seed, settings.heldout_labelers, "heldout", settings.habits),
         ),
     )
 

@@ -1,73 +1,157 @@
 """Labelling: people, or functions that stand for them, rank the answers to each prompt."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, PyTree
+from numpy import ndarray
 
 from rlhf_jax.data import Prompt, Ranking, content_sha256, read_rankings, whole_ranks, write_rankings
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.labelers import rank
+from rlhf_jax.labelers import (
+    Comparison,
+    Judgement,
+    Opinion,
+    Ranker,
+    Store,
+    by_scores,
+    comparison,
+    rank,
+    ranks_of,
+    write_judgements,
+)
 from rlhf_jax.runtime import Made, Origin, info
-from rlhf_jax.stages.answers import CandidateRows
+from rlhf_jax.stages.answers import CandidateRows, scores_of
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import asked
+from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.reward_model import encoded
 from rlhf_jax.stages.run import RUN, Run
 
-
-@dataclass(frozen=True)
-class Ranker:
-    """Somebody who ranks: a name, and a function from a prompt and its answers to their ranks, 1 being the best."""
-
-    name: str
-    rank: Callable[[Prompt, Sequence[str]], Sequence[int]]
+ABSTAINS = Opinion(skipped="abstains")
 
 
 def simulated(truth: Truth) -> list[Ranker]:
     """The labelers of the built-in world, who see its gold preference through their own eyes."""
 
-    def ranks(labeler, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...]:
-        return rank(labeler, truth.gold, truth.question(prompt), answers)
+    def ranks(labeler, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...] | Opinion:
+        return rank(labeler, truth.gold, truth.question(prompt), answers) or ABSTAINS
 
-    return [Ranker(labeler.name, partial(ranks, labeler)) for labeler in truth.labelers]
+    return [Ranker(labeler.name, partial(ranks, labeler), labeler.group) for labeler in truth.labelers]
+
+
+def by_reward_model(name: str, reward: Trained, run: Run = RUN, group: str = "") -> Ranker:
+    """A reward model as a labeler, who prefers what it scores higher."""
+    return by_scores(name, partial(_rewards, reward, reward.params(), run.runtime.batch), group)
+
+
+def _rewards(
+    reward: Trained, params: PyTree, batch: int, prompt: Prompt, answers: Sequence[str]
+) -> Float[ndarray, " K"]:
+    texts = tuple(answers)
+    rows = encoded([Ranking(prompt.conversation, texts, (1,) * len(texts))], reward)
+    return scores_of(reward, rows.tokens[0], rows.mask[0], batch=batch, params=params)
+
+
+def comparisons(
+    answers: CandidateRows, *, model: str = "", sampling: Mapping[str, Any] = {}, source: str = ""
+) -> list[Comparison]:
+    """What labelers are to judge: each prompt that has different answers, with them. model, sampling, source: who wrote them,
+    how they were drawn, and what they belong to."""
+    return [
+        comparison(prompt.conversation, texts, model=model, sampling=sampling, user=prompt.user, source=source)
+        for prompt, texts in answers.rows
+        if texts
+    ]
 
 
 def ask(folder: Path | str, answers: CandidateRows, labelers: Sequence[Ranker], run: Run = RUN) -> list[Ranking]:
     """Each prompt's answers ranked by a labeler drawn for it, in rankings.jsonl; prompts whose answers they find all alike
-    are left out. InputError: the folder was made from something else, other labelers or another order of them included; there
-    is no labeler, or two have one name; a labeler raises, or gives something else than a rank for each answer."""
+    are left out. judgements.jsonl has what each of them said, those who skipped it too. InputError: the folder was made from
+    something else, other labelers or another order of them included; there is no labeler, or two have one name; a labeler
+    raises, or gives something else than a rank for each answer."""
     folder, names = Path(folder), [one.name for one in labelers]
-    if not names:
-        raise InputError("there is no labeler to rank the answers; give at least one")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"two labelers are called {twice[0]}; give each a name of their own")
+    require_names(names)
     code = {f"labeler {one.name}": one.rank for one in labelers}
     settings = {"seed": run.seed, "labelers": names}  # who ranks what goes by their order
     made = Made(folder, Origin(settings, {"answers": answers.sha256}, code, model={}))
-    path = folder / "rankings.jsonl"
+    path, judged = folder / "rankings.jsonl", folder / "judgements.jsonl"
     if not made.complete:
-        rng, rows = np.random.default_rng(run.numpy_seed("labelers")), []
+        rng, rows, said = np.random.default_rng(run.numpy_seed("labelers")), [], []
         for prompt, texts in answers.rows:
             labeler = labelers[int(rng.integers(len(labelers)))]
-            ranks = ranks_by(labeler, prompt, texts) if texts else ()
-            if len(set(ranks)) > 1:
-                rows.append(Ranking(prompt.conversation, texts, ranks, labeler.name, prompt.user))
+            if len(texts) < 2:
+                continue
+            opinion = opinion_of(labeler, prompt, texts)
+            said.append(judged_by(labeler, comparison(prompt.conversation, texts, user=prompt.user), opinion))
+            if len(set(opinion.ranks)) > 1:
+                rows.append(Ranking(prompt.conversation, texts, opinion.ranks, labeler.name, prompt.user))
         info(
             f"labelers ranked the answers to {len(rows)} of {len(answers.rows)} prompts; to the others there were too few"
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_rankings(path, rows)
-        made.finish(path.name, known_as=content_sha256(read_rankings(str(path))))
+        write_judgements(judged, said)
+        made.finish(path.name, judged.name, known_as=content_sha256(read_rankings(str(path))))
     return read_rankings(str(path))
 
 
-def ranks_by(labeler: Ranker, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...]:
-    """What a labeler says of answers. InputError: they raise, or give something else than a rank for each."""
-    said = asked(f"labeler {labeler.name}", labeler.rank, prompt, answers)
+def label(store: Store, labelers: Sequence[Ranker], prompts: Mapping[str, Prompt] = {}) -> int:
+    """Lets labelers do what a store asks for, in turn, until there is nothing left for any of them; how many submissions they
+    made. Who is not known there is added. prompts: comparison's id → the prompt, for those who look at its category and
+    columns. InputError: as for `ask`."""
+    require_names([one.name for one in labelers])
+    known = {person.name for person in store.labelers()}
+    for one in labelers:
+        if one.name not in known:
+            store.add_labeler(one.name, one.group)
+    waiting, count = list(labelers), 0
+    while waiting:
+        for one in list(waiting):
+            lease = store.lease(one.name, ["comparison"])
+            if lease is None:
+                waiting.remove(one)
+                continue
+            task = lease.task
+            assert isinstance(task, Comparison)
+            prompt = prompts.get(task.id, Prompt(task.prompt, user=task.user))
+            opinion = opinion_of(one, prompt, tuple(each.text for each in task.completions))
+            if store.submit(judged_by(one, task, opinion, id=f"{task.id}/{one.name}")):
+                count += 1
+            else:
+                waiting.remove(one)  # it was taken back: they would say the same again
+    return count
+
+
+def require_names(names: Sequence[str]) -> None:
+    """InputError: there is no labeler, or two have one name."""
+    if not names:
+        raise InputError("there is no labeler to rank the answers; give at least one")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two labelers are called {twice[0]}; give each a name of their own")
+
+
+def judged_by(labeler: Ranker, about: Comparison, opinion: Opinion, **more: Any) -> Judgement:
+    """A labeler's opinion as a judgement, of which the ranks are dense. InputError, with their name: it is none, see
+    `checked_judgement`."""
+    opinion = opinion._replace(ranks=ranks_of([-rank for rank in opinion.ranks]))
     try:
-        return whole_ranks(said, len(answers))
+        return about.judged(labeler.name, **opinion._asdict(), group=labeler.group, **more)
+    except InputError as error:
+        raise InputError(f"labeler {labeler.name}: {error}") from error
+
+
+def opinion_of(labeler: Ranker, prompt: Prompt, answers: Sequence[str]) -> Opinion:
+    """What a labeler says of answers. InputError: they raise, or give neither a rank for each nor a reason to skip."""
+    said = asked(f"labeler {labeler.name}", labeler.rank, prompt, answers)
+    opinion = said if isinstance(said, Opinion) else Opinion(said)
+    if opinion.skipped:
+        return opinion
+    try:
+        return opinion._replace(ranks=whole_ranks(opinion.ranks, len(answers)))
     except InputError as error:
         raise InputError(
             f"labeler {labeler.name} gave {shortened(said)} for {len(answers)} answers; let them give each a whole number "

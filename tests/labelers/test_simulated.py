@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.world import make_world, questions
-from rlhf_jax.labelers import Gold, impression, make_labelers, rank
+from rlhf_jax.labelers import Gold, Habits, agreements, impression, make_labelers, rank
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,78 @@ def test_readings_are_drawn_anew_with_every_seed_and_stay_with_it(asked):
     distinct = len({(q.text, gold.facets(q, a)) for q, a in read}) * 8  # answers that look alike are read alike
     assert distinct > 800
     assert abs(np.corrcoef(first, second)[0, 1]) < 4 / distinct**0.5
+
+
+# Habits and groups. Each against the same people without it.
+
+
+def rankings(people, asked, turned=False):
+    gold, prompts = asked
+    rows = [[q.wanted[0], "", "Nobody knows.", f"{q.wanted[0]} And so on and on, at some length."] for q in prompts]
+    found = [
+        [rank(p, gold, q, row[:: -1 if turned else 1]) for q, row in zip(prompts, rows, strict=True)] for p in people
+    ]
+    return [[ranks[:: -1 if turned else 1] for ranks in each] for each in found]
+
+
+def test_what_nobody_asked_for_changes_nothing(asked):
+    plain = make_labelers(0, 4, "train")
+    assert plain == make_labelers(0, 4, "train", Habits(), {"": (1.0,) * 5})
+    assert rankings(plain, asked) == rankings(plain, asked, turned=True)
+
+
+def test_rankings_are_flipped_as_often_as_said_and_pairs_with_them(asked):
+    plain, flipping = make_labelers(0, 12, "train"), make_labelers(0, 12, "train", Habits(flips=0.25))
+    flips, n, same, pairs = 0, 0, 0, 0
+    for before, after in zip(rankings(plain, asked), rankings(flipping, asked), strict=True):
+        for one, other in zip(before, after, strict=True):
+            turned = tuple(max(one) + 1 - r for r in one)
+            assert other in (one, turned)
+            n += 1
+            flips += other == turned != one
+            same, pairs = same + agreements([one, other])[0], pairs + agreements([one, other])[1]
+    assert n == 720
+    assert abs(flips / n - 0.25) < 3 * (0.25 * 0.75 / n) ** 0.5
+    assert abs(1 - same / pairs - 0.25) < 0.06
+    assert rankings(make_labelers(0, 2, "train", Habits(flips=1.0)), asked) != rankings(plain[:2], asked)
+
+
+def test_who_abstains_says_so_and_the_rest_stays(asked):
+    plain, lazy = make_labelers(0, 12, "train"), make_labelers(0, 12, "train", Habits(abstains=0.3))
+    pairs = [(one, other) for a, b in zip(rankings(plain, asked), rankings(lazy, asked), strict=True)
+             for one, other in zip(a, b, strict=True)]  # fmt: skip
+    skipped = sum(other == () for _, other in pairs) / len(pairs)
+    assert abs(skipped - 0.3) < 3 * (0.3 * 0.7 / len(pairs)) ** 0.5
+    assert all(other in ((), one) for one, other in pairs)
+
+
+def test_position_and_length_are_worth_what_is_said(asked):
+    gold, prompts = asked
+    (plain,) = make_labelers(0, 1, "train")
+    (eager,) = make_labelers(0, 1, "train", Habits(position=1000.0))
+    (wordy,) = make_labelers(0, 1, "train", Habits(length=2.0))
+    for question in prompts[:20]:
+        answers = ["Nobody knows.", question.wanted[0], ""]
+        assert rank(eager, gold, question, answers) == rank(eager, gold, question, answers[::-1]) == (1, 2, 3)
+        for answer in answers:
+            more = impression(wordy, gold, question, answer) - impression(plain, gold, question, answer)
+            assert more == pytest.approx(2.0 * len(answer) / 100)
+
+
+def test_noise_is_as_large_as_said(asked):
+    gold, prompts = asked
+    (exact,) = make_labelers(0, 1, "train", Habits(noise=0.0))
+    for question in prompts[:20]:
+        seen = gold.facets(question, "Nobody knows.")
+        assert impression(exact, gold, question, "Nobody knows.") == pytest.approx(np.dot(exact.weights, seen))
+
+
+def test_groups_may_oppose_each_other(asked):
+    gold, prompts = asked
+    groups = {"plain": (1.0,) * 5, "contrary": (-1.0,) * 5}
+    people = make_labelers(0, 6, "train", Habits(noise=0.0), groups)
+    assert [p.group for p in people] == ["plain", "contrary"] * 3
+    for question in prompts[:20]:
+        answers = [question.wanted[0], ""]
+        for person in people:
+            assert rank(person, gold, question, answers) == ((1, 2) if person.group == "plain" else (2, 1))
