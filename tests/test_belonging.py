@@ -17,6 +17,7 @@ from rlhf_jax import stages
 from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Estimate
+from rlhf_jax.labelers import Habits
 from rlhf_jax.stages import AnswersToRank, CandidateRows, Candidates, Evaluate, Ranker, Trained
 from rlhf_jax.steps import text_step
 from tests.refusals import refusal
@@ -446,6 +447,17 @@ def test_figures_without_a_pair_are_left_out_and_said(models, monkeypatch, world
     assert agreement_of(files, models, monkeypatch).keys() == {"accuracy/test"}
     assert "no ranking of a valid prompt fits" in capsys.readouterr().err
     json.dumps({name: figure._asdict() for name, figure in found.items()})
+
+
+def test_who_abstains_is_compared_with_nobody(models, monkeypatch, world):
+    """Half of the labelers skip everything: the figures are the others'."""
+    truth = world.truth
+    assert len(truth.labelers) == 2
+    lazy = [truth.labelers[1]._replace(name="lazy", habits=Habits(abstains=1.0))]
+    alone = replace(world, truth=replace(truth, labelers=truth.labelers[:1]))
+    more = replace(world, truth=replace(truth, labelers=truth.labelers[:1] + lazy))
+    found = [agreement_of(data, models, monkeypatch) for data in (alone, more)]
+    assert found[0] == found[1] and "accuracy/train_labelers" in found[0]
 
 
 # The world behind given models.

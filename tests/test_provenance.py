@@ -19,7 +19,7 @@ from rlhf_jax import stages
 from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, train_tokenizer
 from rlhf_jax.equations import Mean
 from rlhf_jax.evals import Answers
-from rlhf_jax.labelers import impression, rank
+from rlhf_jax.labelers import Habits, Opinion, impression, rank
 from rlhf_jax.runtime import read_metrics
 from rlhf_jax.stages import AnswersToRank, Evaluate, Parts, Trained
 from rlhf_jax.stages.training import Epochs
@@ -449,6 +449,20 @@ def test_who_ranks_for_training_are_the_training_labelers(world):
     for one, of in zip(stages.simulated(truth), truth.labelers, strict=True):
         answers = (right, "No.", "Blah blah blah blah blah blah.")
         assert one.rank(prompt, answers) == rank(of, truth.gold, truth.question(prompt), answers)
+
+
+def test_labelers_have_the_habits_that_the_settings_say():
+    """All of them, each in its place."""
+    size = {"documents": 10, "prompts": 60, "demonstrations": 4, "labelers": 2, "heldout_labelers": 1}
+    said = {"noise": 1.0, "position_bias": 2.0, "length_bias": 3.0, "flips": 0.25, "abstains": 0.5}
+    truth = stages.from_world(stages.World(**size, **said), 0).truth
+    for labeler in (*truth.labelers, *truth.heldout_labelers):
+        assert labeler.habits == Habits(noise=1.0, position=2.0, length=3.0, flips=0.25, abstains=0.5)
+    assert stages.World().habits == Habits()
+    prompt = next(iter(truth.asked))
+    answers = [stages.simulated(replace(truth, labelers=[labeler._replace(habits=Habits(abstains=1.0))]))[0].rank(
+        Prompt(prompt), ("Yes.", "No.")) for labeler in truth.labelers]  # fmt: skip
+    assert answers == [Opinion(skipped="abstains")] * 2
 
 
 # Evaluation.

@@ -33,6 +33,7 @@ from rlhf_jax.labelers.judgement import (
     read_judgements,
     write_comparisons,
     write_judgements,
+    write_pairs,
 )
 from rlhf_jax.labelers.ranker import Ranker, by_scores, ranks_of
 from rlhf_jax.labelers.simulated import NOISE, Habits, Labeler, impression, make_labelers, rank
@@ -107,4 +108,5 @@ __all__ = [
     "write_comparisons",
     "write_demonstrations",
     "write_judgements",
+    "write_pairs",
 ]

@@ -382,6 +382,11 @@ def as_pairs(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
     return pairs
 
 
+def write_pairs(path: Path | str, judgements: Sequence[Judgement]) -> None:
+    """Writes the rows of `as_pairs` to a .jsonl file, in one move."""
+    _write(Path(path), as_pairs(judgements))
+
+
 def _answer(text: str, prompt: Conversation) -> Any:
     return f" {text}" if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 

@@ -137,7 +137,7 @@ def require_names(names: Sequence[str]) -> None:
 def judged_by(labeler: Ranker, about: Comparison, opinion: Opinion, **more: Any) -> Judgement:
     """A labeler's opinion as a judgement, of which the ranks are dense. InputError, with their name: it is none, see
     `checked_judgement`."""
-    opinion = opinion._replace(ranks=ranks_of([-rank for rank in opinion.ranks]))
+    opinion = opinion._replace(ranks=ranks_of([-float(rank) for rank in opinion.ranks]))
     try:
         return about.judged(labeler.name, **opinion._asdict(), group=labeler.group, **more)
     except InputError as error:

@@ -24,6 +24,7 @@ from rlhf_jax.labelers import (
     read_judgements,
     write_comparisons,
     write_judgements,
+    write_pairs,
 )
 from tests.refusals import refusal
 
@@ -298,8 +299,60 @@ def test_pairs_are_of_answers_of_which_one_is_better():
 
 @pytest.mark.parametrize("prompt", [P, CHAT])
 def test_pairs_read_back_are_the_pairs(tmp_path, prompt):
-    pairs = as_pairs([BARE._replace(prompt=prompt)])
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    write_pairs(tmp_path / "pairs.jsonl", [BARE._replace(prompt=prompt)])
     found = read_rankings(str(tmp_path / "pairs.jsonl"))
     assert {row.prompt for row in found} == {prompt}
     assert [row.answers for row in found] == [(TEXTS[0], TEXTS[1]), (TEXTS[0], TEXTS[2]), (TEXTS[1], TEXTS[2])]
+
+
+@pytest.mark.parametrize("prompt", [P, CHAT], ids=["transcript", "messages"])
+def test_trl_s_trainers_take_the_pairs(tmp_path, prompt):
+    """A step of RewardTrainer and of DPOTrainer on them, with a model of a few hundred numbers."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e .[oracle]")
+    datasets, tokenizers, hf = (pytest.importorskip(name) for name in ("datasets", "tokenizers", "transformers"))
+    write_pairs(tmp_path / "pairs.jsonl", [one._replace(prompt=prompt) for one in (FULL, BARE, SKIPPED, TIED)])
+    rows = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(rows) == 5
+    by_bytes = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            {c: i for i, c in enumerate(["<eos>", *tokenizers.pre_tokenizers.ByteLevel.alphabet()])}, []
+        )
+    )
+    by_bytes.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_bytes.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=by_bytes, eos_token="<eos>", pad_token="<eos>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    config = hf.GPT2Config(
+        vocab_size=257, n_positions=256, n_embd=8, n_layer=1, n_head=1, pad_token_id=0, eos_token_id=0, num_labels=1
+    )
+    common = {"output_dir": str(tmp_path / "out"), "max_steps": 1, "report_to": "none", "use_cpu": True, "bf16": False}
+    common |= {
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    trained = {
+        "reward": trl.RewardTrainer(
+            hf.GPT2ForSequenceClassification(config),
+            args=trl.RewardConfig(**common),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        ),
+        "dpo": trl.DPOTrainer(
+            hf.GPT2LMHeadModel(config),
+            ref_model=hf.GPT2LMHeadModel(config),
+            args=trl.DPOConfig(**common),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        ),
+    }
+    for trainer in trained.values():
+        assert trainer.train().global_step == 1
+    texts = [tokenizer.decode(row["chosen_ids"]) for row in trained["reward"].train_dataset]
+    opening = P if prompt == P else "system: Be brief.\nuser: Name a fruit.\n"
+    assert all(text.startswith(opening) for text in texts)
+    assert sum(TEXTS[1] in text for text in texts) == 3  # FULL's two pairs, and BARE's second against its third

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -355,8 +356,8 @@ def require_exact(store, count, wanted, kept, most):
 
 def test_threads_at_once(tmp_path):
     """Each opens the store, which none has made yet, at the same moment."""
-    path, stop, most, kept = tmp_path / "store.sqlite", threading.Event(), [0], []
-    begin, opened = threading.Barrier(4), threading.Barrier(5)
+    path, stop, most = tmp_path / "store.sqlite", threading.Event(), [0]
+    begin, opened = threading.Barrier(4, timeout=20), threading.Barrier(5, timeout=20)
 
     def one(name):
         begin.wait()
@@ -364,33 +365,25 @@ def test_threads_at_once(tmp_path):
             store.add_tasks(tasks(12), wanted=2)
             store.add_labeler(name)
             opened.wait()
-            kept.extend(work(store, name))
+            return work(store, name)
 
-    threads = [threading.Thread(target=one, args=(name,)) for name in PEOPLE]
-    for thread in threads:
-        thread.start()
-    opened.wait()
-    watching = threading.Thread(target=watch, args=(path, stop, most))
-    watching.start()
-    for thread in threads:
-        thread.join()
-    stop.set()
-    watching.join()
+    with ThreadPoolExecutor(5) as pool:
+        working = [pool.submit(one, name) for name in PEOPLE]
+        opened.wait()
+        watching = pool.submit(watch, path, stop, most)
+        kept = [id for each in working for id in each.result()]
+        stop.set()
+        watching.result()
     with Store(path) as store:
         require_exact(store, 12, 2, kept, most)
 
 
 def test_threads_share_a_store(tmp_path):
-    kept = []
-    with Store(tmp_path / "store.sqlite") as store:
+    with Store(tmp_path / "store.sqlite") as store, ThreadPoolExecutor(4) as pool:
         store.add_tasks(tasks(12), wanted=2)
         for name in PEOPLE:
             store.add_labeler(name)
-        threads = [threading.Thread(target=lambda n=name: kept.extend(work(store, n))) for name in PEOPLE]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        kept = [id for each in pool.map(work, [store] * 4, PEOPLE) for id in each]
         require_exact(store, 12, 2, kept, [0])
 
 
