@@ -59,9 +59,7 @@ from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Columns,
     Prompt,
-    drop_shared_prefixes,
     encode_prompts,
-    limit_per_user,
     prompt_fits,
     read_prompts,
 )
@@ -109,7 +107,6 @@ __all__ = [
     "checked_ranking",
     "coefficient_table",
     "content_sha256",
-    "drop_shared_prefixes",
     "encode_chat",
     "encode_chats",
     "encode_demonstrations",
@@ -123,7 +120,6 @@ __all__ = [
     "exchange_answers",
     "fits",
     "less_oldest_turns",
-    "limit_per_user",
     "load_chat_template",
     "load_tokenizer",
     "located",

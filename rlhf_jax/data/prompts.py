@@ -1,7 +1,6 @@
-"""Prompts without answers, and how InstructGPT curates them: what PPO starts from."""
+"""Prompts without answers: what PPO starts from."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -75,26 +74,3 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int)
 def prompt_fits(prompt: Prompt, tokenizer: Tokenizer, length: int) -> bool:
     """True where the prompt takes `length` tokens at most. Who filters by it says how many went."""
     return len(encode_prompt(prompt.conversation, tokenizer)) <= length
-
-
-def limit_per_user(prompts: Sequence[Prompt], most: int = 200) -> list[Prompt]:
-    """The first `most` prompts of every user (InstructGPT §3.2: 200). Prompts without a user all stay."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for prompt in prompts:
-        seen[prompt.user] += 1
-        if not prompt.user or seen[prompt.user] <= most:
-            kept.append(prompt)
-    return kept
-
-
-def drop_shared_prefixes(prompts: Sequence[Prompt], longest: int) -> list[Prompt]:
-    """The prompts less those equal to an earlier one, or like it in more than `longest` first characters.
-
-    InstructGPT §3.2 removes "prompts that share a long common prefix" and does not say how long. The
-    characters of `text` count, "\\n\\nHuman: " being the first nine of them.
-    """
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        first.setdefault(prompt.text[: longest + 1], prompt)
-    return list(first.values())

@@ -2,6 +2,7 @@
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.inspector import Inspected, write_inspector
@@ -30,15 +31,18 @@ from rlhf_jax.evals.report import scale_of, table_text, write_report
 __all__ = [
     "CONFIDENCE",
     "MODELS",
+    "QUANTILES",
     "RATING",
     "SHARE",
     "SYMBOLS",
     "Answers",
+    "Audit",
     "Browsed",
     "Cell",
     "Claim",
     "Continuation",
     "Estimate",
+    "Example",
     "Inspected",
     "Likelihood",
     "Line",
@@ -57,6 +61,7 @@ __all__ = [
     "table_text",
     "win_scores",
     "write_ablation",
+    "write_audit",
     "write_browser",
     "write_inspector",
     "write_report",

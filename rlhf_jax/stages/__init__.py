@@ -10,6 +10,7 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
     Files,
@@ -88,6 +89,7 @@ __all__ = [
     "AnswersToRank",
     "CandidateRows",
     "Candidates",
+    "Curation",
     "DataSets",
     "Decoder",
     "Devices",
@@ -126,6 +128,7 @@ __all__ = [
     "alignment_tax",
     "answers_of",
     "ask",
+    "audit_of",
     "batches",
     "begin",
     "best_epoch",
@@ -134,6 +137,8 @@ __all__ = [
     "choose_epoch",
     "compare",
     "comparisons",
+    "curate",
+    "curate_parts",
     "data_of",
     "data_sets",
     "data_that_fit",
@@ -176,6 +181,7 @@ __all__ = [
     "run_tokenizer",
     "sample_answers",
     "sample_rollouts",
+    "say_curated",
     "scores_by",
     "scores_of",
     "simulated",

@@ -37,6 +37,7 @@ from rlhf_jax.data.layouts import ANSWERS_ARE
 from rlhf_jax.errors import InputError
 from rlhf_jax.labelers import NOISE, Gold, Habits, Labeler, make_labelers
 from rlhf_jax.runtime import info
+from rlhf_jax.stages.curation import Curation, curate_parts, say_curated
 
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
 HELD_OUT = ("valid", "test")  # the parts that may be empty
@@ -105,6 +106,7 @@ class Files(Checked):
     prompts: str = ""  # prompts without answers
     unusable: Literal["error", "drop"] = "error"  # rows without an answer, a prompt, …: refuse them, or leave them out
     layout: Layouts = Layouts()
+    curation: Curation = Curation()  # of the prompts
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def from_world(settings: World, seed: int) -> DataSets:
 def from_files(files: Files, seed: int) -> DataSets:
     """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split; or, of a file whose layout names its
     split, in those that its rows say. No opening of a held-out conversation is in training, whichever file it is in. Pieces
-    of the text go by their own hash. What is left out is said.
+    of the text go by their own hash. Prompts are curated part by part (see `curate_parts`), when what is held out is settled:
+    an opening stays held out where its prompt is left out. What is left out is said.
 
     InputError: a file that cannot be read.
     """
@@ -233,17 +236,27 @@ def from_files(files: Files, seed: int) -> DataSets:
             return [], [reader(source, files.unusable, layout, part) for part in ("train", *HELD_OUT)]
         return reader(source, files.unusable, layout), [[] for _ in SPLIT]
 
-    def parted(rows: list[Text], given: list[list[Text]], what: str) -> Parts[Text]:
-        parts = Parts(*(mine + theirs for mine, theirs in zip(split.rows(rows), split.given(given), strict=True)))
-        count, kept = len(rows) + sum(map(len, given)), sum(map(len, parts.each().values()))
+    def parted(
+        rows: list[Text],
+        given: list[list[Text]],
+        what: str,
+        curated: Callable[[Sequence[list[Text]]], Sequence[list[Text]]] = lambda parts: parts,
+    ) -> Parts[Text]:
+        lists = [mine + theirs for mine, theirs in zip(split.rows(rows), split.given(given), strict=True)]
+        count, kept = len(rows) + sum(map(len, given)), sum(map(len, lists))
         left_out(count - kept, count, what, "hold what is held out elsewhere")
+        parts = Parts(*curated(lists))
         users = len({row.user for part in (rows, *given) for row in part if row.user})
         counts = f"{len(parts.train)} for training, {len(parts.valid)} for validation, {len(parts.test)} for testing"
         info(f"{what}: {counts}; {f'by {users} users' if users else 'no user is named'}")
         return parts
 
+    def curated(parts: Sequence[list[Prompt]]) -> list[list[Prompt]]:
+        found = curate_parts(parts, files.curation)
+        say_curated(found)
+        return [part.kept for part in found]
+
     prompts, given_prompts = read(read_prompts, "prompts")
-    prompts, given_prompts = _once(prompts), [_once(part) for part in given_prompts]
     demonstrations, given_demonstrations = read(read_demonstrations, "demonstrations")
     rankings, given_rankings = read(read_rankings, "rankings")
     given = openings(
@@ -258,7 +271,7 @@ def from_files(files: Files, seed: int) -> DataSets:
     return DataSets(
         text=Parts(clean, valid),
         demonstrations=parted(demonstrations, given_demonstrations, "demonstrations"),
-        prompts=parted(prompts, given_prompts, "prompts"),
+        prompts=parted(prompts, given_prompts, "prompts", curated),
         rankings=parted(rankings, given_rankings, "rankings"),
     )
 
@@ -314,14 +327,6 @@ def shortened_row(row: Text, fits: Callable[[Text], bool]) -> Text:
 
     shorter = less_oldest_turns(conversation, lambda each: fits(with_conversation(each)))
     return row if shorter is None or shorter is conversation else with_conversation(shorter)
-
-
-def _once(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts less those that say what an earlier one says, by the same user."""
-    first: dict[tuple, Prompt] = {}
-    for prompt in prompts:
-        first.setdefault((prompt.conversation, prompt.category, prompt.user), prompt)
-    return list(first.values())
 
 
 def pieces_of(document: str, characters: int = 4000) -> Iterable[str]:

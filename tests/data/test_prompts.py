@@ -1,4 +1,4 @@
-"""Prompts of every shape, padded on the left, and InstructGPT's curation."""
+"""Prompts of every shape, padded on the left."""
 
 import pytest
 
@@ -6,9 +6,7 @@ from rlhf_jax.data import (
     Layout,
     Messages,
     Prompt,
-    drop_shared_prefixes,
     encode_prompts,
-    limit_per_user,
     prompt_fits,
     read_demonstrations,
     read_prompts,
@@ -113,22 +111,3 @@ def test_a_prompt_that_is_too_long_is_named(tokenizer):
     sentence = f"prompt 2 is {n} tokens long and the context leaves {n - 1}: shorten it, raise the context"
     with pytest.raises(InputError, match=sentence):
         encode_prompts([Prompt("a"), Prompt(PROMPT)], tokenizer, n - 1)
-
-
-def test_a_user_gives_no_more_than_the_limit():
-    prompts = [Prompt(text, user=user) for text, user in ("1a", "2b", "3a", "4a", "5b")] + [Prompt("6")] * 3
-    assert [prompt.text for prompt in limit_per_user(prompts, 2)] == ["1", "2", "3", "5", "6", "6", "6"]
-    assert len(limit_per_user([Prompt("a", user="u")] * 201)) == 200
-
-
-def test_long_shared_prefixes_are_dropped():
-    prompts = [Prompt(text) for text in ("abcd1", "abcd2", "abce", "abc", "ab", "abc", "x")]
-    assert [p.text for p in drop_shared_prefixes(prompts, 3)] == ["abcd1", "abce", "abc", "ab", "x"]
-    assert [p.text for p in drop_shared_prefixes(prompts, 4)] == ["abcd1", "abcd2", "abce", "abc", "ab", "x"]
-
-
-def test_real_prompts(real_data):
-    prompts = read_prompts(str(real_data / "hh-rlhf/harmless-base.jsonl.gz"))
-    assert len(prompts) == 1878
-    kept = drop_shared_prefixes(prompts, 80)
-    assert len(kept) == len({prompt.text[:81] for prompt in prompts}) < 1878
