@@ -13,11 +13,13 @@ languages and lengths are ours. 3. Personal data are found by patterns, check di
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf_jax.data import Messages, Prompt
+from rlhf_jax.data import Messages, Prompt, read_prompts
+from rlhf_jax.data.curation import Curated, Dropped
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import write_audit
 from rlhf_jax.runtime import run, write_atomically
@@ -39,6 +41,8 @@ def main(c: Config) -> None:
     parts = data.prompts.each()
     curated = dict(zip(parts, curate_parts(list(parts.values()), c.files.curation), strict=True))
     say_curated(list(curated.values()))
+    layout = c.files.layout.of("prompts")
+    curated["none"] = in_no_part(read_prompts(c.files.prompts, c.files.unusable, layout), parts.values())
     kept = (row_of(prompt) | {"split": name} for name, part in curated.items() for prompt in part.kept)
     dropped = (
         row_of(each.prompt)
@@ -49,6 +53,16 @@ def main(c: Config) -> None:
     write_rows(c.folder / "kept.jsonl", kept)
     write_rows(c.folder / "dropped.jsonl", dropped)
     write_audit(c.folder / "audit.html", f"{c.files.prompts}: curation", audit_of(curated, c.files.curation))
+
+
+def in_no_part(prompts: Iterable[Prompt], parts: Iterable[Iterable[Prompt]]) -> Curated:
+    """Those that the split leaves out, because what they say is held out elsewhere."""
+    there, outside = Counter(prompt for part in parts for prompt in part), []
+    for prompt in prompts:
+        there[prompt] -= 1
+        if there[prompt] < 0:
+            outside.append(Dropped(prompt, "hold what is held out elsewhere"))
+    return Curated([], outside)
 
 
 def row_of(prompt: Prompt) -> dict:

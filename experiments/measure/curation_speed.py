@@ -4,8 +4,8 @@
     python experiments/measure/curation_speed.py --source prompts.jsonl --counts 10000,20000,40000
 
 Prompts are made of made-up words by Zipf's law: 90 % are new, 4 % near copies of earlier ones, 4 % begin with the first 300
-characters of an earlier one, 2 % have a telephone number or an e-mail address. Each is by one of a hundredth as many users as
-there are prompts, who write much or little by Zipf's law too. Or they are a file's, with such users. Each count is measured in
+characters of an earlier one, 2 % have a telephone number or an e-mail address. Each is by one of a hundredth as many users
+as prompts, who write much or little by Zipf's law too. Or they are a file's, with such users. Each count is measured in
 a process of its own, whose peak of memory is the program's: the prompts in memory, and what the step adds to them.
 """
 

@@ -162,11 +162,14 @@ def _share(count: int, of: int) -> str:
 
 def _bar(count: int, of: int) -> _Html:
     width = 100 * count / of if of else 0
-    return _Html(f'<span class="bar"><i style="width:{width:.1f}%"></i></span>{_share(count, of)}')
+    return _Html(
+        f'<span class="bar"><i style="width:{width:.1f}%"></i></span><span class="of">{_share(count, of)}</span>'
+    )
 
 
 CSS = """
 .bar { display: inline-block; width: 120px; height: 9px; margin-right: 10px; background: var(--tint); text-align: left }
+.of { display: inline-block; min-width: 3.6em }
 .bar i { display: block; height: 100%; background: var(--m2) }
 .prompt { font-size: 15.5px } .near { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 52em; color: var(--muted);
   font-size: 14.5px; border-left: 3px solid var(--rule); padding-left: 12px }

@@ -126,6 +126,7 @@ def test_the_program_writes_every_prompt_down_and_a_run_reads_them_in_their_part
     ]
     rows += [{"prompt": [{"role": "user", "content": "Name a fruit that is red."}], "category": "quiz"}, rows[0]]
     rows += [{"prompt": f"<b>{LONG}</b>{i}", "user": user_of(0)} for i in range(2)]
+    rows += [{"prompt": "How tall are two trees?", "user": user_of(part)} for part in (0, 2)]
     path, out = write("prompts.jsonl", rows), tmp_path / "out"
     line = [str(ROOT / "configs" / "curate.toml"), "--files.prompts", path, "--out", str(out)]
     program.main(begin(program.Config, program.__file__, "", [*line, "--files.curation.similarity", "0.99"]))
@@ -136,6 +137,8 @@ def test_the_program_writes_every_prompt_down_and_a_run_reads_them_in_their_part
     reasons = {row["reason"]: row for row in dropped}
     assert reasons["hold personal data"]["prompt"] == prompt_text(hostile)
     assert reasons["begin as an earlier one does"]["near"] == prompt_text(f"<b>{LONG}</b>0")
+    outside = reasons["hold what is held out elsewhere"]
+    assert (outside["user"], outside["split"]) == (user_of(0), "none")
     assert {row["id"] for row in kept if "id" in row} == set(range(120))
     assert {row["category"] for row in kept} == {"open_qa", "quiz", "other"}
 
@@ -146,7 +149,7 @@ def test_the_program_writes_every_prompt_down_and_a_run_reads_them_in_their_part
         assert texts_of(part) == texts_of(map(read, (row for row in kept if row["split"] == name)))
     page = (out / "audit.html").read_text()
     assert "<script>" not in page and "<b>Here" not in page and "&lt;b&gt;Here" in page and "&lt;script&gt;" in page
-    assert re.search(r"hold personal data</th><td>1</td><td>0</td><td>0</td><td>1</td>", page)
+    assert re.search(r"hold personal data</th><td>1</td><td>0</td><td>0</td><td>0</td><td>1</td>", page)
     assert "45.6 %" in page
     nothing = begin(program.Config, program.__file__, "", line[:1] + line[3:])
     refusal(lambda: program.main(nothing), "files.prompts names no file")
