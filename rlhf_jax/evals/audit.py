@@ -174,4 +174,5 @@ CSS = """
 .prompt { font-size: 15.5px } .near { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 52em; color: var(--muted);
   font-size: 14.5px; border-left: 3px solid var(--rule); padding-left: 12px }
 article { padding: 14px 0 16px } details { margin: 0 0 18px }
+@media (max-width: 600px) { .bar { display: none } }
 """
