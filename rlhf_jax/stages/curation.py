@@ -42,15 +42,13 @@ class Curation(Checked):
 
     once: bool = True  # leave out what a user has asked before
     per_user: Natural = 200  # prompts of one user at most (InstructGPT §3.2)
-    shared_prefix: Natural = (
-        200  # first characters beyond which prompts may not be alike (§3.2, which does not say how many)
-    )
+    shared_prefix: Natural = 200  # first characters beyond which no two may be alike (§3.2 does not say how many)
     similarity: Share = 0.0  # Jaccard similarity from which on two prompts are near duplicates, such as 0.8
     pii: bool = False  # leave out training prompts with personal data (§3.2)
     region: str = "US"  # whose phone numbers are known without a country code
     languages: str = ""  # those that are kept, as ISO 639 codes with commas between
-    shortest: Natural = 0  # characters
-    longest: Natural = 0  # characters
+    shortest: Natural = 0  # characters that a prompt has at least
+    longest: Natural = 0  # characters that a prompt has at most
     use_cases: bool = False  # the category of a prompt without one is its use-case (Table 1), by simple rules
 
     def codes(self) -> list[str]:
