@@ -28,6 +28,7 @@ MAY = {
     "steps": {"models", "equations"},
     "evals": {"models", "equations", "steps"},
     "labelers": {"models", "equations", "steps", "data"},
+    "labeling": {"data", "labelers"},
     "rewards": {"data"},
     "moderation": {"models", "equations", "steps", "evals", "labelers"},
     "stages": {*GROUND, "config", "steps", "evals", "labelers", "rewards", "moderation"},

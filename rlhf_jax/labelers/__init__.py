@@ -15,6 +15,8 @@ from rlhf_jax.labelers.endpoint import chat_completions
 from rlhf_jax.labelers.gold import RANGE, WEIGHTS, Facets, Gold, rating, rude_words
 from rlhf_jax.labelers.judgement import (
     FLAGS,
+    LEAST,
+    MOST,
     Comparison,
     Completion,
     Judgement,
@@ -37,7 +39,7 @@ from rlhf_jax.labelers.judgement import (
 )
 from rlhf_jax.labelers.ranker import Ranker, by_scores, ranks_of
 from rlhf_jax.labelers.simulated import NOISE, Habits, Labeler, impression, make_labelers, rank
-from rlhf_jax.labelers.store import KINDS, Lease, Person, Progress, RefusedError, Store
+from rlhf_jax.labelers.store import COMPARISON, KINDS, DiskError, Lease, Person, Progress, RefusedError, Share, Store
 from rlhf_jax.labelers.writing import (
     WRITINGS,
     Assignment,
@@ -46,13 +48,18 @@ from rlhf_jax.labelers.writing import (
     as_prompts,
     checked_assignment,
     checked_written,
+    read_assignments,
     write_demonstrations,
+    write_prompts,
 )
 
 __all__ = [
+    "COMPARISON",
     "CUT_OFF",
     "FLAGS",
     "KINDS",
+    "LEAST",
+    "MOST",
     "NOISE",
     "RANGE",
     "WEIGHTS",
@@ -61,6 +68,7 @@ __all__ = [
     "Assignment",
     "Comparison",
     "Completion",
+    "DiskError",
     "Facets",
     "Gold",
     "Habits",
@@ -73,6 +81,7 @@ __all__ = [
     "Ranker",
     "RefusedError",
     "Screened",
+    "Share",
     "Store",
     "Written",
     "agreed_by_task",
@@ -101,6 +110,7 @@ __all__ = [
     "rank",
     "ranks_of",
     "rating",
+    "read_assignments",
     "read_comparisons",
     "read_judgements",
     "rude_words",
@@ -109,4 +119,5 @@ __all__ = [
     "write_demonstrations",
     "write_judgements",
     "write_pairs",
+    "write_prompts",
 ]

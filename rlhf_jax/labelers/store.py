@@ -56,6 +56,16 @@ CREATE TABLE leases (
     until REAL NOT NULL,
     PRIMARY KEY (task, labeler)
 );
+CREATE TABLE shown (                -- how a task looks to a labeler, drawn when they are first given it
+    key TEXT PRIMARY KEY,           -- what they know it by: ids may say what completions come from, or what screens
+    task INTEGER NOT NULL REFERENCES tasks,
+    labeler TEXT NOT NULL REFERENCES labelers,
+    places TEXT NOT NULL,           -- JSON of the order of the completions
+    UNIQUE (task, labeler)
+);
+CREATE TABLE owner (
+    token TEXT NOT NULL             -- of who may see everything; its SHA-256
+);
 CREATE TABLE submissions (
     id TEXT PRIMARY KEY,
     task INTEGER NOT NULL REFERENCES tasks,
@@ -79,6 +89,10 @@ class RefusedError(InputError):
     """What a labeler may not do: it is well formed, and comes from nobody, twice, too late, or unasked."""
 
 
+class DiskError(InputError):
+    """What the disk or another program does to the file: the same call may succeed later."""
+
+
 class Person(NamedTuple):
     name: str
     group: str
@@ -89,6 +103,15 @@ class Lease(NamedTuple):
 
     task: Comparison | Assignment
     until: float
+    key: str  # random: what the labeler knows the task by
+    order: tuple[int, ...]  # random: that they see the completions in, as `Judgement.order`
+
+
+class Share(NamedTuple):
+    """A labeler's own part of the work."""
+
+    done: int  # skipped ones too
+    left: int  # that they may still be given, which others may be quicker at
 
 
 class Progress(NamedTuple):
@@ -223,6 +246,19 @@ class Store:
                 found = Person(name, team)
         return found
 
+    def renew_owner(self) -> str:
+        """A token for who may see everything, in the place of the one before it. It is shown once, as a labeler's is."""
+        token = secrets.token_urlsafe(32)
+        with self._change():
+            self._db.execute("DELETE FROM owner")
+            self._db.execute("INSERT INTO owner VALUES (?)", (_sha256(token),))
+        return token
+
+    def is_owner(self, token: str) -> bool:
+        """Whether it is the owner's; compared as `labeler_of` compares."""
+        given = _sha256(token)
+        return any(hmac.compare_digest(given, kept) for (kept,) in self._rows("SELECT token FROM owner"))
+
     def _person(self, name: str) -> Person:
         found = self._row("SELECT name, team FROM labelers WHERE name = ?", name)
         if found is None:
@@ -255,9 +291,33 @@ class Store:
             if found is None:
                 return None
             number, kind, body = found
-            until = now + self._lease
-            self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (number, labeler, until))
-        return Lease(_task_of(kind, body), until)
+            return self._leased(number, labeler, _task_of(kind, body))
+
+    def _leased(self, number: int, labeler: str, task: Comparison | Assignment) -> Lease:
+        until = self._clock() + self._lease
+        self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (number, labeler, until))
+        order = list(range(len(task.completions))) if isinstance(task, Comparison) else []
+        secrets.SystemRandom().shuffle(order)
+        self._db.execute(
+            "INSERT OR IGNORE INTO shown VALUES (?, ?, ?, ?)",
+            (secrets.token_urlsafe(12), number, labeler, json.dumps(order)),
+        )
+        key, places = self._row("SELECT key, places FROM shown WHERE task = ? AND labeler = ?", number, labeler)
+        return Lease(task, until, key, tuple(json.loads(places)))
+
+    def given(self, labeler: str, key: str) -> Lease:
+        """What a labeler was given, by the key that they know it by; its time may be over. RefusedError: nothing was."""
+        found = self._row(
+            "SELECT kind, body, coalesce(until, 0.0), places FROM shown JOIN tasks ON shown.task = number "
+            "LEFT JOIN leases ON leases.task = number AND leases.labeler = shown.labeler "
+            "WHERE key = ? AND shown.labeler = ?",
+            checked_text(key, "the key"),
+            labeler,
+        )
+        if found is None:
+            raise RefusedError(f"{labeler} was given no task by this key: ask for one")
+        kind, body, until, places = found
+        return Lease(_task_of(kind, body), until, key, tuple(json.loads(places)))
 
     def submit(self, given: Judgement | Written) -> bool:
         """Keeps what somebody said of a task that was leased to them, or why they skipped it; False: it is kept already, or
@@ -287,11 +347,11 @@ class Store:
             )
             lease = self._row("SELECT until FROM leases WHERE task = :number AND labeler = :labeler", names)
             if touched:
-                raise RefusedError(f"{given.labeler} has done {shortened(given.task)} already: undo that first")
+                raise RefusedError(f"{given.labeler} has done this task already: undo that first")
             if lease is None:
-                raise RefusedError(f"{shortened(given.task)} was not given to {given.labeler}: ask for a task")
+                raise RefusedError(f"this task was not given to {given.labeler}: ask for one")
             if wanted is not None and not given.skipped and done + reserved >= wanted:
-                raise RefusedError(f"{shortened(given.task)} went to others after its time had run out: ask for a task")
+                raise RefusedError("this task went to others after its time had run out: ask for another")
             self._keep(given, number)
             self._db.execute("DELETE FROM leases WHERE task = :number AND labeler = :labeler", names)
         return True
@@ -309,11 +369,9 @@ class Store:
             if last is None:
                 return None
             row, number, kind, body = last
-            until = self._clock() + self._lease
             self._db.execute("UPDATE submissions SET undone = 1 WHERE rowid = ?", (row,))
             self._db.execute("DELETE FROM leases WHERE labeler = ?", (labeler,))
-            self._db.execute("INSERT INTO leases VALUES (?, ?, ?)", (number, labeler, until))
-        return Lease(_task_of(kind, body), until)
+            return self._leased(number, labeler, _task_of(kind, body))
 
     def add_judgements(self, judgements: Sequence[Judgement]) -> int:
         """Takes what another store or a file has, under the names of its labelers; how many are new. Tasks that are not
@@ -373,6 +431,14 @@ class Store:
         """
         return Progress(*map(int, self._row(sums, {"now": self._clock(), "source": source})))
 
+    def share(self, labeler: str) -> Share:
+        """What a labeler has done, and what may still be theirs, screening included."""
+        sums = f"""
+            SELECT (SELECT count(*) FROM submissions WHERE labeler = :labeler AND undone = 0),
+                (SELECT count(*) FROM tasks WHERE NOT {TOUCHED} AND (wanted IS NULL OR wanted > {DONE} + {RESERVED}))
+        """
+        return Share(*self._row(sums, {"labeler": labeler, "now": self._clock()}))
+
     def judgements(self, source: str | None = None) -> list[Judgement]:
         """What was said of comparisons, of all or of one source, skipped ones too, in the order of the tasks; nothing that
         was taken back, or that screens."""
@@ -421,7 +487,7 @@ class Store:
             try:
                 yield
             except (sqlite3.Error, OSError) as error:
-                raise InputError(
+                raise DiskError(
                     f"{self.path} cannot be used ({error}): check the file and its disk, and try again"
                 ) from error
 

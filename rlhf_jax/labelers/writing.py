@@ -1,12 +1,14 @@
 """What labelers write: answers to prompts, and prompts themselves (Ouyang et al. 2022, §3.2 and App. A.1)."""
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.data import Conversation, Demonstration, Prompt, prompt_text
+from rlhf_jax.data import Conversation, Demonstration, Prompt, located, prompt_text, read_prompts, read_rows
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.labelers.judgement import checked_prompt, checked_seconds, checked_text
 
@@ -67,6 +69,34 @@ def checked_assignment(given: Assignment) -> Assignment:
     return Assignment(given.id, given.kind, about, user, source)
 
 
+def read_assignments(source: str, kind: str) -> list[Assignment]:
+    """What is to be written about the rows of `source` (see `read_rows`): of demonstrations their prompts, as `read_prompts`
+    has them; of other kinds a row {about, user}. Equal rows are as many assignments, and a file has the same ids each time.
+
+    InputError, with the line: see `checked_assignment`; a row without 'about', or with another key."""
+    found, seen = [], Counter()
+    for about, user, where in _about(source, kind):
+        with located(where):
+            name = json.dumps([kind, about, user], default=str)
+            seen[name] += 1
+            id = hashlib.sha256(f"{name}{seen[name]}".encode()).hexdigest()[:24]
+            found.append(checked_assignment(Assignment(id, kind, about, user, Path(source).name)))
+    return found
+
+
+def _about(source: str, kind: str) -> Iterator[tuple[Any, str, str]]:
+    if kind == "demonstration":
+        for prompt in read_prompts(source):
+            yield prompt.conversation, prompt.user, source
+        return
+    for row in read_rows(source):
+        unknown = [key for key in row.fields if key not in ("about", "user")]
+        if unknown or "about" not in row.fields:
+            wrong = f"the key {shortened(unknown[0])}" if unknown else "no 'about'"
+            raise InputError(f"{row.where}: there is {wrong}: a row is about a text, and may have a user")
+        yield row.fields["about"], row.fields.get("user") or "", row.where
+
+
 def checked_written(given: Written) -> Written:
     """What was written, its texts without white space around them.
 
@@ -123,13 +153,20 @@ def as_prompts(written: Sequence[Written]) -> list[Prompt]:
 
 def write_demonstrations(path: Path | str, demonstrations: Sequence[Demonstration]) -> None:
     """Writes rows {prompt, completion, user} to a .jsonl file, in one move; `read_demonstrations` reads them."""
-    path = Path(path)
+    _write(Path(path), [{"prompt": one.prompt, "completion": one.answer, "user": one.user} for one in demonstrations])
+
+
+def write_prompts(path: Path | str, prompts: Sequence[Prompt]) -> None:
+    """Writes rows {prompt, user} to a .jsonl file, in one move; `read_prompts` reads them."""
+    _write(Path(path), [{"prompt": one.conversation, "user": one.user} for one in prompts])
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if path.suffix != ".jsonl":
-        raise InputError(f"{path}: demonstrations are written as JSON lines: let the name end in .jsonl")
+        raise InputError(f"{path}: what is written goes into JSON lines: let the name end in .jsonl")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        for one in demonstrations:
-            file.write(json.dumps({"prompt": one.prompt, "completion": one.answer, "user": one.user}) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     partial.replace(path)
 
 

@@ -20,6 +20,7 @@ from rlhf_jax.labelers import (
     Person,
     Progress,
     RefusedError,
+    Share,
     Store,
     comparison,
     read_judgements,
@@ -249,6 +250,45 @@ def test_demonstrations_and_prompts_are_written_in_the_same_store(store):
     refusal(lambda: store.lease("Ann", ["songs"]), "there are no tasks of the kind 'songs'")
 
 
+# What a labeler sees of a task.
+
+
+def test_a_task_looks_the_same_to_a_labeler_whenever_they_are_given_it(store, clock):
+    store.add_tasks([comparison(f"Question {i}?", [f"{n}" for n in range(9)]) for i in range(4)], wanted=2)
+    first = store.lease("Ann")
+    assert sorted(first.order) == list(range(9))
+    assert store.given("Ann", first.key) == first
+    clock.now += 61
+    again = store.lease("Ann")
+    assert (again.task, again.key, again.order) == first[:1] + first[2:]
+    store.submit(said(again, "Ann", ranks=tuple(range(1, 10))))
+    assert store.given("Ann", first.key) == first._replace(until=0.0)
+    assert store.undo("Ann")[2:] == first[2:]
+    other = store.lease("Bob")
+    assert other.task == first.task and other.key != first.key
+    orders = {first.order, other.order}
+    for name in ("Ann", "Bob"):
+        for _ in range(3):
+            lease = store.lease(name)
+            orders.add(lease.order)
+            store.submit(said(lease, name, ranks=tuple(range(1, 10)), id=lease.key))
+    assert len(orders) == 6  # drawn from 9! = 362880
+    for wrong in ("", "nothing", first.task.id, other.key, "\ud800"):
+        refusal(lambda wrong=wrong: store.given("Ann", wrong))
+
+
+def test_a_labelers_share(store):
+    store.add_tasks(tasks(3))
+    store.add_screening([t.judged("me", ranks=(1, 2, 3)) for t in tasks(1, "known")])
+    assert store.share("Ann") == store.share("Bob") == Share(done=0, left=4)
+    store.submit(said(store.lease("Ann"), "Ann"))
+    store.submit(said(store.lease("Ann"), "Ann", ranks=(), skipped="not mine"))
+    store.lease("Bob")  # what screens; the place of nobody
+    assert store.share("Ann") == Share(done=2, left=2) and store.share("Bob") == Share(done=0, left=4)
+    store.lease("Ann")
+    assert store.share("Ann") == Share(done=2, left=2) and store.share("Bob") == Share(done=0, left=3)
+
+
 # Labelers.
 
 
@@ -265,6 +305,16 @@ def test_tokens_are_known_and_kept_nowhere(store, tmp_path):
     refusal(lambda: store.add_labeler("Ann"), "there is a labeler called Ann already")
     refusal(lambda: store.add_labeler(" "), "the labeler has no name")
     refusal(lambda: store.renew_token("Zoe"), "nobody is called 'Zoe' here")
+
+
+def test_there_is_one_owner(store, tmp_path):
+    assert not store.is_owner("")
+    first = store.renew_owner()
+    assert store.is_owner(first) and store.labeler_of(first) is None
+    second = store.renew_owner()
+    assert store.is_owner(second) and not store.is_owner(first)
+    assert not store.is_owner(store.renew_token("Ann"))
+    assert all(second.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
 
 # Files.
