@@ -47,6 +47,13 @@ def test_it_has_what_a_package_has(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} <= {"rlhf_jax", "bin"}
 
 
+def test_it_has_the_page_for_labelers_and_its_command(installed):
+    shipped = {path.name for path in (installed / "rlhf_jax" / "labeling" / "static").iterdir()}
+    assert shipped == {path.name for path in (ROOT / "rlhf_jax" / "labeling" / "static").iterdir()} >= {"label.html"}
+    (entries,) = installed.glob("rlhf_jax-*.dist-info/entry_points.txt")
+    assert "rlhf-label = rlhf_jax.labeling.__main__:main" in entries.read_text()
+
+
 def test_it_says_what_it_is(python, installed):
     version = python("-m", "rlhf_jax", "--version").split()[1]
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()

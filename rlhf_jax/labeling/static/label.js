@@ -222,7 +222,7 @@ const card = (text, i, rating) => el("div",
 const scale = i => {
   const [least, most] = about.scale, values = Array.from({ length: most - least + 1 }, (_, n) => least + n);
   const radio = value => el("label", {}, el("input", { type: "radio", name: `rating${i}`, value, onchange: () => rate(i, value) }), `${value}`);
-  return el("fieldset", { className: "scale" }, el("legend", {}, "Overall quality"), el("span", { className: "end" }, "bad"),
+  return el("fieldset", { className: "scale" }, el("legend", {}, `Overall quality, ${most} is best`), el("span", { className: "end" }, "bad"),
     ...values.map(radio), el("span", { className: "end" }, "good"));
 };
 

@@ -13,7 +13,7 @@ const table = (caption, heads, rows) => el("div", { className: "scroll", tabInde
       el("tr", {}, el("th", { scope: "row" }, first), ...rest.map(text => el("td", {}, `${text}`)))))));
 
 const labelers = (found, cutOff) => table("What each has done, and how far they agree",
-  ["Labeler", "Group", "Done", "Skipped", "Median time", "An hour", "Agrees with others", "Of pairs", `Screening, ${100 * cutOff} % to pass`, "Last"],
+  ["Labeler", "Group", "Done", "Skipped", "Median time", "Per hour", "Agrees with others", "Of pairs", `Screening, ${100 * cutOff} % to pass`, "Last"],
   found.map(one => [one.name, one.group || "–", one.done, one.skipped, seconds(one.median), fixed(one.hourly, 0),
     share(one.agreed, one.pairs), one.pairs,
     one.screened ? `${share(one.screened.agreed, one.screened.pairs)}, flags ${share(one.screened.same_flags, one.screened.flags)}: ${one.screened.passes ? "passes" : "does not pass"}` : "–",
