@@ -164,6 +164,7 @@ async def _labeling(store: Store, work: Callable[[Store, str, Any], dict[str, An
 
 
 def _next(store: Store, labeler: str, given: Any) -> dict[str, Any]:
+    _nothing(given)
     return _shown(store, labeler, store.lease(labeler))
 
 
@@ -172,8 +173,14 @@ def _submit(store: Store, labeler: str, given: Any) -> dict[str, Any]:
 
 
 def _undo(store: Store, labeler: str, given: Any) -> dict[str, Any]:
+    _nothing(given)
     lease = store.undo(labeler)
     return {**_shown(store, labeler, lease or store.lease(labeler)), "undone": lease is not None}
+
+
+def _nothing(given: dict[str, Any]) -> None:
+    if given:
+        raise InputError(f"the key {next(iter(given))[:80]!r} is unknown: send {{}}")
 
 
 def _shown(store: Store, labeler: str, lease: Lease | None) -> dict[str, Any]:

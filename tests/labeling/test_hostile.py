@@ -293,6 +293,8 @@ REQUESTS = {
     "a post to the page": sent("/"),
     "a post to the visit": sent("/visit"),
     "undo from another site": sent("/api/undo", Origin="http://evil.example"),
+    "a task of somebody's choice": sent("/api/next", body=lambda place: b'{"kinds": ["comparison"]}'),
+    "undo for another": sent("/api/undo", body=lambda place: b'{"labeler": "Bob"}'),
     "undo by GET": sent("/api/undo", method="GET", body=None),
     "undo by nobody": sent("/api/undo", token=""),
     "a task for nobody": sent("/api/next", token=""),

@@ -26,7 +26,7 @@ const kept = {
   },
 };
 
-let about = null, task = null, draft = null, current = 0, busy = true, seen = null;
+let about = null, task = null, draft = null, current = 0, busy = true, seen = null, worked = false;
 const of = kind => `label/${kind}/${about.labeler}/`;
 const compares = () => task?.kind === "comparison";
 
@@ -59,17 +59,17 @@ const deliver = async () => {
   let words = "";
   for (const name of kept.names(of("pending"))) {
     const { status, said } = await untilAnswered("submit", kept.get(name), "Saving");
-    if (status === 401) return stranger(said);
+    if (status === 401) return stop(status, said);
     kept.drop(name);
     if (status !== 200) words = `Not taken: ${said.error}`;
   }
   return words;
 };
 
-const stranger = said => {
+const stop = (status, said) => {
   task = null;
   draw();
-  at("step").textContent = "Who are you?";
+  at("step").textContent = status === 401 ? "Who are you?" : "This cannot go on";
   at("ask").textContent = `${said.error}.`;
   say("");
   return null;
@@ -78,8 +78,8 @@ const stranger = said => {
 const load = async (path = "next", words = "") => {
   busy = true;
   const { status, said } = path === "next" ? await untilAnswered("next", {}, "Loading") : await ask(path, {});
-  if (status === 401) return stranger(said);
-  if (status !== 200) return load("next", said.error ?? "No answer came.");
+  if (path === "undo" && passes(status)) return load("next", said.error ?? "No answer came.");
+  if (status !== 200) return stop(status, said);
   about = said;
   if (kept.names(of("pending")).length) {
     const refused = await deliver();
@@ -145,6 +145,7 @@ const rank = (i, value) => {
   changed(value ? `${name(i)}: rank ${value}${tied.length ? `, tied with ${tied.join(", ")}` : ""}` : `${name(i)}: no rank`);
 };
 const changed = words => {
+  worked = true;
   save();
   refresh();
   say(words);
@@ -292,7 +293,7 @@ const refresh = () => {
 };
 
 const area = (label, value, write, rows) => el("label", { className: "field" }, label,
-  el("textarea", { value, rows, oninput: event => { write(event.target.value); save(); } }));
+  el("textarea", { value, rows, oninput: event => { worked = true; write(event.target.value); save(); } }));
 
 const fields = () => {
   const label = { demonstration: "Your answer", plain: "Your prompt", few_shot: "The instruction", user_based: "Your prompt" }[task.kind];
@@ -364,4 +365,6 @@ document.addEventListener("keydown", event => {
 document.addEventListener("visibilitychange", save);
 addEventListener("pagehide", save);
 setInterval(save, 5000);
+// What somebody is at work on stays theirs; what is left open returns to others.
+setInterval(() => { if (worked && task && !busy) ask("next", {}); worked = false; }, 300_000);
 load();
