@@ -46,6 +46,7 @@ def all_are_there(prompts: list[Prompt], found: Curated) -> bool:
 # Shared prefixes.
 
 
+@settings(deadline=None)
 @given(TEXTS, TEXTS, st.integers(0, 5))
 def test_prefixes_are_those_that_comparing_every_pair_finds(held_out, texts, longest):
     def alike(one: str, other: str) -> bool:
@@ -87,6 +88,7 @@ def test_a_system_text_in_common_is_no_shared_prefix_and_another_one_is_another_
 # Users, repeats and lengths.
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["", "a", "b"])), st.lists(st.sampled_from("ab"), max_size=4), st.integers(1, 4))
 def test_a_user_gives_no_more_than_the_limit(users, held_out, most):
     prompts = [Prompt(f"{i}", user=user) for i, user in enumerate(users)]
@@ -155,23 +157,25 @@ def test_pairs_of_known_similarity(shared, caught):
         assert not dropped
 
 
-@settings(max_examples=8)
-@given(st.randoms(use_true_random=False), st.sampled_from([0.5, 0.7, 0.9]))
-def test_what_is_nearly_the_same_is_as_similar_as_is_said(rng, similarity):
+@pytest.mark.parametrize("similarity", [0.5, 0.7, 0.9])
+def test_what_is_nearly_the_same_is_as_similar_as_is_said(similarity):
+    rng = Random(f"{similarity}")
     words = ["apple", "pear", "plum", "quince", "fig", "grape", "lemon"]
-    prompts = asked(*(" ".join(rng.choices(words, k=8)) for _ in range(30)))
-    found = drop_near_duplicates(prompts[5:], similarity, prompts[:5])
-    assert all_are_there(prompts[5:], found)
+    prompts = asked(*(" ".join(rng.choices(words, k=8)) for _ in range(60)))
+    held_out, given_prompts = prompts[:5], prompts[5:]
+    found = drop_near_duplicates(given_prompts, similarity, held_out)
+    assert all_are_there(given_prompts, found)
+    sets = {id(p): {t[i : i + 5] for i in range(len(t) - 4)} for p in prompts for t in texts_of([p])}
 
     def alike(one: Prompt, other: Prompt) -> float:
-        a, b = ({t[i : i + 5] for i in range(len(t) - 4)} for t in texts_of([one, other]))
+        a, b = sets[id(one)], sets[id(other)]
         return len(a & b) / len(a | b)
 
-    there = [*prompts[:5], *found.kept]
+    there = [*held_out, *found.kept]
     for each in found.dropped:
-        assert each.near in there and alike(each.prompt, each.near) >= similarity
+        assert any(each.near is p for p in there) and alike(each.prompt, each.near) >= similarity
     missed = sum(alike(a, b) >= similarity for i, b in enumerate(there) for a in there[:i] if i >= 5)
-    assert missed <= 1
+    assert missed <= 0.01 * sum(alike(a, b) >= similarity for i, b in enumerate(prompts) for a in prompts[:i])
 
 
 def test_case_and_white_space_make_no_difference():
