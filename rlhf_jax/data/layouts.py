@@ -5,6 +5,7 @@ Demonstrations, rankings and prompts are all taken from that example, so that th
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,6 +28,7 @@ from rlhf_jax.data.dialogue import (
     prompt_text,
     words_of,
 )
+from rlhf_jax.data.judgements import is_bad, is_harmless, is_number, is_truth, judges, rates, words_in
 from rlhf_jax.data.paths import ABSENT, all_of, at, conditions, names_in, number_of, required, truth_of
 from rlhf_jax.data.sources import Row, name_of
 from rlhf_jax.data.turns import (
@@ -67,9 +69,9 @@ SCORES = (
     "rating",
 )  # of one of several answers, the largest is the best
 SYSTEMS = ("system", "system_prompt")
-JUDGEMENTS = (  # columns that may say of an answer that it is bad
-    *("label", "labels", "rating", "score", "overall_score", "rank", "stars", "reward", "helpfulness", "quality"),
-    *("correct", "is_correct", "is_safe", "preferred", "liked", "accepted", "is_good", "is_preferred", "thumbs_up"),
+LABELS = ("label", "kto_tag")  # of KTO, TRL's and LLaMA-Factory's
+CHOICES = re.compile(
+    r"choices|options|endings|alternatives|distractors|(?:choice|option|ending|distractor)_?\w|[A-E]|op[a-e]"
 )
 FOR_TEMPLATE = {
     "tools": "a list of JSON schemas",
@@ -88,7 +90,7 @@ CONTRADICTIONS = (  # names of which one would not be looked at
     *(("prompt", "messages"), ("ranks", "scores"), ("best", "ranks"), ("best", "scores")),
     *(("label", "answers"), ("label", "chosen"), ("label", "scores")),
 )
-PAIR_SCORES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating", "{}-score")  # of chosen and rejected
+TIES, FLIPS = {"tie", "tied", "draw", "equal"}, {"flip", "flipped", "swap", "swapped", "inverted", "reversed"}
 
 
 @dataclass(frozen=True)
@@ -540,11 +542,12 @@ class _Reader:
         if len(both) < 2:
             return ()
         ignored, scores = self.layout.says_nothing(), []
-        for form in PAIR_SCORES:
-            keys = [form.format(side) for side in ("chosen", "rejected")]
-            if self.fields.keys() >= set(keys) and ignored.isdisjoint(keys):
-                scores.append([number_of(self.fields[key], key) for key in keys])
-        for name in ("rating", "ratings", "scores"):
+        for key in (key for key in self.fields if "chosen" in key and rates(key.replace("chosen", ""))):
+            keys = [key, key.replace("chosen", "rejected")]
+            if all(is_number(self.fields.get(each)) for each in keys) and ignored.isdisjoint(keys):
+                sign = -1 if "rank" in words_in(key) else 1
+                scores.append([sign * number_of(self.fields[each], each) for each in keys])
+        for name in ("rating", "ratings", "score", "scores", "reward", "rewards"):
             rating = self.fields.get(name)
             if not isinstance(rating, list) or len(rating) != 2 or name in ignored:
                 continue
@@ -558,7 +561,14 @@ class _Reader:
                     "say in [files.layout] which columns to ignore",
                     "whose rejected answer is rated higher than the chosen one",
                 )
-        tied = bool(scores) and all(better == worse for better, worse in scores)
+        said = {self.said_of_pair(key): key for key in self.fields if key not in self.not_judging}
+        if "rejected" in said:
+            raise UnusableRowError(
+                f"{said['rejected']!r} is {shortened(self.fields[said['rejected']])}, by which the rejected answer is the "
+                "better one: exchange them, or say in [files.layout] which columns to ignore",
+                "whose rejected answer is said to be the better one",
+            )
+        tied = "tie" in said or (bool(scores) and all(better == worse for better, worse in scores))
         return (1, 1) if tied else (1, 2)
 
     # Several answers.
@@ -631,9 +641,10 @@ class _Reader:
         """What a label or a score that the layout names says of the one answer."""
         if len(answers) != 1 or ranks:
             return None, None
-        label = self.row.fields.get("label", ABSENT)
-        known = (label is None or isinstance(label, CELLS)) and "label" not in self.layout.says_nothing()
-        path, liked = self.layout.label or ("label" if known and not self.layout.scores else ""), None
+        found = ((key, self.row.fields[key]) for key in LABELS if key in self.row.fields)
+        labels = [key for key, value in found if value is None or isinstance(value, CELLS)]
+        labels = [key for key in labels if key not in self.layout.says_nothing() and not self.layout.scores]
+        path, liked = self.layout.label or next(iter(labels), ""), None
         if path:
             liked = truth_of(required(self.row.fields, path), path)
         if not self.layout.scores:
@@ -650,20 +661,62 @@ class _Reader:
         c = self.layout
         if c.label or c.scores or c.ranks or c.best:
             return None
-        for key, value in self.fields.items():
-            if isinstance(value, list) and len(value) == 1 == count:
-                (value,) = value  # of the one answer
-            if key.lower() not in JUDGEMENTS or key in c.says_nothing() or value == "" or not isinstance(value, CELLS):
-                continue
-            if count == 1 and key == "label" and not isinstance(self.fields[key], list) and truth_of(value) is not None:
-                continue
-            if count:
-                return InputError(
-                    f"there is {key!r} beside the answers, which may say that they are bad: drop rows by it in "
-                    f"[files.layout], as in drop = '{key} < 1', or to have rankings made by it name it and the answer, as in "
-                    f"answer = 'response' and scores = {key!r}, or say that it means nothing, ignore = {key!r}"
-                )
-        return None
+        doubted = [key for key in self.fields if self.is_doubted(key, count)]
+        if not doubted:
+            return None
+        key, value = doubted[0], self.fields[doubted[0]]
+        dropped = f"{key} < 1"
+        if is_truth(value):
+            dropped = f"{key} == false"
+        elif isinstance(value, str) and not is_number(value):
+            dropped = f"{key} == bad"
+        return InputError(
+            f"there is {key!r} beside the answers, which may say that they are bad: drop rows by it in [files.layout], as in "
+            f"drop = {dropped!r}, or to have rankings made by it name it and the answer, as in answer = 'response' and "
+            f"label = {key!r} (of true and false) or scores = {key!r} (of numbers), or say that it means nothing, "
+            f"ignore = {', '.join(doubted)!r}"
+        )
+
+    def is_doubted(self, key: str, count: int) -> bool:
+        """Whether a column may say of the answers that they are bad, or that they were exchanged."""
+        value, pair = self.fields[key], bool(self.layout.chosen) or "chosen" in self.fields
+        if isinstance(value, list) and len(value) == 1 == count:
+            (value,) = value  # of the one answer
+        if not count or value == "" or not isinstance(value, CELLS) or key in self.not_judging:
+            return False
+        if count > 1 and not pair:
+            return judges(key)
+        if pair and count > 1:
+            words = set(words_in(key))
+            if self.said_of_pair(key):
+                return False
+            if words & {"chosen", "rejected"}:  # of one of the two: numbers are compared, names of models mean nothing
+                return judges(key) and is_truth(value)
+            return judges(key) or is_bad(value) or (bool(words & FLIPS) and truth_of(value) is True)
+        if key in LABELS and not isinstance(self.fields[key], list) and truth_of(value) is not None:
+            return False
+        return judges(key) or (not is_harmless(key) and (is_bad(value) or is_truth(value)))
+
+    @cached_property
+    def not_judging(self) -> set[str]:
+        """The columns of prompt and answers, and those that the layout names."""
+        named = {path for name in self.layout.__dataclass_fields__ for path in names_in(getattr(self.layout, name))}
+        named = {step for path in named for step in (path.removeprefix("-"), path.removeprefix("-").split(".")[0])}
+        texts = (*CONVERSATIONS, "prompt", *QUESTIONS, *SUPPLEMENTS, *ANSWERS, *SEVERAL, *SYSTEMS, "chosen", "rejected")
+        others = ("user", "assistant", "category", "labeler", "history", "split")
+        return {*self.layout.says_nothing(), *self.used, *named, *texts, *others}
+
+    def said_of_pair(self, key: str) -> str:
+        """What a column says of chosen and rejected: "chosen" or "rejected" is the better, "tie"; "" is none of them."""
+        value, words = self.fields[key], set(words_in(key))
+        said = value.strip().casefold() if isinstance(value, str) else ""
+        if words & TIES and truth_of(value) is not None:
+            return "tie" if truth_of(value) else "chosen"
+        if "margin" in words and is_number(value):
+            return "rejected" if number_of(value, key) < 0 else "chosen"
+        if judges(key) or words & {"status", "choice", "label", *TIES}:
+            return "tie" if said in TIES else said if said in ("chosen", "rejected") else ""
+        return ""
 
     def name(self, name: str) -> str:
         """The category, the user or the labeler; "" where there is none, or "user" is what they said."""

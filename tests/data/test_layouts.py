@@ -415,8 +415,74 @@ def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, 
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        *({name: False} for name in ("is_chosen", "passed", "is_response_safe", "safe", "desirable", "anything")),
+        *({name: "bad"} for name in ("thumb", "feedback", "verdict", "judgement", "judgment", "anything")),
+        *({"toxic": True}, {"upvotes": -5}, {"preference": "B"}, {"isCorrect": 0}, {"anything": "False"}),
+    ],
+)
+def test_what_may_call_the_one_answer_bad_is_not_looked_past(jsonl, more):
+    path, (name,) = jsonl({"prompt": "Q", "response": "N", **more}), more
+    refusal(lambda: read_demonstrations(path), f"line 1: there is {name!r} beside the answers, which may", "ignore = ")
+    assert [d.answer for d in read_demonstrations(path, layout=Layout(ignore=name))] == ["N"]
+    assert read_prompts(path)[0].conversation == PROMPT
+
+
+def test_what_does_not_judge_the_answer_may_stand_beside_it(jsonl):
+    more = {"parallel_tool_calls": False, "reward_model": "m", "prompt_quality": "bad", "correct_answer": "B", "n": -1}
+    assert len(read_demonstrations(jsonl({"prompt": "Q", "response": "Y", "source": "s", **more}))) == 1
+
+
+def test_all_that_may_judge_is_named_at_once(jsonl):
+    row = {"prompt": "Q", "response": "Y", "safe": True, "stars": 5}
+    refusal(lambda: read_demonstrations(jsonl(row)), "there is 'safe'", "ignore = 'safe, stars'")
+
+
+def test_the_tag_of_llama_factorys_kto_is_a_label(jsonl, caplog):
+    rows = [{"instruction": "Q", "input": "C", "output": a, "kto_tag": a == "Y"} for a in ("N", "Y")]
+    assert [d.answer for d in read_demonstrations(jsonl(*rows))] == ["Y"]
+    assert "1 whose label is false" in caplog.text
+    assert [(j.answer, j.liked) for j in read_feedback(jsonl(*rows))] == [("N", False), ("Y", True)]
+    refusal(lambda: read_demonstrations(jsonl({**rows[0], "kto_tag": None})), "'kto_tag' is null: give it a value")
+    assert len(read_demonstrations(jsonl(*rows), layout=Layout(ignore="kto_tag"))) == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"is_flipped": True}, {"winner": "B"}, {"chosen_is_better": False}, {"rejected_safe": True}, {"note": "bad"}],
+)
+def test_what_may_say_that_a_pair_is_the_other_way_round_is_not_looked_past(jsonl, more):
+    path, (name,) = jsonl({"prompt": "Q", "chosen": "Y", "rejected": "N", **more}), more
+    refusal(lambda: read_rankings(path), f"line 1: there is {name!r} beside the answers")
+    assert len(read_rankings(path, layout=Layout(ignore=name))) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"margin": 2.0}, {"preference": "chosen"}, {"tie": False}, {"is_flipped": False}, {"status": "swapped"}),
+        *({"chosen_rank": 1, "rejected_rank": 2}, {"chosen_toxicity": 0.1, "rejected_toxicity": 0.9}),
+        *({"chosen_model": "a", "rejected_model": "b"}, {"chosen_length": 1, "rejected_length": 2}),
+    ],
+)
+def test_what_agrees_with_a_pair_may_stand_beside_it(jsonl, more):
+    (ranking,) = read_rankings(jsonl({"prompt": "Q", "chosen": "Y", "rejected": "N", **more}))
+    assert tuple(zip(ranking.answers, ranking.ranks, strict=True)) == PAIR
+
+
+@pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        (
+            {"chosen_reward": -1, "rejected_reward": 1},
+            "the rejected answer is rated higher (1) than the chosen one (-1)",
+        ),
+        ({"chosen_rank": 2, "rejected_rank": 1}, "the rejected answer is rated higher"),
+        ({"margin": -2.0}, "'margin' is -2.0, by which the rejected answer is the better one"),
+        ({"preference": "rejected"}, "'preference' is 'rejected', by which the rejected answer"),
+        ({"tie": True}, "all answers tie"),
+        ({"status": "tie"}, "all answers tie"),
         ({"score_chosen": 1, "score_rejected": 1}, "all answers tie"),
         ({"rating": [9, 9], "status": "tie"}, "all answers tie"),
         ({"scores": [1, 2]}, "the rejected answer is rated higher (2) than the chosen one (1)"),
