@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ from rlhf_jax.data.turns import (
     begun,
     conversation_of,
     ends_in_answer,
+    is_seen,
     is_whole,
     json_of,
     messages_in,
@@ -70,8 +71,8 @@ SCORES = (
 )  # of one of several answers, the largest is the best
 SYSTEMS = ("system", "system_prompt")
 LABELS = ("label", "kto_tag")  # of KTO, TRL's and LLaMA-Factory's
-CHOICES = re.compile(
-    r"choices|options|endings|alternatives|distractors|(?:choice|option|ending|distractor)_?\w|[A-E]|op[a-e]"
+CHOICES = re.compile(  # columns of what a question lets choose: MMLU's and ARC's, HellaSwag's, MedMCQA's
+    r"(?i:choices|options|endings|alternatives|distractors|(?:choice|option|ending|distractor)_?[a-z\d]|op[a-e])|[A-E]"
 )
 FOR_TEMPLATE = {
     "tools": "a list of JSON schemas",
@@ -183,6 +184,22 @@ class _Reader:
         self.row, self.layout = row, layout
         self.fields = {key: value for key, value in row.fields.items() if value is not None}
         self.used: set[str] = set()
+        self.answered = ""  # the column that the answers are read from
+        asked = self.fields.get("input")
+        if (
+            isinstance(asked, dict)
+            and "messages" in asked
+            and {"preferred_output", "non_preferred_output"} <= self.fields.keys()
+            and not any(getattr(layout, name) for name in ("prompt", *ANSWERS_ARE))
+        ):  # OpenAI's preferences
+            beside = layout.says_nothing() & {"tools", "input.tools"}
+            self.layout = replace(
+                layout,
+                prompt="input.messages",
+                chosen="preferred_output",
+                rejected="non_preferred_output",
+                tools=layout.tools or ("" if beside or not asked.get("tools") else "input.tools"),
+            )
 
     def example(self) -> Example:
         for key in UNSEEN:
@@ -248,7 +265,14 @@ class _Reader:
                 "answers = 'a, b'",
                 "without an answer",
             )
-        return (answer_of(self.fields[keys[0]]),), (), None
+        self.answered = key = keys[0]
+        value = self.fields[key]
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            raise InputError(
+                f"{key!r} is a list of texts: write the one answer as a string; or, of several, say which is better, as in "
+                f"answers = {key!r} and scores = 'scores' (or ranks, or best) in [files.layout]"
+            )
+        return (answer_of(value),), (), None
 
     def tried(self, answers: Callable[[], Answered]) -> Answered:
         """The answers, or what is wrong with them, of which a prompt that stands beside them knows nothing."""
@@ -280,9 +304,30 @@ class _Reader:
     def prompt(self) -> Conversation:
         """The prompt of a row that has it beside its answers."""
         asked = conversation_of(self.prompt_column())
+        texts = json_of(asked)
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            raise UnusableRowError(
+                f"the prompt is a list of texts written as JSON, {shortened(asked)}: write the text itself, or messages "
+                "where there are several turns",
+                "whose prompt is a list of texts written as JSON",
+            )
+        if isinstance(asked, str) and not is_seen(asked):
+            raise UnusableRowError("the prompt is empty: give it some text", "whose prompt is empty")
+        self.nothing_to_choose(asked)
         if isinstance(asked, str) and quotes_turns(asked):
             asked = Messages([{"role": "user", "content": asked}])
         return with_words(begun(self.system, self.history, asked))
+
+    def nothing_to_choose(self, asked: Conversation) -> None:
+        """InputError: choices beside a question that does not hold them."""
+        held = _typed(asked if isinstance(asked, str) else " ".join(map(words_of, asked)))
+        beside = [key for key in self.fields if CHOICES.fullmatch(key) and key not in self.not_judging]
+        for key in beside if not self.layout.prompt else ():
+            if missing := [text for text in _leaves(json_of(self.fields[key])) if _typed(text) not in held]:
+                raise InputError(
+                    f"there is {key!r} beside the question, which does not hold {shortened(missing[0])}: write the choices "
+                    f"into the prompt, or read on without them, ignore = {', '.join(beside)!r} in [files.layout]"
+                )
 
     def prompt_column(self) -> Any:
         if self.layout.prompt:
@@ -387,16 +432,18 @@ class _Reader:
             more = turns[len(opened) :]
             if answers and more and more not in [_said(answer, "assistant") for answer in answers]:
                 problem = problem or _another(key)
-        for key in (key for key in WRITTEN if key in unread and answers):
+        given = {_said(answer, "assistant")[-1][1] for answer in answers}
+        given |= {_typed(answer) for answer in answers if isinstance(answer, str)}
+        for key in (key for key in WRITTEN if key in unread and answers and key != self.answered):
             texts = _texts(self.fields[key])
-            if texts and not set(texts) & {_said(answer, "assistant")[-1][1] for answer in answers}:
+            if texts and not set(texts) & given:
                 problem = problem or _another(key)
         return problem
 
     def no_object(self, key: str) -> Any:
         """What the column holds. InputError: an object that is no message."""
         value = self.fields[key]
-        if isinstance(value, dict) and "content" not in value:
+        if isinstance(value, dict) and "content" not in value and not {"from", "value"} <= value.keys():
             texts = {name: len(text) for name, text in value.items() if isinstance(text, str)}
             inner = max(texts, key=lambda name: texts[name], default="text")
             raise InputError(
@@ -500,12 +547,19 @@ class _Reader:
         _, ranks, problem = self.tried(lambda: ((), self.pair_ranks(both), None))
         if has_prompt and not any(whole):
             return self.prompt(), *self.tried(lambda: (tuple(map(answer_of, both)), ranks, problem))
+        turns = next((key for key in CONVERSATIONS if self.fields.get(key, []) != []), "")
+        if turns and not any(whole) and not self.layout.chosen:  # LLaMA-Factory's: the turns before both
+            self.used.add(turns)
+            asked = self.whole(self.fields[turns])
+            prompt = with_words(asked if isinstance(asked, Messages) else prompt_text(asked))
+            return prompt, *self.tried(lambda: (tuple(map(answer_of, both)), ranks, problem))
         self.used |= {self.layout.chosen or "chosen", path}
         for value in both:
             if isinstance(value, str) and not is_transcript(value):
                 raise InputError(
-                    "there are answers and no prompt: give it, or name its column in [files.layout], as in "
-                    "prompt = 'question' (a beginning that two texts share is none: where it ends nobody says)"
+                    'there are answers and no prompt: give it, as in {"prompt": "The sky is", "chosen": "blue.", '
+                    '"rejected": "green."}, or name its column in [files.layout], as in prompt = \'question\' (a '
+                    "beginning that two texts share is none: where it ends nobody says)"
                 )
         both = self.with_prompt_column([self.whole(value) for value in both])
         if not self.layout.chosen:
@@ -624,9 +678,15 @@ class _Reader:
         text = next((name for name in TEXTS if values and name in values[0]), "text")
         score = next((name for name in SCORES if values and all(v.get(name) is not None for v in values)), "")
         by_rank = not score or any(value.get("rank") is not None for value in values)
+        some = score or next((name for name in SCORES if any(v.get(name) is not None for v in values)), "")
+        by_rank = by_rank and not (some and all(value.get("rank") is None for value in values))
         for number, value in enumerate(values, 1):
             if not isinstance(value.get(text), (str, list)):
                 raise InputError(f"completion {number} has no {text!r}: add it, as a string")
+            if not by_rank and value.get(some) is None:
+                raise InputError(
+                    f"completion {number} has no {some!r}, which others have: add it, or give all a 'rank'"
+                )
             if by_rank and value.get("rank") is None:
                 raise InputError(f"completion {number} has no 'rank': add it, 1 being the best")
         # Texts are taken as they are: in files of our own they are what a model wrote, which may look like anything.
@@ -751,6 +811,15 @@ def _texts(value: Any) -> list[str]:
     found = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     texts = [next((v[name] for name in TEXTS if name in v), "") if isinstance(v, dict) else v for v in found]
     return [_typed(text) for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _leaves(value: Any) -> list[str]:
+    """All texts and numbers in a value, but for the keys of objects and ARC's labels of choices."""
+    if isinstance(value, dict):
+        return [text for key, inner in value.items() if key not in ("label", "key") for text in _leaves(inner)]
+    if isinstance(value, (list, tuple)):
+        return [text for inner in value for text in _leaves(inner)]
+    return [] if value in (None, "") else [str(value)]
 
 
 def _another(key: str) -> InputError:

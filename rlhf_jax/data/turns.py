@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from rlhf_jax.data.dialogue import (
     split_last_answer,
     split_shared_prompt,
 )
+from rlhf_jax.data.paths import truth_of
 from rlhf_jax.errors import InputError, shortened
 
 ROLES = {
@@ -33,6 +35,7 @@ ROLES = {
     **dict.fromkeys(("function_call", "tool_call"), "assistant"),  # see `_called`
     **{role: role for role in ("user", "assistant", "system", "developer", "tool", "function", "ipython")},
 }
+LEARNED = ("train", "training", "loss")  # keys of a turn that is learned: axolotl's two, ms-swift's
 # Python's repr of messages, as pandas writes a list into a cell; NumPy's has no commas, or "array(" before it.
 UNSEEN = (
     "image",
@@ -72,7 +75,7 @@ def json_of(value: Any) -> Any:
 
 def messages_or_text(value: Any) -> Any:
     """A text, a list of messages, or such a list written as JSON into a cell. InputError: Python's repr of one."""
-    if isinstance(value, dict) and {"role", "content"} <= value.keys():
+    if isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()):
         return [value]
     if not isinstance(value, str) or not REPR.fullmatch(value.strip()):
         return value
@@ -134,9 +137,21 @@ def _message(value: Any, number: int) -> Message:
         )
     # Tables fill up the keys that other messages have with null.
     rest = {key: plain(inner) for key, inner in value.items() if key not in names and inner is not None}
+    rest = _weighed(ROLES[role], rest)
     if role in ("function_call", "tool_call"):
         return {"role": "assistant", "content": "", "tool_calls": _called(value.get(names[1]), number), **rest}
     return {"role": ROLES[role], "content": plain(value.get(names[1])), **rest}
+
+
+def _weighed(role: str, rest: Message) -> Message:
+    """What else a message says, with OpenAI's weight of 0 for what axolotl's and ms-swift's keys say: that a turn is not to
+    be learned. Of others' turns, which are never learned, and where they say that it is, they say nothing."""
+    said = {key: truth_of(rest[key]) for key in (*LEARNED, "weight") if key in rest}
+    said = {key: truth for key, truth in said.items() if truth is not None}
+    if role != "assistant":
+        return {key: value for key, value in rest.items() if key not in LEARNED or said.get(key) is not False}
+    rest = {key: value for key, value in rest.items() if key not in LEARNED or key not in said}
+    return {**rest, "weight": 0} if False in said.values() else rest
 
 
 def _called(value: Any, number: int) -> list[Message]:
@@ -183,6 +198,12 @@ def as_answer(answer: Sequence[Message]) -> Answer:
             "an answer does not begin and end with a turn of the assistant: let it",
             "whose answer is not the assistant's",
         )
+    if any(message.get("weight") == 0 for message in answer if message["role"] == "assistant"):
+        raise UnusableRowError(
+            "the last answer has the weight 0 (train, training or loss: false), by which it is not to be learned: end the "
+            "conversation before it, or drop unusable rows",
+            "whose last answer has the weight 0",
+        )
     text = answer[0]["content"]
     bare = len(answer) == 1 and answer[0].keys() == {"role", "content"} and isinstance(text, str)
     return text if bare and text == text.strip() else Messages(answer)
@@ -191,15 +212,20 @@ def as_answer(answer: Sequence[Message]) -> Answer:
 def has_words(answer: Answer) -> bool:
     """True where an answer, or the last turn of one, says or calls anything."""
     if isinstance(answer, str):
-        return bool(answer.strip())
+        return is_seen(answer)
     return _says(answer[-1])
+
+
+def is_seen(text: str) -> bool:
+    """Whether a text holds more than white space and characters that nobody sees, such as U+200B."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
 
 
 def _says(message: Message) -> bool:
     content = message["content"]
     if isinstance(content, list):
         return any(part if isinstance(part, str) else part.get("text", True) for part in content)
-    return bool((content or "").strip() or message.get("tool_calls") or message.get("function_call"))
+    return bool(is_seen(content or "") or message.get("tool_calls") or message.get("function_call"))
 
 
 def begun(system: str, history: list[Message], prompt: Conversation) -> Conversation:
@@ -261,11 +287,6 @@ def split_last(conversation: Conversation) -> tuple[Conversation, Answer]:
         raise UnusableRowError(
             "the conversation does not end in a turn of the assistant: add the answer",
             "that do not end in a turn of the assistant",
-        )
-    if conversation[-1].get("weight") == 0:
-        raise UnusableRowError(
-            "the last answer has the weight 0, by which it is not to be learned: end the conversation before it",
-            "whose last answer has the weight 0",
         )
     if len(conversation) == 1:
         raise UnusableRowError("the conversation has no turn before the answer: add the prompt", "without a prompt")

@@ -532,6 +532,95 @@ def test_a_column_that_may_be_of_the_prompt_is_not_dropped_without_a_word(jsonl,
     assert len(read(path, layout=Layout(ignore=other))) == 1
 
 
+@pytest.mark.parametrize("said", [{"train": False}, {"training": False}, {"loss": False}, {"loss": 0}, {"weight": 0.0}])
+def test_whatever_says_that_a_turn_is_not_learned_is_its_weight(jsonl, said):
+    for row in (
+        {"messages": [user("Q"), assistant("Y", **said)]},
+        {"prompt": "Q", "completion": [assistant("Y", **said)]},
+    ):
+        refusal(lambda row=row: read_demonstrations(jsonl(row)), "line 1: the last answer has the weight 0")
+    talk = [user("P"), assistant("O", **said), user("Q"), assistant("Y")]
+    assert read_demonstrations(jsonl({"messages": talk}))[0].prompt[1] == assistant("O", weight=0)
+    yes = {"from": "gpt", "value": "Y", **dict.fromkeys(said, True)}
+    turns = [{"from": "human", "value": "Q", **(said if "weight" not in said else {})}, yes]
+    if "weight" not in said:
+        assert read_demonstrations(jsonl({"conversations": turns}))[0][:2] == (ASKED, "Y")
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("tools", [{"tools": [TOOL]}, {"tools": []}, {}])
+def test_openais_preferences_are_read_with_their_tools(jsonl, tools):
+    """The layout of OpenAI's preference fine-tuning files."""
+    asked = {"messages": [user("Q")], "parallel_tool_calls": True, **tools}
+    path = jsonl({"input": asked, "preferred_output": [assistant("Y")], "non_preferred_output": [assistant("N")]})
+    prompt = Messages([{**user("Q"), "chat_template_kwargs": tools}]) if tools.get("tools") else ASKED
+    assert [r[:3] for r in read_rankings(path)] == [(prompt, ("Y", "N"), (1, 2))]
+    assert read_demonstrations(path)[0][:2] == (prompt, "Y")
+    assert read_prompts(path)[0].conversation == prompt
+
+
+@pytest.mark.parametrize("turns", [[{"from": "human", "value": "Q"}], [user("Q")]])
+def test_llama_factorys_preferences_have_their_turns_before_both_answers(jsonl, turns):
+    row = {"conversations": turns, "chosen": {"from": "gpt", "value": "Y"}, "rejected": {"from": "gpt", "value": "N"}}
+    assert [r[:3] for r in read_rankings(jsonl(row))] == [(ASKED, ("Y", "N"), (1, 2))]
+    assert read_demonstrations(jsonl(row))[0][:2] == (ASKED, "Y")
+    assert read_prompts(jsonl({**row, "system": "S"}))[0].conversation == Messages([system("S"), *ASKED])
+    ends = {**row, "conversations": [*turns, assistant("Y")]}
+    refusal(lambda: read_rankings(jsonl(ends)), "line 1: the prompt ends in an answer")
+
+
+def test_an_answer_that_goes_on_with_turns_is_not_another_than_itself(jsonl):
+    answer = "a\n\nHuman: more\n\nAssistant: b"
+    assert read_demonstrations(jsonl({"prompt": "Q", "completion": answer}))[0][:2] == (PROMPT, answer)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"choices": ["0", "4"]}, {"options": {"A": "red"}}, {"choices": {"text": ["red"], "label": ["A"]}}),
+        *({"A": "red", "B": "blue"}, {"opa": "red"}, {"choices": '["red"]'}, {"option_1": "red"}),
+    ],
+)
+def test_choices_beside_a_question_are_not_left_out(jsonl, more):
+    row, first = {"question": "Which?", "answer": "B", **more}, next(iter(more))
+    for read in (read_demonstrations, read_prompts):
+        refusal(
+            lambda read=read: read(jsonl(row)), f"line 1: there is {first!r} beside the question, which does not hold"
+        )
+        assert len(read(jsonl(row), layout=Layout(ignore=", ".join(more)))) == 1
+        assert len(read(jsonl({**row, "question": "Which? A red B blue 0 4"}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            {"prompt": "Q", "completions": [{"response": "Y", "overall_score": 7.5}, {"response": "N"}]},
+            "completion 2 has no 'overall_score', which others have",
+        ),
+        (
+            {"prompt": "Q", "completions": [{"response": "Y"}, {"response": "N", "score": 1}]},
+            "completion 1 has no 'score', which others have",
+        ),
+        ({"instruction": "Q", "output": ["Y", "N"]}, "'output' is a list of texts: write the one answer as a string"),
+        ({"prompt": '["Q"]', "chosen": "Y", "rejected": "N"}, "the prompt is a list of texts written as JSON"),
+        ({"prompt": "\u200b", "chosen": "Y", "rejected": "N"}, "the prompt is empty"),
+        ({"prompt": [user("\u200b\ufeff")], "chosen": "Y", "rejected": "N"}, "the prompt is empty"),
+        ({"prompt": "Q", "chosen": "\u200b", "rejected": "N"}, "empty"),
+    ],
+)
+def test_rows_that_are_refused_with_what_to_write(jsonl, row, sentence):
+    refusal(lambda: read_rankings(jsonl(row)), "line 1: ", sentence)
+
+
+def test_a_list_of_answers_is_read_through_what_the_refusal_says(jsonl):
+    path = jsonl({"instruction": "Q", "output": ["N", "Y"], "scores": [1, 2]})
+    (ranking,) = read_rankings(path, layout=Layout(answers="output", scores="scores"))
+    assert (ranking.answers, ranking.ranks) == (("N", "Y"), (2, 1))
+
+
 def test_an_answer_of_weight_0_is_not_learned(jsonl, caplog):
     row = {"messages": [*TALK, assistant("Y", weight=0)]}
     refusal(lambda: read_demonstrations(jsonl(row)), "line 1: the last answer has the weight 0")
