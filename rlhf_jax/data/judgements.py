@@ -15,12 +15,17 @@ JUDGES = re.compile(
     r"verif\w*|hallucinat\w*|refus\w*|(?:un)?truth\w*|(?:un)?factual\w*|(?:dis)?honest\w*|(?:in)?coheren\w*|(?:ir)?relevan\w*|"
     r"following|flag|flags|flagged|moderation|violat\w*|winner|wins?|won|lost|(?:dis|un)?satisf\w*|usable|useful\w*|truncated|spam|"
     r"deleted|discarded|reported|wanted|unwanted|(?:un)?ethical|opinion|sentiment|reaction|agree\w*|disagree\w*|ok|okay|"
-    r"accura\w*|inaccura\w*|compliant|compliance|bias\w*|unbiased|trust\w*|fluen\w*|happy|appropriate\w*|inappropriate"
+    r"accura\w*|inaccura\w*|compliant|compliance|bias\w*|unbiased|trust\w*|fluen\w*|happy|positive|negative|overall|nsfw|nps|advantage|keep|include|exclude|skip|learn|errors?|decision|choice|"
+    r"result|results|consensus|match|matches|severity|appropriate\w*|inappropriate"
 )
 SCALE = re.compile(
-    r"ratings?|scores?|rank|rewards?|quality|helpful\w*|preferences?|stars|grades?|points|votes|upvotes|likes"
+    r"ratings?|scores?|rank|rewards?|quality|helpful\w*|preferences?|stars|grades?|points|votes|upvotes|likes|overall|win|"
+    r"correct\w*"
 )
-WORSE = re.compile(r"(?:tox|harm|hate|unsafe|bias|violat|bad|wrong|error|downvote|dislike|perplex|risk|loss)\w*")
+WORSE = re.compile(  # words of what is bad where it is true, or large
+    r"(?:tox|harm(?!less)|hate|unsafe|bias|violat|bad|wrong|error|downvote|dislike|perplex|risk|loss|flag|spam|delet|discard|fail|"
+    r"refus|reject|halluc|nsfw|offens|incorrect|invalid|truncat|report|unwanted|exclude|skip|swap|flip|nois|mislabel)\w*"
+)
 # Unless the name ends in one of these, or begins as what is said of the prompt does.
 OTHERWISE = re.compile(
     r"id|ids|model|models|name|names|url|version|source|date|time|timestamp|prompt|prompts|template|answers?|responses?|"
@@ -97,7 +102,7 @@ def words_in(name: str) -> tuple[str, ...]:
 def judges(name: str) -> bool:
     """Whether a column of this name may say of an answer that it is good or bad."""
     words = words_in(name)
-    if not words or name.lower() in HARMLESS or OTHERWISE.fullmatch(words[-1]):
+    if not words or name.lower() in HARMLESS or (OTHERWISE.fullmatch(words[-1]) and words[0] not in ("is", "was")):
         return False
     if words[0] in PROMPTS and "following" not in words:
         return False
@@ -105,10 +110,16 @@ def judges(name: str) -> bool:
 
 
 @cache
+def is_worse(name: str) -> bool:
+    """Whether a column of this name says that an answer is bad where it is true or large."""
+    return any(map(WORSE.fullmatch, words_in(name)))
+
+
+@cache
 def rates(name: str) -> bool:
     """Whether numbers of this name are larger for the better answer, or are ranks."""
     words = words_in(name)
-    return any(map(SCALE.fullmatch, words)) and not any(map(WORSE.fullmatch, words))
+    return any(map(SCALE.fullmatch, words)) and not is_worse(name)
 
 
 def is_harmless(name: str) -> bool:

@@ -28,7 +28,7 @@ from rlhf_jax.data.dialogue import (
     prompt_text,
     words_of,
 )
-from rlhf_jax.data.judgements import is_bad, is_harmless, is_number, is_truth, judges, rates, words_in
+from rlhf_jax.data.judgements import is_bad, is_harmless, is_number, is_truth, is_worse, judges, rates, words_in
 from rlhf_jax.data.paths import ABSENT, all_of, at, conditions, names_in, number_of, required, truth_of
 from rlhf_jax.data.sources import Row, name_of
 from rlhf_jax.data.turns import (
@@ -91,7 +91,20 @@ CONTRADICTIONS = (  # names of which one would not be looked at
     *(("prompt", "messages"), ("ranks", "scores"), ("best", "ranks"), ("best", "scores")),
     *(("label", "answers"), ("label", "chosen"), ("label", "scores")),
 )
-TIES, FLIPS = {"tie", "tied", "draw", "equal"}, {"flip", "flipped", "swap", "swapped", "inverted", "reversed"}
+TIES = {"tie", "tied", "draw", "equal"}  # words of what is said of a pair
+FLIPS = {
+    "flip",
+    "flipped",
+    "swap",
+    "swapped",
+    "inverted",
+    "reversed",
+    "exchanged",
+    "mislabeled",
+    "mislabelled",
+    "noisy",
+}
+MARGINS = {"margin", "gap", "delta", "diff", "difference", "strength"}  # of chosen above rejected
 
 
 @dataclass(frozen=True)
@@ -557,9 +570,9 @@ class _Reader:
         for value in both:
             if isinstance(value, str) and not is_transcript(value):
                 raise InputError(
-                    'there are answers and no prompt: give it, as in {"prompt": "The sky is", "chosen": "blue.", '
-                    '"rejected": "green."}, or name its column in [files.layout], as in prompt = \'question\' (a '
-                    "beginning that two texts share is none: where it ends nobody says)"
+                    "there are answers and no prompt: give it, or name its column in [files.layout], as in "
+                    "prompt = 'question' (a beginning that two texts share is none, where it ends nobody says: write "
+                    '{"prompt": "The sky is", "chosen": "blue.", "rejected": "green."})'
                 )
         both = self.with_prompt_column([self.whole(value) for value in both])
         if not self.layout.chosen:
@@ -596,20 +609,21 @@ class _Reader:
         if len(both) < 2:
             return ()
         ignored, scores = self.layout.says_nothing(), []
-        for key in (key for key in self.fields if "chosen" in key and rates(key.replace("chosen", ""))):
-            keys = [key, key.replace("chosen", "rejected")]
+        lower = {key.lower(): key for key in self.fields}
+        for name in (name for name in lower if "chosen" in name and rates(lower[name])):
+            keys = [lower[name], lower.get(name.replace("chosen", "rejected"), "")]
             if all(is_number(self.fields.get(each)) for each in keys) and ignored.isdisjoint(keys):
-                sign = -1 if "rank" in words_in(key) else 1
-                scores.append([sign * number_of(self.fields[each], each) for each in keys])
-        for name in ("rating", "ratings", "score", "scores", "reward", "rewards"):
+                scores.append((keys[0], [number_of(self.fields[each], each) for each in keys]))
+        for name in ("rating", "ratings", "score", "scores", "reward", "rewards", "rank", "ranks"):
             rating = self.fields.get(name)
             if not isinstance(rating, list) or len(rating) != 2 or name in ignored:
                 continue
             # As Distilabel has it: of the generations, which need not be in the order of chosen and rejected.
             numbers = [number_of(value, name) for value in rating]
-            scores.append(numbers[::-1] if both == (self.fields.get("generations") or both)[::-1] else numbers)
-        for better, worse in scores:
-            if better < worse:
+            exchanged = both == (self.fields.get("generations") or both)[::-1]
+            scores.append((name, numbers[::-1] if exchanged else numbers))
+        for name, (better, worse) in scores:
+            if (better > worse) if "rank" in name.lower() else (better < worse):
                 raise UnusableRowError(
                     f"the rejected answer is rated higher ({worse:g}) than the chosen one ({better:g}): exchange them, or "
                     "say in [files.layout] which columns to ignore",
@@ -622,7 +636,7 @@ class _Reader:
                 "better one: exchange them, or say in [files.layout] which columns to ignore",
                 "whose rejected answer is said to be the better one",
             )
-        tied = "tie" in said or (bool(scores) and all(better == worse for better, worse in scores))
+        tied = "tie" in said or (bool(scores) and all(better == worse for _, (better, worse) in scores))
         return (1, 1) if tied else (1, 2)
 
     # Several answers.
@@ -725,9 +739,10 @@ class _Reader:
         if not doubted:
             return None
         key, value = doubted[0], self.fields[doubted[0]]
-        dropped = f"{key} < 1"
+        number, truth = ("> 0", "true") if is_worse(key) else ("< 1", "false")
+        dropped = f"{key} {number}"
         if is_truth(value):
-            dropped = f"{key} == false"
+            dropped = f"{key} == {truth}"
         elif isinstance(value, str) and not is_number(value):
             dropped = f"{key} == bad"
         return InputError(
@@ -762,7 +777,10 @@ class _Reader:
         """The columns of prompt and answers, and those that the layout names."""
         named = {path for name in self.layout.__dataclass_fields__ for path in names_in(getattr(self.layout, name))}
         named = {step for path in named for step in (path.removeprefix("-"), path.removeprefix("-").split(".")[0])}
-        texts = (*CONVERSATIONS, "prompt", *QUESTIONS, *SUPPLEMENTS, *ANSWERS, *SEVERAL, *SYSTEMS, "chosen", "rejected")
+        texts = (*CONVERSATIONS, "prompt", *QUESTIONS, *SUPPLEMENTS, *ANSWERS, *SEVERAL, *SYSTEMS, "chosen")
+        rejected = self.fields.get("rejected")
+        if "chosen" in self.fields or (isinstance(rejected, str) and not is_truth(rejected)):
+            texts += ("rejected",)
         others = ("user", "assistant", "category", "labeler", "history", "split")
         return {*self.layout.says_nothing(), *self.used, *named, *texts, *others}
 
@@ -772,9 +790,9 @@ class _Reader:
         said = value.strip().casefold() if isinstance(value, str) else ""
         if words & TIES and truth_of(value) is not None:
             return "tie" if truth_of(value) else "chosen"
-        if "margin" in words and is_number(value):
+        if words & MARGINS and is_number(value):
             return "rejected" if number_of(value, key) < 0 else "chosen"
-        if judges(key) or words & {"status", "choice", "label", *TIES}:
+        if judges(key) or words & {"status", "label", *TIES}:
             return "tie" if said in TIES else said if said in ("chosen", "rejected") else ""
         return ""
 

@@ -420,6 +420,7 @@ def test_a_column_that_changes_what_a_row_means_is_not_looked_past(jsonl, more, 
         *({name: False} for name in ("is_chosen", "passed", "is_response_safe", "safe", "desirable", "anything")),
         *({name: "bad"} for name in ("thumb", "feedback", "verdict", "judgement", "judgment", "anything")),
         *({"toxic": True}, {"upvotes": -5}, {"preference": "B"}, {"isCorrect": 0}, {"anything": "False"}),
+        *({"rejected": True}, {"is_correct_answer": 0}, {"result": "loss"}, {"tests_passed": 0}, {"flagged": 1}),
     ],
 )
 def test_what_may_call_the_one_answer_bad_is_not_looked_past(jsonl, more):
@@ -436,7 +437,10 @@ def test_what_does_not_judge_the_answer_may_stand_beside_it(jsonl):
 
 def test_all_that_may_judge_is_named_at_once(jsonl):
     row = {"prompt": "Q", "response": "Y", "safe": True, "stars": 5}
-    refusal(lambda: read_demonstrations(jsonl(row)), "there is 'safe'", "ignore = 'safe, stars'")
+    refusal(lambda: read_demonstrations(jsonl(row)), "there is 'safe'", "'safe == false'", "ignore = 'safe, stars'")
+    toxic = {"prompt": "Q", "response": "Y", "toxic": False}
+    refusal(lambda: read_demonstrations(jsonl(toxic)), "drop = 'toxic == true'")
+    assert len(read_demonstrations(jsonl(toxic), layout=Layout(drop="toxic == true"))) == 1
 
 
 def test_the_tag_of_llama_factorys_kto_is_a_label(jsonl, caplog):
@@ -479,6 +483,8 @@ def test_what_agrees_with_a_pair_may_stand_beside_it(jsonl, more):
             "the rejected answer is rated higher (1) than the chosen one (-1)",
         ),
         ({"chosen_rank": 2, "rejected_rank": 1}, "the rejected answer is rated higher"),
+        ({"ChosenRating": 1, "RejectedRating": 2}, "the rejected answer is rated higher"),
+        ({"ranks": [2, 1]}, "the rejected answer is rated higher"),
         ({"margin": -2.0}, "'margin' is -2.0, by which the rejected answer is the better one"),
         ({"preference": "rejected"}, "'preference' is 'rejected', by which the rejected answer"),
         ({"tie": True}, "all answers tie"),
