@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from rlhf_jax.data.dialogue import (
     ASSISTANT,
     KWARGS,
     REASONING,
+    TEXT_PARTS,
     TURN,
     Answer,
     Conversation,
@@ -28,6 +29,7 @@ from rlhf_jax.data.dialogue import (
     checked_message,
     is_transcript,
     messages_of,
+    part_text,
     prompt_text,
     render,
     require_place,
@@ -41,6 +43,7 @@ from rlhf_jax.types import TextBatch
 ANSWERED = "\ufdd3"  # in the place of an answer whose tokens are there already; another noncharacter
 SHIELD = "\ufdd2"  # before content that reads as a special token; a noncharacter, as START and END
 STAND_IN = "\ufdd4"  # in the place of an answer, to see where a template puts it
+SPEAKERS = ("user", "assistant", "system", "developer")  # whose names tell something that no call does
 OPENING = ("system", "developer")  # messages that stand before the first turn
 ROLES = ("user", "assistant", "system")  # that the built-in templates know
 
@@ -62,14 +65,16 @@ def render_chat(
     documents: Sequence[Any] | None = None,
 ) -> str:
     """The text of messages {"role": str, "content": str, …}, with all their keys as a model's own template reads them; the
-    built-in ones know of users, assistants and systems, and of contents that are strings.
+    built-in ones know of users, assistants and systems, and of contents that are texts. A content may be parts {"type":
+    "text", "text": …}, which the template gets as one string where it does not read parts.
 
     With `add_generation_prompt` it ends where the assistant's next answer begins. As in Transformers, the template
     sees messages, tools, documents, what else the first message has under KWARGS, add_generation_prompt, bos_token,
     eos_token, pad_token and unk_token, raise_exception, strftime_now and tojson, and runs in a sandbox.
 
     InputError: broken messages; content that would begin a new turn; a tokenizer without the special tokens that
-    the template needs; a template that refuses the messages, or never reads their tools, calls, reasoning or the like.
+    the template needs; a template that refuses the messages, or never reads their tools, calls, reasoning or the like; a
+    content or a name that it does not write.
     """
     checked = _checked(messages, tokenizer, template, {"tools": tools, "documents": documents})
     return re.sub(f"[{START}{END}{SHIELD}]", "", _render(checked, tokenizer, template, add_generation_prompt))
@@ -190,11 +195,19 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
     what both share, so that both together are what the template makes of the conversation. In a transcript an answer is set
     off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
     """
-    begun = encode_prompt(prompt, tokenizer)
     if tokenizer.chat is None:
         text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
-        return begun, [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
-    tokens, mask = _whole(prompt, answer, tokenizer, tokenizer.chat)
+        return encode_prompt(prompt, tokenizer), [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
+    tokens, _, cut = _turn(prompt, answer, tokenizer, tokenizer.chat)
+    return tokens[:cut], tokens[cut:]
+
+
+def _turn(
+    prompt: Conversation, answer: Answer, tokenizer: Tokenizer, template: ChatTemplate
+) -> tuple[list[int], list[bool], int]:
+    """The tokens of a conversation with its answer, what is the assistant's, and where the answer begins."""
+    begun = encode_prompt(prompt, tokenizer)
+    tokens, mask = _whole(prompt, answer, tokenizer, template)
     same = _shared(begun, tokens)
     if same < len(begun):  # an answer may begin as the rest of the generation prompt does
         own = next((i for i in range(_asked(prompt, tokenizer, begun), len(mask)) if mask[i]), len(mask))
@@ -203,7 +216,7 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
         raise InputError(
             "in the chat template the answer does not continue its prompt: give it {% generation %} blocks"
         )
-    return tokens[:same], tokens[same:]
+    return tokens, mask, same
 
 
 def _asked(prompt: Conversation, tokenizer: Tokenizer, begun: list[int]) -> int:
@@ -237,10 +250,8 @@ def encode_learned(
             'turns = "last"'
         )
     if tokenizer.chat is not None:
-        begun, said = encode_turn(prompt, answer, tokenizer)
-        mask = _whole(prompt, answer, tokenizer, tokenizer.chat)[1]
-        own = mask if turns == "all" else [False] * len(begun) + mask[len(begun) :]
-        return begun + said, own
+        tokens, mask, cut = _turn(prompt, answer, tokenizer, tokenizer.chat)
+        return tokens, mask if turns == "all" else [False] * cut + mask[cut:]
     said = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
     asked = prompt if isinstance(prompt, str) else prompt_text(prompt)
     if turns == "all":
@@ -368,7 +379,7 @@ def _checked(
             )
     if not messages:
         raise InputError("the list of messages is empty: give one message at least")
-    checked = []
+    built_in, checked = template in BUILT_IN.values(), []
     for number, message in enumerate(messages, 1):
         what = f"message {number}"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -377,21 +388,155 @@ def _checked(
         if given and number == 1 and isinstance(message.get(KWARGS, {}), dict):
             message = {**message, KWARGS: {**message.get(KWARGS, {}), **given}}
         require_place(message, number, template.source)
-        if template in BUILT_IN.values():
+        if built_in:
             _, content = checked_message(message, number)
             message = {"role": message["role"], "content": content}
         else:
-            message = _as_templates_have_it(message)
+            message = _as_templates_have_it(message, number, template)
         checked.append(_shielded(message, tokenizer, template, what))
-    return checked
+    return checked if built_in else _as_written(checked, tokenizer, template)
 
 
-def _as_templates_have_it(message: Message) -> Message:
-    """The message less what is None, and with its reasoning under both names by which templates read it, as in Transformers
-    5.24."""
+def _as_templates_have_it(message: Message, number: int, template: ChatTemplate) -> Message:
+    """The message less what is None, with its reasoning under both names by which templates read it, as in Transformers
+    5.24, and texts among the parts of its content as {"type": "text", "text": …}. InputError: a part that is no text, of a
+    type that the template does not name."""
     given = {key: value for key, value in message.items() if value is not None}
+    if isinstance(given.get("content"), list):
+        given["content"] = [_part(part, number, template) for part in given["content"]]
     thought = next((given[name] for name in REASONING if name in given), None)
     return given if thought is None else {"thinking": thought, **given, "reasoning_content": thought}
+
+
+def _part(part: Any, number: int, template: ChatTemplate) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if (
+        isinstance(kind, str)
+        and kind not in TEXT_PARTS
+        and re.search(rf"""['"]{re.escape(kind)}['"]""", template.source)
+    ):
+        return part
+    return {**(part if isinstance(part, dict) else {}), "type": "text", "text": part_text(part, number)}
+
+
+def _probed(messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate) -> str | None:
+    """The text of the messages with marks behind all that they say; None where the template refuses them."""
+    try:
+        return _render([_probe(m, i) for i, m in enumerate(messages)], tokenizer, template, prompt=False)
+    except InputError:
+        return None
+
+
+def _lost(messages: list[Message], text: str) -> list[tuple[int, str]]:
+    """What of the messages is not in the text that was probed: their places from 0, and "content" or "name"."""
+    said = [(i, key, _says(m, key)) for i, m in enumerate(messages) for key in ("content", "name")]
+    return [(i, key) for i, key, places in said if places and text.count(_mark(i, key)) < places]
+
+
+@lru_cache(maxsize=1024)
+def _writes_all(turns: tuple[tuple[str, bool], ...], tokenizer: Tokenizer, template: ChatTemplate) -> bool:
+    """Whether the template writes each text of a conversation of such roles, True where one says something."""
+    messages: list[Message] = [{"role": role, "content": "." if says else ""} for role, says in turns]
+    text = _probed(messages, tokenizer, template)
+    return text is not None and not _lost(messages, text)
+
+
+def _as_written(messages: list[Message], tokenizer: Tokenizer, template: ChatTemplate) -> list[Message]:
+    """The messages in the form in which the template writes all that they say, which is found out by rendering.
+
+    Contents stay as they are given where it writes them so. A list of texts of which it would write Python's repr, or
+    nothing, becomes one text; a text that it would not write, a list of one part. Arguments of calls that are JSON in a
+    string become the object where the template would write JSON of that string, or cannot read it.
+    InputError: a content, or a name that is no tool's, which the template does not write in either form.
+    """
+
+    plain = all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages)
+    turns = tuple((message["role"], bool(_says(message, "content"))) for message in messages)
+    if plain and _writes_all(turns, tokenizer, template):
+        return messages
+    text, found = _probed(messages, tokenizer, template), messages
+    if _TWICE in (text or _TWICE) and (read := [_with_objects(m) for m in messages]) != messages:
+        text, found = _probed(read, tokenizer, template), read
+    if text is None:
+        turn = {i for i, message in enumerate(found) if isinstance(message.get("content"), list)}
+    else:
+        turn = {i for i, key in _lost(found, text) if key == "content"}
+    if turn:
+        found = [_other_form(message) if i in turn else message for i, message in enumerate(found)]
+        text = _probed(found, tokenizer, template)
+    if text is None:
+        return messages  # the template refuses them, and is to say why
+    for i, key in _lost(found, text):
+        raise InputError(
+            f"message {i + 1} has the role {messages[i]['role']!r} and a {key} for which the chat format has no place: name "
+            "a template that writes it, or leave it out"
+        )
+    return found
+
+
+_TWICE = f'\\"{STAND_IN}'  # in what a template writes of arguments that are JSON in a string: JSON of that
+
+
+def _mark(number: int, key: str) -> str:
+    return f"{STAND_IN}{number}{key[0]}{STAND_IN}"
+
+
+def _says(message: Message, key: str) -> int:
+    """In how many places a message says something under "content", or under "name" where it is none of a tool."""
+    value = message.get(key)
+    if key == "name" and message["role"] not in SPEAKERS:
+        return 0
+    texts = [part.get("text") for part in value] if isinstance(value, list) else [value]
+    return sum(isinstance(text, str) and bool(text.strip(f"{SHIELD} \n\r\t")) for text in texts)
+
+
+def _probe(message: Message, number: int) -> Message:
+    """The message with marks behind all that it says, which shows where a template writes it."""
+    probe = dict(message)
+    for key in ("content", "name"):
+        value, mark = message.get(key), _mark(number, key)
+        if isinstance(value, list):
+            probe[key] = [{**part, "text": part["text"] + mark} if part.get("text") else part for part in value]
+        elif _says(message, key):
+            probe[key] = f"{value}{mark}"
+    return _with_arguments(probe, lambda _: f'{{"{STAND_IN}": 0}}')
+
+
+def _with_objects(message: Message) -> Message:
+    def parsed(text: str) -> Any:
+        try:
+            value = json.loads(text.replace(SHIELD, ""))
+        except (ValueError, RecursionError):
+            return text
+        return value if isinstance(value, dict) else text
+
+    return _with_arguments(message, parsed)
+
+
+def _with_arguments(message: Message, of: Callable[[str], Any]) -> Message:
+    """The message with `of` the arguments of its calls that are strings."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+
+    def changed(call: Any) -> Any:
+        if not isinstance(call, dict):
+            return call
+        if isinstance(call.get("function"), dict):
+            return {**call, "function": changed(call["function"])}
+        return {**call, "arguments": of(call["arguments"])} if isinstance(call.get("arguments"), str) else call
+
+    return {**message, "tool_calls": [changed(call) for call in calls]}
+
+
+def _other_form(message: Message) -> Message:
+    """One text for a list of texts, a list of one for a text."""
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": [{"type": "text", "text": content}]}
+    if not all(part["type"] == "text" for part in content):
+        return message
+    return {**message, "content": "".join(part["text"] for part in content)}
 
 
 def _shielded(value: Any, tokenizer: Tokenizer, template: ChatTemplate, what: str) -> Any:
@@ -514,7 +659,8 @@ def _answer_spans(
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        other = [*messages[:i], {"role": "assistant", "content": STAND_IN}, *messages[i + 1 :]]
+        content = [{"type": "text", "text": STAND_IN}] if isinstance(message.get("content"), list) else STAND_IN
+        other = [*messages[:i], {"role": "assistant", "content": content}, *messages[i + 1 :]]
         base, before = (written(messages[:i], prompt=p) for p in (False, True))
         whole = written(messages[: i + 1], prompt=False)
         try:
@@ -528,7 +674,8 @@ def _answer_spans(
                 "give it {% generation %} blocks around what the assistant writes"
             )
         end = len(text) - _shared(text[::-1], changed[::-1]) if STAND_IN in changed else 0
-        if end > begin and (stop := special.match(text, end)):
+        own = {stop[0] for stop in special.finditer(whole, _shared(whole, before))}  # not the next speaker's
+        if end > begin and (stop := special.match(text, end)) and stop[0] in own:
             end = stop.end()
         elif text.startswith(whole) or end <= begin:
             ends = [found.end() for found in special.finditer(whole, begin)]

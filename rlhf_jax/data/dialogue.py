@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rlhf_jax.errors import InputError
+from rlhf_jax.errors import InputError, shortened
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
@@ -17,6 +17,7 @@ MARKERS = {"user": HUMAN, "assistant": ASSISTANT}
 ROLES = {marker: role for role, marker in MARKERS.items()}
 TURN = re.compile(f"({HUMAN}|{ASSISTANT})")
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one and the same
+TEXT_PARTS = ("text", "input_text", "output_text")  # types of a content's parts; the latter two are OpenAI's Responses'
 ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), REASONING)  # keys of a message that not every template reads
 
 
@@ -170,15 +171,31 @@ def is_transcript(text: str) -> bool:
 
 
 def checked_message(message: Any, number: int) -> tuple[str, str]:
-    """(role, content) of the message with this number. InputError: neither, an unknown role, no string."""
+    """(role, content) of the message with this number, parts of a content joined. InputError: neither, an unknown role, no
+    text."""
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         raise InputError(f"message {number} is no object with 'role' and 'content': give it both")
     role, content = message["role"], message["content"]
     if role not in ("user", "assistant", "system"):
         raise InputError(f"message {number} has the role {role!r}: use 'user', 'assistant' or 'system'")
+    if isinstance(content, list):
+        return role, "".join(part_text(part, number) for part in content)
     if not isinstance(content, str):
         raise InputError(f"message {number} has a content that is no string: make it one")
     return role, content
+
+
+def part_text(part: Any, number: int) -> str:
+    """The text that a part of the content of the message with this number is. InputError: it is something else."""
+    if isinstance(part, str):
+        return part
+    kind, text = (part.get("type", "text"), part.get("text")) if isinstance(part, dict) else (None, None)
+    if kind not in TEXT_PARTS or not isinstance(text, str):
+        raise InputError(
+            f"message {number} has the part {shortened(part)} in its content, which the chat format does not read: make it "
+            '{"type": "text", "text": "..."}, or remove it'
+        )
+    return text
 
 
 def _fields(message: Any, number: int) -> tuple[str, str]:
@@ -203,13 +220,19 @@ def require_place(message: Message, number: int, source: str) -> None:
             raise InputError(
                 f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has"
             )
+    if message.get("name") and message["role"] in MARKERS | {"system": ""} and not is_read("name"):
+        raise InputError(
+            f"message {number} has the role {message['role']!r} and a name for which the chat format has no place: name a "
+            "template that writes it, or leave it out"
+        )
     if number > 1 and message.get(KWARGS):
         raise InputError(f"message {number} has {KWARGS!r}, which are the conversation's: give them with the first")
     more = message.get(KWARGS, {}) if number == 1 else {}
     if not isinstance(more, dict):
         raise InputError(f"message 1 has {KWARGS!r} that are no object: give names and values")
     for name, value in more.items():
-        if (value and not is_read(name)) or name in ("messages", "add_generation_prompt"):
+        given = value is not None and value != [] and value != {} and value != ""
+        if (given and not is_read(name)) or name in ("messages", "add_generation_prompt"):
             column = name if name in ("tools", "documents") else KWARGS
             raise InputError(
                 f"there is {name!r} beside the messages, for which the chat format has no place: name a template that has, "

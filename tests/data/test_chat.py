@@ -45,6 +45,7 @@ TALK = [
     {"role": "user", "content": "Why?"},
     {"role": "assistant", "content": "So."},
 ]
+SILENT = [{"role": "user", "content": ""}]  # of which a template need not write anything
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +198,7 @@ def test_where_a_template_is_found(tmp_path, small):
     assert render_chat(TALK[:1], small, load_chat_template(tmp_path)) == "user=Hi;"
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "default"}]
     config.write_text(json.dumps({"chat_template": several}))
-    assert render_chat(TALK, small, load_chat_template(tmp_path)) == "default"
+    assert render_chat(SILENT, small, load_chat_template(tmp_path)) == "default"
     config.write_text(json.dumps({"chat_template": several[:1]}))
     with pytest.raises(InputError, match=r"tokenizer_config.json has no chat template"):
         load_chat_template(config)
@@ -218,22 +219,25 @@ def test_a_template_that_is_no_jinja(tmp_path):
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}", "<s>|</s>|"),
+        ("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}{{ messages[0].content }}", "<s>|</s>|Hi"),
         (
             "{% for m in messages %}\n  {% if m.role == 'user' %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}",
-            "Hi\nWhy?\n",
+            "Hi\n",
         ),
-        ("{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "Hi"),
-        ("{{ messages[1] | tojson }}", '{"role": "assistant", "content": "Hello é"}'),
-        ("{{ {'b': '<', 'a': 1} | tojson(indent=1, sort_keys=true) }}", '{\n "a": 1,\n "b": "<"\n}'),
-        ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
-        ("{{ tools is none and documents is none }}", "True"),
+        ("{% for m in messages %}{{ m.content }}{% break %}{% endfor %}", "Hi"),
+        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "Hi"}'),
+        (
+            "{{ {'b': '<', 'a': 1} | tojson(indent=1, sort_keys=true) }}{{ messages[0].content }}",
+            '{\n "a": 1,\n "b": "<"\n}Hi',
+        ),
+        ("{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}", "26 Jul 2024Hi"),
+        ("{{ tools is none and documents is none }}{{ messages[0].content }}", "TrueHi"),
         ("{{ messages[0]['content'].upper() ~ add_generation_prompt }}", "HIFalse"),
     ],
 )
 def test_what_a_template_sees(small, source, text):
     template = ChatTemplate(source, now=datetime.datetime(2024, 7, 26))
-    assert render_chat(TALK, small, template) == text
+    assert render_chat(TALK[:1], small, template) == text
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_white_space_that_a_special_token_takes_along(tmp_path):
     for flag, ids in expected.items():
         path = write_bytes_tokenizer(tmp_path / flag / "tokenizer.json", ["</s>"], **{flag: True})
         tokenizer = load_tokenizer(path)
-        assert encoded(TALK[:2], tokenizer, ChatTemplate("a </s> \n b"))[0] == ids
+        assert encoded(SILENT, tokenizer, ChatTemplate("a </s> \n b"))[0] == ids
         assert by_the_library(tokenizer, "a </s> \n b") == ids
 
 
@@ -278,14 +282,14 @@ def test_white_space_that_a_special_token_takes_along(tmp_path):
 def test_spaces_in_front_are_the_librarys(tmp_path, scheme):
     tokenizer, id = write_llama_tokenizer(tmp_path / "tokenizer.json", scheme)
     for text in ("Hi Hi</s>Hi", "<s>Hi Hi</s> Hi"):
-        assert encoded(TALK, tokenizer, ChatTemplate(text))[0] == by_the_library(tokenizer, text)
+        assert encoded(SILENT, tokenizer, ChatTemplate(text))[0] == by_the_library(tokenizer, text)
     first = "Hi" if scheme in ("first", "never") else "▁Hi"  # behind the first token of all, "first" is no more
-    assert encoded(TALK, tokenizer, ChatTemplate("<s>Hi"))[0] == [1, id[first]]
+    assert encoded(SILENT, tokenizer, ChatTemplate("<s>Hi"))[0] == [1, id[first]]
 
 
 def test_one_special_token_begins_as_another(tmp_path):
     tokenizer = load_tokenizer(write_bytes_tokenizer(tmp_path / "tokenizer.json", ["<a", "<a>", "</s>"]))
-    assert encoded(TALK, tokenizer, ChatTemplate("<a><a</s>"))[0] == [257, 256, 258]
+    assert encoded(SILENT, tokenizer, ChatTemplate("<a><a</s>"))[0] == [257, 256, 258]
 
 
 # --- the two ways to a mask
@@ -545,9 +549,10 @@ def test_a_transcript_has_its_system_message_at_its_start(small):
         encode_reply(TALK[:2], [SYSTEM, TALK[2]], small)
 
 
-def test_a_template_that_leaves_an_answer_out(small):
-    with pytest.raises(InputError, match="an answer stands 0 times: give it one that writes it once"):
-        encode_reply(TALK[:2], [TALK[2]], replace(small, chat=ChatTemplate("{{ messages[-1].content }}")))
+def test_a_template_that_writes_an_answer_twice(small):
+    twice = ChatTemplate("{% for m in messages %}{{ m.content ~ m.content }}{% endfor %}")
+    with pytest.raises(InputError, match="an answer stands 2 times: give it one that writes it once"):
+        encode_reply(TALK[:2], [TALK[2]], replace(small, chat=twice))
 
 
 def test_people_see_who_says_what_whatever_the_format():

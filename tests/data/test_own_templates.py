@@ -123,6 +123,15 @@ def theirs(folder):
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.fixture(scope="module")
+def theirs_or_none(folder):
+    try:
+        import transformers
+    except ImportError:
+        return None
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
 def by_hand(*parts):
     tokens, mask = [], []
     for part in (part for row in parts for part in row):
@@ -255,6 +264,125 @@ def test_a_built_in_template_says_what_it_has_no_place_for(small, key):
         encode_prompt(Messages([*talk, TALK[2]]), small)
 
 
+# Templates that read contents as strings (the first adds it to one), or as lists of parts, or as both.
+STRINGS = "{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}"
+TRIMS = "{% for m in messages %}{{ m.role }}:{{ m.content | trim }}\n{% endfor %}"
+PARTS = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %}{{ '\n' }}{% endfor %}"
+BOTH = (
+    "{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+)
+BOTH += "<{{ p.text }}>{% endfor %}{% endif %}{{ '\n' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
+def test_texts_in_parts_are_one_text_where_the_template_reads_no_parts(small, theirs_or_none, kind):
+    parts = [{"type": kind, "text": "Hi "}, {"type": kind, "text": "you"}]
+    talk = [{"role": "user", "content": parts}, {"role": "assistant", "content": "So."}]
+    texts = {STRINGS: "user:Hi you\nassistant:So.\n", PARTS: "user:Hi you\nassistant:So.\n"}
+    texts |= {TRIMS: texts[STRINGS], BOTH: "user:<Hi ><you>\nassistant:So.\n"}
+    for source, text in texts.items():
+        assert render_chat(talk, small, ChatTemplate(source)) == text
+        tokens, mask = encoded(talk, small, source)
+        assert small.decode(tokens) == text and "So." in small.decode(
+            [t for t, m in zip(tokens, mask, strict=True) if m]
+        )
+    chatml = render_chat(talk, small, load_chat_template("chatml"))
+    assert "user\nHi you<|im_end|>" in chatml
+    assert encode_prompt(Messages(talk[:1]), small) == list(b"\n\nHuman: Hi you\n\nAssistant:")
+    if theirs_or_none and kind == "text":
+        for source, given in ((BOTH, talk), (PARTS, [talk[0], *in_parts(talk[1:])])):
+            assert theirs_or_none.apply_chat_template(given, chat_template=source, tokenize=False) == texts[source]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"type": "text", "value": "Hi"}, {"type": "refusal", "refusal": "No"}, {"type": "thinking", "thinking": "Hm"}, 5],
+)
+def test_a_part_that_is_no_text_is_refused(small, part):
+    talk = [{"role": "user", "content": [part]}]
+    for source in (STRINGS, BOTH):
+        assert "message 1 has the part" in refusal(lambda s=source: render_chat(talk, small, ChatTemplate(s)))
+    assert "message 1 has the part" in refusal(lambda: encode_prompt(Messages(talk), small))
+
+
+def test_a_part_of_a_type_that_the_template_names_is_the_templates(small):
+    source = "{% for p in messages[0].content %}"
+    source += "{% if p.type == 'thinking' %}[{{ p.thinking }}]{% else %}{{ p.text }}{% endif %}"
+    content = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hi"}]
+    talk = [{"role": "assistant", "content": content}]
+    assert render_chat(talk, small, ChatTemplate(source + "{% endfor %}")) == "[Hm]Hi"
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "tool"])
+def test_a_message_that_the_template_does_not_write_is_refused(small, role):
+    spoken = "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role + ':' + m.content }}{% endfor %}"
+    talking, talk = (
+        replace(small, chat=ChatTemplate(spoken)),
+        [TALK[0], PLAIN[1], {"role": role, "content": "Hi"}, PLAIN[2]],
+    )
+    wanted = f"has the role '{role}' and a content for which the chat format has no place"
+    assert f"message 3 {wanted}" in refusal(
+        lambda: encode_prompt(Messages(talk), talking)
+    )  # though another says the same
+    assert wanted in refusal(lambda: encode_reply(talk[:2], talk[2:], talking))
+    silent = [*talk[:2], {**talk[2], "content": " "}, talk[3]]
+    assert small.decode(encode_prompt(Messages(silent), talking)) == "user:Hiassistant:Ho éuser:Why?"
+
+
+def test_a_name_that_the_template_does_not_write_is_refused(small):
+    talk = [{"role": "user", "content": "Hi", "name": "Ann"}]
+    named = "{% for m in messages %}{{ m.name if m.role == 'system' }}{{ m.content }}{% endfor %}"
+    for source in (STRINGS, named):
+        wanted = "message 1 has the role 'user' and a name for which the chat format has no place"
+        assert wanted in refusal(lambda s=source: render_chat(talk, small, ChatTemplate(s)))
+    assert wanted in refusal(lambda: encode_prompt(Messages(talk), small))
+    assert render_chat(talk, small, ChatTemplate(named.replace("system", "user"))) == "AnnHi"
+
+
+def test_arguments_in_a_string_are_not_written_as_json_twice(small, theirs_or_none):
+    def call(arguments):
+        made = [{"type": "function", "function": {"name": "look", "arguments": arguments}}]
+        return [TALK[0], {"role": "assistant", "content": "Ho", "tool_calls": made}]
+
+    begin = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}"
+    written = {"{{ a | tojson }}": False, "{{ a if a is string else a | tojson }}": True, "{{ a }}": True}
+    written["{% for key, value in a | items %}{{ key }}={{ value }}{% endfor %}"] = False
+    for form, as_string in written.items():
+        source, object = f"{begin}{form}{{% endfor %}}{{% endfor %}}", {"at": "é"}
+        string = json.dumps(object, ensure_ascii=False)
+        text = render_chat(call(string), small, ChatTemplate(source))
+        assert text == render_chat(call(string if as_string else object), small, ChatTemplate(source))
+        assert text.endswith('{"at": "é"}' if "items" not in form else "at=é")
+        if theirs_or_none:  # of which both say in their documents that objects are what templates read
+            given = call(string if as_string else object)
+            assert text == theirs_or_none.apply_chat_template(given, chat_template=source, tokenize=False)
+    assert render_chat(call("no JSON"), small, ChatTemplate(f"{begin}{{{{ a | tojson }}}}{{% endfor %}}{{% endfor %}}"))
+
+
+def test_where_nothing_ends_an_earlier_answer_the_next_speakers_mark_is_not_learned(small):
+    source = (
+        "{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|assistant|>' }}{{ m.content }}{% endfor %}"
+    )
+    source += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    talking = with_chat(small, ChatTemplate(source))
+    expected = by_hand(
+        ["<|user|>", "Hi", "<|assistant|>", ["Ho é"], "<|user|>", "Why?", "<|assistant|>", ["So.", "</s>"]]
+    )
+    assert encode_learned(Messages(PLAIN[:3]), "So.", talking, "all") == expected
+
+
+@pytest.mark.parametrize("value", [True, False, 0, "low"])
+def test_what_the_template_never_reads_is_refused_whatever_its_value(small, value):
+    talk = [{**TALK[0], KWARGS: {"enable_thinking": value}}]
+    assert "there is 'enable_thinking' beside the messages" in refusal(
+        lambda: render_chat(talk, small, ChatTemplate(STRINGS))
+    )
+    assert (
+        render_chat([{**TALK[0], KWARGS: {"tools": [], "documents": None}}], small, ChatTemplate(STRINGS))
+        == "user:Hi\n"
+    )
+
+
 # A conversation of each kind of row, beside which tools and other things stand.
 SCHEMAS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
 BESIDE = {"tools": SCHEMAS, "documents": [{"title": "Zoo", "text": "é"}], "chat_template_kwargs": {"mood": "kind"}}
@@ -369,6 +497,10 @@ def test_what_tables_fill_up_with_null_is_no_part_of_a_tool(jsonl):
     assert prompt.conversation[0][KWARGS]["tools"] == [{"name": "look", "parameters": {"day": day}}]
 
 
+def in_parts(talk):
+    return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in talk]
+
+
 PUBLISHED = [
     *("llama3_1", "llama3_2", "llama3", "qwen2_5", "qwen3", "qwen3_instruct_2507", "gemma", "gemma3", "phi3", "phi3_5"),
     *("deepseek_r1_distill", "deepseekv3", "smolvlm", "cohere", "glm4moe"),
@@ -385,11 +517,12 @@ def test_published_templates(small, theirs, name):
         pytest.skip(f"this TRL has no template {name}")
     source = path.read_text()
     template = ChatTemplate(source, now=datetime.datetime.now())
+    given = in_parts if name == "smolvlm" else list  # it writes nothing of contents that are strings
     for talk in (PLAIN[:1], PLAIN[:2], PLAIN[:3], PLAIN, SYSTEM + PLAIN, SYSTEM + PLAIN[:1], TALK):
         prompt = talk[-1]["role"] == "user"
         try:
             options = {"chat_template": source, "add_generation_prompt": prompt, "return_dict": False}
-            expected = theirs.apply_chat_template(talk, **options)
+            expected = theirs.apply_chat_template(given(talk), **options)
         except Exception:
             with pytest.raises(InputError, match="refuses the messages"):
                 encode_chat(talk, small, template, 10_000, prompt)
@@ -398,8 +531,6 @@ def test_published_templates(small, theirs, name):
         assert tokens.tolist() == expected
         said = small.decode(tokens[mask])
         answers = [m["content"].split("</think>")[-1].strip() for m in talk if m["role"] == "assistant"]
-        written = small.decode(expected)  # of some templates, of contents in parts alone
-        answers = [answer for answer in answers if answer in written]
         asked = [m["content"] for m in talk if m["role"] == "user"]
         assert all(answer in said for answer in answers) and not any(question in said for question in asked)
     shown = [{**USE[0], KWARGS: {"tools": SCHEMAS}}, *USE[1:]]
