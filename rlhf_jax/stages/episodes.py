@@ -48,6 +48,7 @@ from rlhf_jax.stages.model import Model, Trained
 from rlhf_jax.stages.rewards import (
     Rewards,
     in_float32,
+    is_async,
     number_of,
     opinions_for_all,
     part_metrics,
@@ -79,7 +80,7 @@ class Environment(NamedTuple):
 
 
 def require_environment(environment: Any) -> None:
-    """InputError: it has no start and reply, or they do not take a row, and messages with a row."""
+    """InputError: it has no start and reply, or they do not take a row, and messages with a row, or are async."""
     if not all(callable(getattr(environment, name, None)) for name in Environment._fields):
         raise InputError(f"the environment is {shortened(environment)}; give a stages.Environment(start, reply)")
     for name, wanted in (("start", "(row)"), ("reply", "(messages, row)")):
@@ -87,6 +88,10 @@ def require_environment(environment: Any) -> None:
             signature, error = found
             raise InputError(
                 f"environment.{name} takes {signature} ({error}); let it take {wanted} and nothing else without a default"
+            )
+        if is_async(getattr(environment, name)):
+            raise InputError(
+                f"environment.{name} is async, and environments cannot be; make it a plain function (asyncio.run inside it)"
             )
 
 

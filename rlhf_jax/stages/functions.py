@@ -10,13 +10,18 @@ from rlhf_jax.errors import InputError
 
 
 def asked(who: str, function: Callable, *given: Any) -> Any:
-    """What the function says of what it is given. InputError: it raises, or calls sys.exit; who: as the sentence calls it."""
+    """What the function says of what it is given. InputError: it raises, or calls sys.exit, or is async; who: as the
+    sentence calls it."""
     try:
-        return function(*given)
+        said = function(*given)
     except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:
         raise InputError(raised(who, error)) from error
+    if inspect.iscoroutine(said):
+        said.close()  # which Python would warn of otherwise
+        raise InputError(f"{who} is async, which nobody awaits; make it a plain function (asyncio.run inside it)")
+    return said
 
 
 def mismatch(function: Callable, count: int) -> tuple[inspect.Signature, TypeError] | None:

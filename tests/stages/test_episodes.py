@@ -175,6 +175,12 @@ def raises(*given):
 
 
 USER = {"role": "user", "content": "And green?"}
+
+
+async def later(*given):
+    return [], 1.0, True
+
+
 WRONG = {
     "start raises": ("start", raises, "raised KeyError: 'no such row' (test_episodes.py, line"),
     "start gives nothing": ("start", lambda row: [], "it gave []; let it give a transcript or a list of messages"),
@@ -205,6 +211,7 @@ WRONG = {
     "not whether": ("reply", lambda m, row: ([USER], 1.0, "yes"), "True or False"),
     "a text": ("reply", lambda m, row: ("And green?", 1.0, False), "a list, a finite number"),
     "says nothing": ("reply", lambda m, row: ([], 1.0, False), "it gave no messages and the episode is not done"),
+    "a coroutine": ("reply", lambda m, row: later(m, row), "it is async, which nobody awaits"),
     "says words": ("reply", lambda m, row: (["no"], 1.0, False), "message 1 is no object with 'role' and 'content'"),
     "the policy's": (
         "reply",
@@ -443,6 +450,16 @@ def test_settings_that_mean_nothing_with_an_environment_are_refused(start, tmp_p
     refusal(lambda: call(settings=PPO, environment=None), "the reward is None; give a reward model")
     for wrong in ((lambda row: "x", lambda m, row: ([], 0.0, True)), asks, (), Environment(asks, "x")):
         refusal(lambda wrong=wrong: call(settings=PPO, environment=wrong), "the environment is ", "give a stages.Env")
+
+    async def async_start(row):
+        return row.conversation
+
+    async def async_reply(messages, row):
+        return [], 0.0, True
+
+    for name, function in (("start", async_start), ("reply", partial(async_reply))):
+        wrong = talks(2)._replace(**{name: function})
+        refusal(lambda wrong=wrong: call(settings=PPO, environment=wrong), f"environment.{name} is async, and")
 
 
 # From a config, and in a comparison.
