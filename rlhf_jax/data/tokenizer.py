@@ -116,17 +116,15 @@ class Tokenizer:
         return self._plain(ids, text), offsets
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """The text of `ids`; special tokens are dropped, wherever they stand.
+        """The text of `ids`; special tokens are dropped, wherever they stand, and ids behind the last, as in Transformers:
+        a model may have more rows than its tokenizer has pieces (Qwen's), and sample them.
 
-        InputError: an id outside of the vocabulary.
+        InputError: a negative id.
         """
         pieces = [int(i) for i in ids]
-        if wrong := [i for i in pieces if not 0 <= i < self.size]:
-            raise InputError(
-                f"token {wrong[0]} is outside of the {self.size} pieces of {self.path}: "
-                "use the tokenizer that the model was trained with"
-            )
-        return self.vocabulary.decode([i for i in pieces if i not in self._special_ids])
+        if wrong := [i for i in pieces if i < 0]:
+            raise InputError(f"token {wrong[0]} is none of the {self.size} pieces of {self.path}: give ids from 0")
+        return self.vocabulary.decode([i for i in pieces if i < self.size and i not in self._special_ids])
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:

@@ -133,9 +133,14 @@ def test_a_truncated_model_is_said(tokenizer, tmp_path, part):
 def test_what_cannot_be_encoded_or_decoded_is_said(tokenizer):
     with pytest.raises(InputError, match=r"character 2 .* is half of a surrogate pair"):
         tokenizer.encode("a\ud800")
-    for wrong in (tokenizer.size, -1):
-        with pytest.raises(InputError, match=f"token {wrong} is outside of the 330 pieces"):
-            tokenizer.decode([5, wrong])
+    with pytest.raises(InputError, match="token -1 is none of the 330 pieces"):
+        tokenizer.decode([5, -1])
+
+
+def test_an_id_of_a_row_that_stands_for_no_piece_is_no_text(tokenizer):
+    """A model's vocabulary may be padded; its policy can sample what no text encodes to."""
+    text = tokenizer.encode("Hello there")
+    assert tokenizer.decode([*text[:1], tokenizer.size, *text[1:], tokenizer.size + 100]) == "Hello there"
 
 
 def test_a_foreign_vocabulary_without_a_special_piece_says_so(real_data):
