@@ -292,7 +292,7 @@ async def labels(page, name, said):
             "was => document.getElementById('share').textContent !== was && !document.getElementById('answers').hidden"
             " || document.getElementById('step').textContent.startsWith('There')",
             arg=done,
-            timeout=60_000,
+            timeout=300_000,  # a server that starts on a busy machine
         )
 
 
