@@ -12,7 +12,7 @@ from tests.labeling.served import judged, served
 
 SCRIPT = "<script>alert(1)</script>"
 FULL = dict.fromkeys(FLAGS, False)
-HUGE = 10**400
+HUGE, LIMIT = 10**400, 256 * 1024
 LONE = "\ud800"  # half a character
 
 
@@ -220,8 +220,8 @@ BODIES = {
     "100000 objects": lambda place: b'{"a":' * 50_000,
     "a form": lambda place: b"id=1&ranks=1",
     "XML": lambda place: b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
-    "a byte more than is read": lambda place: good(place).ljust(app.LARGEST + 1),
-    "four times what is read": lambda place: good(place)[:-1] + b', "x": "' + b"x" * (4 * app.LARGEST) + b'"}',
+    "a byte more than is read": lambda place: good(place).ljust(LIMIT + 1),
+    "four times what is read": lambda place: good(place)[:-1] + b', "x": "' + b"x" * (4 * LIMIT) + b'"}',
 }
 
 
@@ -239,7 +239,7 @@ def raw(text: bytes):
 
 
 def chunked(place):
-    body = good(place)[:-1] + b', "x": "' + b"x" * app.LARGEST + b'"}'
+    body = good(place)[:-1] + b', "x": "' + b"x" * LIMIT + b'"}'
     pieces = [body[i : i + 8000] for i in range(0, len(body), 8000)]
     plain = sent(body=lambda place: b"", Content_Length=None, Transfer_Encoding="chunked")(place)
     return plain + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
