@@ -207,6 +207,7 @@ def test_a_prompt_longer_than_the_context_is_said_before_anything_is_trained(tmp
     assert not (tmp_path / "run" / "pretrain").exists()
 
 
+@pytest.mark.long
 def test_no_config_file_is_one_sentence_of_the_program():
     ended = call([sys.executable, "experiments/instructgpt.py", "missing.toml"])
     assert ended.returncode == 2

@@ -57,6 +57,7 @@ def until(step: int, call) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_a_stream_resumes_bit_for_bit(pretrained, stream, tmp_path):
     def record(name: str) -> dict:
         return Checkpoints(tmp_path / name / "checkpoints", None).record(STEPS)

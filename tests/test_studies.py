@@ -329,6 +329,7 @@ def test_a_function_that_scores_as_the_reward_model_gives_the_same_numbers(made,
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
 
 
+@pytest.mark.long
 def test_a_crash_in_a_reward_function_costs_nothing_and_the_end_is_the_same_to_the_bit(made, tmp_path):
     crash = argparse.Namespace(at=None)  # of which only the class is part of the function's hash
 
@@ -990,7 +991,7 @@ def test_the_best_checkpoint_stays_and_is_asked_for_by_name(made, quick, tmp_pat
     assert "objective/scores, gold/mean" in sentence
 
 
-@pytest.mark.parametrize(("result", "sign"), [("average", -1.0), ("policy", 1.0)])
+@pytest.mark.parametrize(("result", "sign"), [("average", -1.0), pytest.param("policy", 1.0, marks=pytest.mark.long)])
 def test_the_best_look_is_saved_and_is_of_what_is_returned_and_exported(
     made, quick, tmp_path, monkeypatch, result, sign
 ):

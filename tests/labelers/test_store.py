@@ -466,6 +466,7 @@ for name in PEOPLE:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_processes_at_once_of_which_two_are_killed(tmp_path):
     path, count = tmp_path / "store.sqlite", 100
     stop, most, kept, pids = threading.Event(), [0], [], {}
@@ -486,15 +487,15 @@ def test_processes_at_once_of_which_two_are_killed(tmp_path):
                 pids[rest[0]] = int(rest[1])
                 continue
             kept += rest
-            if name in PEOPLE[:2] and sum(one.startswith(name) for one in kept) == 8:
-                os.kill(pids[name], signal.SIGKILL)
+            # Whoever these are by: SQLite gives the lock to one more often than to another.
+            if len(kept) in (40, 80):
+                os.kill(pids.pop(PEOPLE[len(kept) // 40 - 1]), signal.SIGKILL)
     stop.set()
     watching.join()
-    assert workers.returncode == 0
+    assert workers.returncode == 0 and set(pids) == set(PEOPLE[2:])
     with Store(path) as store:
         found = [one.id for one in store.judgements()]
         # Killed between the disk and the pipe: that one was not answered, and is kept all the same.
         unsaid = [one for one in found if one not in kept]
         assert len(unsaid) <= 2
         require_exact(store, count, 2, kept + unsaid, most)
-        assert min(Counter(one.partition("/")[0] for one in found).values()) >= 8

@@ -118,7 +118,11 @@ def test_the_sampler_and_the_learner_agree(compute, bound):
 
 @pytest.mark.parametrize(
     ("compute", "cache"),
-    [pytest.param("float32", "float32", marks=LONG), ("float32", "bfloat16"), ("bfloat16", "bfloat16")],
+    [
+        pytest.param("float32", "float32", marks=LONG),
+        pytest.param("float32", "bfloat16", marks=LONG),
+        ("bfloat16", "bfloat16"),
+    ],
 )
 def test_the_ratio_of_the_first_minibatch_is_one(tiny, compute, cache):
     """Within 1e-5 for every token, as the gradient's program has it. A sampler whose keys are rounded to bfloat16 is further
