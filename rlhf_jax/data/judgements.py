@@ -15,8 +15,9 @@ JUDGES = re.compile(
     r"verif\w*|hallucinat\w*|refus\w*|(?:un)?truth\w*|(?:un)?factual\w*|(?:dis)?honest\w*|(?:in)?coheren\w*|(?:ir)?relevan\w*|"
     r"following|flag|flags|flagged|moderation|violat\w*|winner|wins?|won|lost|(?:dis|un)?satisf\w*|usable|useful\w*|truncated|spam|"
     r"deleted|discarded|reported|wanted|unwanted|(?:un)?ethical|opinion|sentiment|reaction|agree\w*|disagree\w*|ok|okay|"
-    r"accura\w*|inaccura\w*|compliant|compliance|bias\w*|unbiased|trust\w*|fluen\w*|happy|positive|negative|overall|nsfw|nps|advantage|keep|include|exclude|skip|learn|errors?|decision|choice|"
-    r"result|results|consensus|match|matches|severity|appropriate\w*|inappropriate"
+    r"accura\w*|inaccura\w*|compliant|compliance|bias\w*|unbiased|trust\w*|fluen\w*|happy|positive|negative|overall|nsfw|nps|"
+    r"advantage|keep|include|exclude|skip|learn|errors?|decision|choice|results?|consensus|match|matches|severity|"
+    r"appropriate\w*|inappropriate"
 )
 SCALE = re.compile(
     r"ratings?|scores?|rank|rewards?|quality|helpful\w*|preferences?|stars|grades?|points|votes|upvotes|likes|overall|win|"
