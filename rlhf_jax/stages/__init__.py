@@ -1,6 +1,13 @@
 """Models and data → a trained model in a folder: the stages of the recipe, each a function of what it is made from."""
 
-from rlhf_jax.stages.agreement import agreement_on, labelers_agree
+from rlhf_jax.stages.agreement import (
+    Ordered,
+    accuracy_by_labeler,
+    accuracy_over_prompts,
+    agreement_on,
+    labelers_agree,
+    ordered,
+)
 from rlhf_jax.stages.answers import (
     AnswersToRank,
     CandidateRows,
@@ -40,6 +47,7 @@ from rlhf_jax.stages.evaluation import (
     write,
 )
 from rlhf_jax.stages.export import export
+from rlhf_jax.stages.folds import Fold, folds
 from rlhf_jax.stages.model import (
     Decoder,
     Format,
@@ -97,6 +105,7 @@ __all__ = [
     "Episodes",
     "Evaluate",
     "Files",
+    "Fold",
     "Format",
     "Imported",
     "Judge",
@@ -106,6 +115,7 @@ __all__ = [
     "Memory",
     "Model",
     "Optimiser",
+    "Ordered",
     "Parts",
     "Preference",
     "Pretrain",
@@ -124,6 +134,8 @@ __all__ = [
     "Truth",
     "World",
     "Written",
+    "accuracy_by_labeler",
+    "accuracy_over_prompts",
     "agreement_on",
     "alignment_tax",
     "answers_of",
@@ -149,6 +161,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "export",
+    "folds",
     "from_files",
     "from_world",
     "harmless",
@@ -161,6 +174,7 @@ __all__ = [
     "model_in",
     "networks",
     "open_stage",
+    "ordered",
     "packed",
     "packed_loss",
     "parents",

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.data import Prompt, Ranking, ranking_fits
+from rlhf_jax.data import Prompt, Ranking, ranking_fits, text_of
 from rlhf_jax.equations import pair_accuracy
+from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.evals import SHARE, Estimate, ratio_interval
 from rlhf_jax.labelers import FLAGS, Judgement, agreed_by_task, agreements, alpha, kappa, rank
 from rlhf_jax.runtime import info
@@ -18,9 +19,19 @@ from rlhf_jax.stages.datasets import DataSets, Truth
 from rlhf_jax.stages.evaluation import Evaluate, Loaded
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.reward_model import encoded
-from rlhf_jax.stages.run import Run
-from rlhf_jax.stages.training import prompts_that_fit
+from rlhf_jax.stages.run import RUN, Run
+from rlhf_jax.stages.training import prompts_that_fit, rankings_that_fit, rankings_to_learn
 from rlhf_jax.types import RankingBatch
+
+
+class Ordered(NamedTuple):
+    """Of a ranking's pairs of answers, ties left out: how many a reward model orders as the labeler did, equal scores
+    counting one half, and how many there are."""
+
+    prompt: str  # its text
+    labeler: str
+    right: float
+    pairs: int
 
 
 def agreement_on(
@@ -69,6 +80,45 @@ def in_world(
         figures |= agreement(f"agreement/{pool}_labelers", by_labeler)
     gold = ranks_by(lambda p, row: best_first([truth.gold(truth.question(p), a) for a in row]))
     return figures | accuracy("accuracy/gold", score, [gold])
+
+
+def ordered(reward: Loaded, rankings: Sequence[Ranking], run: Run = RUN) -> list[Ordered]:
+    """How a reward model orders the answers of each ranking. Rankings that are ties alone or do not fit are left out, which
+    is said. InputError: none is left; a ranking is broken; `too_long` of the model's format is "error" and one is."""
+    kept = rankings_that_fit(rankings_to_learn(rankings), reward.model)
+    rows = encoded(kept, reward.model)
+    right = jax.vmap(pair_accuracy)(jnp.asarray(reward_of(reward, rows, run)), jnp.asarray(rows.ranks))
+    each = zip(kept, np.asarray(right.total).tolist(), np.asarray(right.count).tolist(), strict=True)
+    return [Ordered(text_of(row.prompt), row.labeler, right, int(pairs)) for row, right, pairs in each]
+
+
+def accuracy_over_prompts(counts: Sequence[Ordered]) -> Estimate:
+    """The share of all pairs that are ordered right. The interval is over prompts: what several labelers said of one, and
+    several models, is one draw."""
+    by_prompt: dict[str, tuple[float, int]] = {}
+    for prompt, _, right, pairs in counts:
+        before = by_prompt.get(prompt, (0.0, 0))
+        by_prompt[prompt] = before[0] + right, before[1] + pairs
+    rights, totals = zip(*by_prompt.values(), strict=True)
+    return ratio_interval(rights, totals, SHARE)
+
+
+def accuracy_by_labeler(reward: Loaded, rankings: Sequence[Ranking], run: Run = RUN) -> dict[str, Estimate]:
+    """Labeler → how often the reward model orders a pair as they did, see `accuracy_over_prompts`, in the order of names.
+    Whose rankings are all left out has no figure. InputError: as for `ordered`; a ranking names no labeler."""
+    require_labelers(rankings)
+    by_labeler: dict[str, list[Ordered]] = {}
+    for one in ordered(reward, rankings, run):
+        by_labeler.setdefault(one.labeler, []).append(one)
+    return {labeler: accuracy_over_prompts(by_labeler[labeler]) for labeler in sorted(by_labeler)}
+
+
+def require_labelers(rankings: Sequence[Ranking]) -> None:
+    """InputError: a ranking does not say who made it."""
+    for number, row in enumerate(rankings, 1):
+        if not row.labeler:
+            about = shortened(text_of(row.prompt))
+            raise InputError(f"ranking {number}, of {about}, names no labeler: name one, or leave it out")
 
 
 def best_first(gold: list[float]) -> tuple[int, ...]:
