@@ -20,7 +20,7 @@ from rlhf_jax.stages.evaluation import Evaluate, Loaded
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.reward_model import encoded
 from rlhf_jax.stages.run import RUN, Run
-from rlhf_jax.stages.training import prompts_that_fit, rankings_that_fit, rankings_to_learn
+from rlhf_jax.stages.training import checked_rankings, prompts_that_fit, rankings_that_fit
 from rlhf_jax.types import RankingBatch
 
 
@@ -85,7 +85,7 @@ def in_world(
 def ordered(reward: Loaded, rankings: Sequence[Ranking], run: Run = RUN) -> list[Ordered]:
     """How a reward model orders the answers of each ranking. Rankings that are ties alone or do not fit are left out, which
     is said. InputError: none is left; a ranking is broken; `too_long` of the model's format is "error" and one is."""
-    kept = rankings_that_fit(rankings_to_learn(rankings), reward.model)
+    kept = rankings_that_fit(checked_rankings(rankings), reward.model, "rankings to measure on")
     rows = encoded(kept, reward.model)
     right = jax.vmap(pair_accuracy)(jnp.asarray(reward_of(reward, rows, run)), jnp.asarray(rows.ranks))
     each = zip(kept, np.asarray(right.total).tolist(), np.asarray(right.count).tolist(), strict=True)

@@ -69,10 +69,10 @@ def test_of_several_labelers_and_models_a_prompt_is_one_draw(reward):
 def test_what_does_not_fit_is_left_out_and_said(reward, capsys):
     long = Ranking(A, (LONG * 30, SHORT), (1, 2), "Dan")
     assert stages.ordered(reward, [long, RANKINGS[0]]) == [(B, "Bob", 1.0, 2)]
-    assert "1 of 2 rankings are longer than" in capsys.readouterr().err
+    assert "1 of 2 rankings to measure on are longer than" in capsys.readouterr().err
 
 
 def test_a_ranking_of_nobody_is_refused(reward):
     words = ("ranking 2", "Name a fruit.", "names no labeler")
     refusal(lambda: stages.accuracy_by_labeler(reward, [RANKINGS[0], Ranking(A, (LONG, SHORT), (1, 2))]), *words)
-    refusal(lambda: stages.accuracy_by_labeler(reward, []), "rank")
+    refusal(lambda: stages.accuracy_by_labeler(reward, []), "there are no rankings to measure on; give")
