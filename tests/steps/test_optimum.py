@@ -361,7 +361,7 @@ def test_ppo_reaches_it_in_episodes_of_two_turns(dialogue, beta):
             return step(state, coef._replace(lr=coef.lr * left, value_lr=coef.value_lr * left)), None
 
         state = initial_state(problem.frozen.sft, dialogue.heads[1], OPTIMISERS, jax.random.key(0))
-        # Six times as many answers take twice the iterations: with half of them it ends at 98.9 or 99.3 %, as the machine rounds.
+        # So many answers take twice the iterations: with half of them it ends at 98.9 or 99.3 %, as the machine rounds.
         return jax.lax.scan(one, state, jnp.linspace(1.0, 0.0, 2 * ITERATIONS))[0].policy
 
     policy = run(jax.tree.map(lambda c: c[0], coefficients(1, beta=beta)))
