@@ -31,6 +31,10 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        "PYTEST_XDIST_WORKER" in os.environ,
+        reason="a browser is not driven from a worker: pytest tests/labeling/test_page.py",
+    ),
 ]
 START = {"executable_path": CHROMIUM, "args": ["--no-sandbox"]}  # root has no sandbox
 SCRIPT = "<script>hurt = 1</script><img src=x onerror='hurt = 1'>**bold**"
