@@ -162,9 +162,7 @@ def checked_judgement(given: Judgement) -> Judgement:
             raise InputError(
                 f"completions {first[each.text] + 1} and {number + 1} are one text under two ranks: let them tie"
             )
-    if bool(ranks) == bool(texts["skipped"].strip()):
-        both = "both ranks and a reason to skip" if ranks else "neither ranks nor a reason to skip"
-        raise InputError(f"the judgement has {both}: give one of them")
+    require_one(bool(ranks), bool(texts["skipped"].strip()), "the judgement", "ranks")
     return Judgement(
         about.id,
         about.prompt,
@@ -264,6 +262,13 @@ def _listed(given: Any, what: str, count: int) -> tuple:
     if len(given) not in (0, count):
         raise InputError(f"there are {count} completions and {len(given)} {what}s: give each one, or none any")
     return tuple(given)
+
+
+def require_one(said: bool, skipped: bool, whose: str, what: str) -> None:
+    """InputError: something was said and yet skipped, or neither."""
+    if said == skipped:
+        both = f"both {what} and a reason to skip" if said else f"neither {what} nor a reason to skip"
+        raise InputError(f"{whose} has {both}: give one of them")
 
 
 def checked_seconds(given: Any, what: str) -> float | None:

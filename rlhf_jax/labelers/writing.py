@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.data import Conversation, Demonstration, Prompt, located, prompt_text, read_prompts, read_rows
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.labelers.judgement import checked_prompt, checked_seconds, checked_text
+from rlhf_jax.labelers.judgement import checked_prompt, checked_seconds, checked_text, require_one
 
 # What is to be written, and what its labelers read above the field.
 WRITINGS = {
@@ -110,9 +110,7 @@ def checked_written(given: Written) -> Written:
     if not texts["labeler"]:
         raise InputError("nobody is named who wrote it: give the labeler's name")
     examples = _examples(given.examples)
-    if bool(texts["text"]) == bool(texts["skipped"]):
-        both = "both a text and a reason to skip" if texts["text"] else "neither a text nor a reason to skip"
-        raise InputError(f"there is {both}: give one of them")
+    require_one(bool(texts["text"]), bool(texts["skipped"]), "the submission", "a text")
     if given.kind != "few_shot" and examples:
         raise InputError(f"a {given.kind} has no examples: leave them out")
     if given.kind == "few_shot" and texts["text"] and not 2 <= len(examples) <= MOST_EXAMPLES:
