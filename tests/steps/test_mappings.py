@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.experimental.multihost_utils import process_allgather
 
+from rlhf_jax.equations import values
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, mesh_axes
 from rlhf_jax.runtime import (
     first_process,
@@ -84,7 +85,7 @@ def trained(*, mesh=(1, 1, 1), pmap=False, micro_batches=1, padding=0.0):
     state, frozen, coef = place(state, over, rule), place(frozen, over, rule), place(coef, over)
     for batch in batches(padding):
         state, metrics = step(state, shard_rows(batch, over), coef, frozen)
-    return state, {name: float(m.value) for name, m in metrics.items()}
+    return state, {name: float(x) for name, x in values(metrics).items()}
 
 
 @pytest.fixture(scope="module")
