@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
@@ -39,8 +39,8 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.data.world import Question, follow_ups
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.models import TransformerConfig, replicate_rows
-from rlhf_jax.runtime import first_process, of_first_process, place, shard_rows
+from rlhf_jax.models import LanguageModel, ScalarModel, TransformerConfig, replicate_rows
+from rlhf_jax.runtime import ROWS, first_process, of_first_process, place, shard_rows
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import asked, mismatch
 from rlhf_jax.stages.iterations import Program, learning, on_host
@@ -55,11 +55,14 @@ from rlhf_jax.stages.rewards import (
     parts_earned,
     together,
 )
+from rlhf_jax.stages.rollouts import Drawn, Reading, Told, padded
 from rlhf_jax.stages.run import Run
-from rlhf_jax.steps import Frozen, Iteration, Plan, PPOCoef, read_episodes, reward_scores, sample, sample_turn
+from rlhf_jax.steps import Frozen, Iteration, Models, Plan, PPOCoef, read_episodes, reward_scores, sample, sample_turn
 from rlhf_jax.types import PPOBatch, PPOState, PromptBatch, Response
 
 GOES_ON, DONE, LAST, FULL = range(4)  # why an episode is over: the environment says so, it has no turn left, or no room
+ENVIRONMENT = "environment"  # what it gives, among the parts of a reward
+OVER = ("", "done", "last turn", "full")  # what a record calls that
 
 
 class Environment(NamedTuple):
@@ -181,9 +184,10 @@ class Episode(NamedTuple):
         return self.row._replace(conversation=Messages(self.messages[: self.opening]))
 
     @property
-    def by_role(self) -> str:
-        """All that was said behind the first prompt, for people to look at."""
-        return by_role(Messages(self.messages[self.opening :])).removeprefix("assistant:").strip()
+    def told(self) -> Told:
+        """For people to look at."""
+        said = by_role(Messages(self.messages[self.opening :])).removeprefix("assistant:").strip()
+        return Told(self.begun, said, self.rewards, OVER[self.over])
 
     @property
     def text(self) -> str:
@@ -326,14 +330,6 @@ def _contexts(episodes: Sequence[Episode], pad: int, width: int) -> PromptBatch:
     return padded([((*e.prompt, *e.tokens), (*[True] * len(e.prompt), *e.seen)) for e in rows], pad, width)
 
 
-def padded(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], pad: int, width: int) -> PromptBatch:
-    """Tokens and their masks, on the right of rows of one width."""
-    tokens, mask = np.full((len(rows), width), pad, np.int32), np.zeros((len(rows), width), bool)
-    for i, (ids, seen) in enumerate(rows):
-        tokens[i, width - len(ids) :], mask[i, width - len(ids) :] = ids, seen
-    return PromptBatch(tokens, mask)
-
-
 def positions_for(*decoders: TransformerConfig) -> float:
     """For how many tokens all of these have positions."""
     return min([np.inf, *(float(decoder.context) for decoder in decoders if decoder.position == "learned")])
@@ -383,13 +379,9 @@ def in_turns(
     answers: int,
 ) -> Program:
     """Episodes drawn turn by turn, and learning from what they earned: the sum of what their turns did, and what the rewards,
-    if there are any, say of the whole. InputError: pmap; an iteration that draws in a way of its own."""
-    if run.mesh.pmap:
-        raise InputError("mesh.pmap needs a reward model, and there is an environment; leave it out")
-    if halves.sample is not sample:
-        raise InputError("with an environment an iteration's sample is not called; leave it as steps.sample")
+    if there are any, say of the whole."""
     models, plan = pieces["models"], pieces["plan"]
-    whole = plan._replace(max_tokens=c.columns(model))
+    whole, lie = plan._replace(max_tokens=c.columns(model)), NamedSharding(mesh, ROWS)
 
     @jax.jit
     def turn(state: PPOState, context: PromptBatch, frozen: Frozen, number):
@@ -400,6 +392,7 @@ def in_turns(
     def read(state: PPOState, rows: Rows, frozen: Frozen):
         x = read_episodes(state, *rows, frozen, models=models, plan=whole)
         scores = reward_scores(x, frozen, model=frozen.adapt(models).value) if frozen.reward else None
+        x = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, lie), x)  # as a record's rows lie
         return x, replicate_rows(scores)
 
     learn = learning(halves, {**pieces, "plan": whole}, mesh, run)
@@ -420,25 +413,56 @@ def in_turns(
         with jax.set_mesh(mesh):
             x, given = read(state, rows, frozen)
         total = np.array([[sum(e.rewards) for e in episodes]], np.float32)
-        parts: dict[str, Float[ndarray, " B"]] = {"environment": total[0]}
-        metrics = episode_metrics(episodes)
+        parts: dict[str, Float[ndarray, " B"]] = {ENVIRONMENT: total[0]}
         if rewards.recorded:
             of_models, texts = on_host(given, mesh), [e.text for e in episodes]
             said = opinions_for_all(rewards, prompts, texts, run.runtime.reward_seconds)
             total = in_float32(total + together(rewards, said, of_models).astype(np.float64))
-            earned = parts_earned(rewards, said, of_models)
-            parts, metrics = parts | earned, metrics | part_metrics(earned, answers)
+            parts |= parts_earned(rewards, said, of_models)
         state, learned, drawn = learn(state, x, place(total, mesh), batch, coef, frozen)
-        return state, learned | metrics, drawn._replace(parts=parts, told=[(e.begun, e.by_role) for e in episodes])
+        drawn = drawn._replace(parts=parts, told=[e.told for e in episodes])
+        return state, learned | episode_metrics(drawn, answers), drawn
 
     return call
 
 
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What episodes earned in all their turns together, how many turns they had, and why they were over, as shares."""
+def require_turns(halves: Iteration, run: Run, rewards: Rewards) -> None:
+    """InputError: pmap; an iteration that draws in a way of its own; a reward that is called as the environment's is."""
+    if run.mesh.pmap:
+        raise InputError("mesh.pmap needs a reward model, and there is an environment; leave it out")
+    if halves.sample is not sample:
+        raise InputError("with an environment an iteration's sample is not called; leave it as steps.sample")
+    if ENVIRONMENT in rewards.recorded:
+        raise InputError(f"a reward is named {ENVIRONMENT}, as what the environment gives is; give it another name")
+
+
+def reading_of_episodes(
+    pieces: dict[str, Any],
+    model: Trained,
+    c: Episodes,
+    state: PPOState,
+    frozen: Frozen,
+    prompts: PromptBatch,
+    scores: int,
+) -> Reading:
+    """What a record has to hold for these to learn from its episodes."""
+    plan, models = pieces["plan"], Models(LanguageModel(model.decoder), ScalarModel(model.decoder))
+    first = jax.eval_shape(partial(sample_turn, number=0, models=models, plan=plan), state, prompts, frozen)
+    supports = [] if first.support is None else [np.ones(first.support.shape, bool)]
+    rows = rows_of([Episode(Prompt(""), (), 0, ())] * len(prompts.tokens), supports, model, plan, c)
+    read = partial(read_episodes, models=models, plan=plan._replace(max_tokens=c.columns(model)))
+    shapes = jax.eval_shape(read, state, *rows, frozen)
+    return Reading(shapes, model.tokenizer, model.decoder.vocab_size, scores, c.turns)
+
+
+def episode_metrics(drawn: Drawn, answers: int) -> dict[str, float]:
+    """What episodes earned in all their turns together, how many turns they had, and why they were over, as shares; and what
+    rewards beside the environment's made of the whole."""
+    told = drawn.told
     return {
-        "environment/reward": float(np.mean([sum(e.rewards) for e in episodes])),
-        "environment/turns": float(np.mean([len(e.rewards) for e in episodes])),
-        "environment/done": float(np.mean([e.over == DONE for e in episodes])),
-        "environment/full": float(np.mean([e.over == FULL for e in episodes])),
+        "environment/reward": float(np.mean([sum(e.rewards) for e in told])),
+        "environment/turns": float(np.mean([len(e.rewards) for e in told])),
+        "environment/done": float(np.mean([e.over == OVER[DONE] for e in told])),
+        "environment/full": float(np.mean([e.over == OVER[FULL] for e in told])),
+        **part_metrics({name: part for name, part in drawn.parts.items() if name != ENVIRONMENT}, answers),
     }

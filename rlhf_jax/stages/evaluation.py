@@ -49,9 +49,10 @@ from rlhf_jax.models import (
 )
 from rlhf_jax.stages.answers import answers_of, decoded, scores_of
 from rlhf_jax.stages.datasets import DataSets, Truth
-from rlhf_jax.stages.episodes import Environment, Episodes, padded, play, positions_for
+from rlhf_jax.stages.episodes import Environment, Episodes, play, positions_for
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rewards import Rewards, opinions_for_all, rewards_of, together
+from rlhf_jax.stages.rollouts import padded
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.training import has_row, packed, prompts_that_fit
 from rlhf_jax.types import AnyArray, PromptBatch

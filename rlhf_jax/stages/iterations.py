@@ -70,18 +70,16 @@ def replayed(
     run: Run,
     rollouts: Recorded,
     how: Reading,
-    rewards: Rewards,
-    answers: int,
+    figures: Callable[[Drawn], dict[str, float]],
 ) -> Program:
-    """Learning from what was recorded."""
+    """Learning from what was recorded. figures: what else is logged of it."""
     learn = learning(halves, pieces, mesh, run)
 
     def call(state: PPOState, prompts: list[Prompt], batch: PPOBatch, coef: PPOCoef, frozen: Frozen):
-        old = read_drawn(rollouts, int(state.step) + 1, on_host(batch.prompts, mesh), how)
+        old = read_drawn(rollouts, int(state.step) + 1, prompts, on_host(batch.prompts, mesh), how)
         lie = place if run.mesh.pmap else shard_rows  # as `drawing` leaves them
         state, metrics, drawn = learn(state, lie(old.x, mesh), place(old.scores, mesh), batch, coef, frozen)
-        told = part_metrics(old.parts, answers) if rewards.functions else {}
-        return state, metrics | told, drawn._replace(parts=old.parts)
+        return state, metrics | figures(old), drawn._replace(parts=old.parts, told=old.told)
 
     return call
 

@@ -46,15 +46,26 @@ from rlhf_jax.stages.episodes import (
     BrokenEnvironmentError,
     Environment,
     Episodes,
+    episode_metrics,
     in_turns,
     play,
+    reading_of_episodes,
     require_environment,
+    require_turns,
 )
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.iterations import around, by_models, on_host, reading_of, recording, replayed
 from rlhf_jax.stages.model import Trained, whole
-from rlhf_jax.stages.rewards import RewardError, RewardFunction, Rewards, forget_failure, keep_failure, rewards_of
-from rlhf_jax.stages.rollouts import ROLLOUTS, few, read_drawn, recorded, require_replayable, say
+from rlhf_jax.stages.rewards import (
+    RewardError,
+    RewardFunction,
+    Rewards,
+    forget_failure,
+    keep_failure,
+    part_metrics,
+    rewards_of,
+)
+from rlhf_jax.stages.rollouts import ROLLOUTS, Drawn, few, read_drawn, recorded, require_replayable, say
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.text_reward import read_as_text
 from rlhf_jax.stages.training import (
@@ -224,8 +235,8 @@ def policy(
         require_environment(environment)
     rewards = read_as_text(rewards_of(reward, needed=environment is None), start, value, **ensemble)
     models = tuple(rewards.models)
-    if environment and replay is not None:
-        raise InputError("episodes with an environment cannot be replayed; leave replay out")
+    if environment:
+        require_turns(iteration, run, rewards)
     require_belonging(start, models, value)
     if c.pretrain_examples and not (text and text.train):
         raise InputError(
@@ -242,7 +253,7 @@ def policy(
     code: dict[str, Callable] = {"sample": iteration.sample, "learn": iteration.learn}
     old = None if replay is None else recorded(replay)
     name = folder.name if old is None else old.origin["name"]  # it deals out the draws
-    if environment:
+    if environment and old is None:
         code["environment"] = partial(play, environment=environment)
     stage = open_stage(
         folder,
@@ -284,10 +295,22 @@ def policy(
     state = stage.resume(place(state, mesh, run.mesh.rule()))
     frozen, coef = place(frozen, mesh, run.mesh.rule()), place(c.coefficients, mesh)
     if old is not None:
-        how = reading_of(iteration, start, plan, state, frozen, batch_of(0)[1].prompts, max(len(models), 1))
+        about = state, frozen, batch_of(0)[1].prompts
+        if environment:
+            how = reading_of_episodes(pieces, start, episodes, *about, 1)
+            pieces["plan"] = plan._replace(max_tokens=episodes.columns(start))
+        else:
+            how = reading_of(iteration, start, plan, *about, max(len(models), 1))
         for i in range(int(state.step), stage.total):  # before anything is learned
-            read_drawn(old, i + 1, batch_of(i)[1].prompts, how)
-        program = replayed(iteration, pieces, mesh, run, old, how, rewards, answers)
+            chosen, batch = batch_of(i)
+            read_drawn(old, i + 1, chosen, batch.prompts, how)
+
+        def figures(drawn: Drawn) -> dict[str, float]:
+            if environment:
+                return episode_metrics(drawn, answers)
+            return part_metrics(drawn.parts, answers) if rewards.functions else {}
+
+        program = replayed(iteration, pieces, mesh, run, old, how, figures)
     elif environment:
         program = in_turns(iteration, pieces, mesh, run, start, environment, episodes, rewards, answers)
     elif rewards.functions:

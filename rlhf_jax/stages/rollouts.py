@@ -1,9 +1,12 @@
 """Rollouts on disk: what a policy wrote in an iteration, what it earned and what was learned from it, a line an answer.
 
 FOLDER/rollouts/000123.jsonl is iteration 123, row by row of its batch. Of a line, `learn` reads ids, logp, logp_ref, kl and
-scores, and what is in `rollout`; the rest is for people. Lists have a number a token, up to the answer's end. Floats are the
-shortest text that gives back the same float32, so that a reader gets every bit. FOLDER/rollouts/origin.json is what the
-iterations are made from.
+scores, and what is in `rollout`; the rest is for people and figures. Lists have a number a token, up to the answer's end.
+Floats are the shortest text that gives back the same float32, so that a reader gets every bit. FOLDER/rollouts/origin.json
+is what the iterations are made from.
+
+Of an episode, ids are all that stands behind the words that its environment began with, which prompt_ids and messages are;
+rewards has a number a turn, over says why it is, and row is the prompt that it is about.
 
 A record is trusted: a person may edit it, and a replay learns from any numbers that a run could have written.
 """
@@ -36,13 +39,29 @@ ROLLOUTS, ORIGIN = "rollouts", "origin.json"
 # What `learn` reads, by its place in a steps.Rollout, and what a line calls it.
 NAMES = {"y.logp": "logp", "logp_sft": "logp_ref", **{f"kl.{k}": f"kl.{k}" for k in ("k1", "k2", "k3", "exact")}}
 # Settings and inputs on which it depends what is sampled: where they differ, rollouts are another run's.
-SAMPLED = ("settings.seed", "settings.format", "settings.model", "settings.answers", "settings.order")
+SAMPLED = (
+    "settings.seed",
+    "settings.format",
+    "settings.model",
+    "settings.answers",
+    "settings.order",
+    "settings.episodes",
+)
 SAMPLED += ("inputs.tokenizer", "inputs.start", "inputs.reference", "inputs.prompts")
 SAMPLED += tuple(f"settings.ppo.{name}" for name in ("batch", "temperature", "top_k", "top_p"))
 LEARNED = ("settings.", "inputs.", "code.learn.")  # and so with what is learned
 AGAIN = "copy the file anew, or record it again"
 ROUNDING = 1e-3  # by which a log-probability may be above 0
 SHOWN = 3  # answers at a look: those with the highest, the median and the lowest score
+
+
+class Told(NamedTuple):
+    """An episode as people read it."""
+
+    begun: Prompt  # the row's prompt in the environment's words
+    said: str  # all behind it
+    rewards: tuple[float, ...]  # a turn
+    over: str  # why it is
 
 
 class Drawn(NamedTuple):
@@ -52,7 +71,7 @@ class Drawn(NamedTuple):
     scores: Float[ndarray, "E B"]  # what `learn` is given beside it
     numbers: Mapping[str, PerAnswer]  # what `learn` made of them
     parts: Mapping[str, Float[ndarray, " B"]] = {}  # of functions and models, that the scores are the sum of
-    told: Sequence[tuple[Prompt, str]] = ()  # of episodes: how the environment began, and all that was said behind it
+    told: Sequence[Told] = ()  # of episodes
 
 
 Earned = Mapping[str, Float[ndarray, " B"]]  # what each answer earned, by part; NaN: the part has no opinion of it
@@ -67,7 +86,7 @@ def texts_of(drawn: tuple[Any, Any], model: Trained, iteration: int = 0) -> list
 def shown(prompts: Sequence[Prompt], drawn: Drawn, model: Trained) -> tuple[Sequence[Prompt], Sequence[str]]:
     """What was asked and what was said, as people read it: of an episode the whole dialogue."""
     if drawn.told:
-        return [prompt for prompt, _ in drawn.told], [text for _, text in drawn.told]
+        return [each.begun for each in drawn.told], [each.said for each in drawn.told]
     return prompts, texts_of((drawn.x.y.tokens, drawn.x.y.mask), model)
 
 
@@ -138,7 +157,7 @@ def rows_of(
     """The lines of an iteration."""
     t, x = model.tokenizer, drawn.x
     tokens, mask = np.asarray(x.y.tokens), np.asarray(x.y.mask)
-    (prompts, texts), why = shown(prompts, drawn, model), ended(x, model)
+    about, (prompts, texts), why = prompts, shown(prompts, drawn, model), ended(x, model)
     lengths = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 0 for row in mask]
     ids = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
     implied, leaves = implied_by(given, ids, tokens.shape[1], t), named(x)
@@ -149,6 +168,8 @@ def rows_of(
         row: dict[str, Any] = {"step": step, "prompt": prompt.text}
         if isinstance(prompt.conversation, Messages):
             row["messages"] = list(prompt.conversation)
+        if drawn.told:
+            row |= {"row": about[i].text, "rewards": drawn.told[i].rewards, "over": drawn.told[i].over}
         row |= {"answer": texts[i], "ended": why[i]}
         row["reward"] = {name: None if np.isnan(part[i]) else _plain(part[i]) for name, part in earned.items()}
         row["scores"] = [_plain(score) for score in drawn.scores[:, i]]
@@ -333,10 +354,11 @@ class Reading(NamedTuple):
     tokenizer: Tokenizer
     vocabulary: int  # ids below it have a row in the model's embedding
     scores: int  # for each answer: of so many reward models, or 1 of a function
+    turns: int = 0  # of an episode at most; 0: an answer
 
 
-def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) -> Drawn:
-    """What `learn` was given in an iteration, to the bit. given: the prompts that this run asks in it.
+def read_drawn(recorded: Recorded, step: int, prompts: Sequence[Prompt], given: PromptBatch, how: Reading) -> Drawn:
+    """What `learn` was given in an iteration, to the bit. prompts, given: those that this run asks in it.
 
     InputError, with the line: other prompts, ids outside of the vocabulary, a number that is missing, too many or none, or
     that no run writes.
@@ -345,16 +367,23 @@ def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) 
     B, T = how.shapes.y.tokens.shape
     if len(rows) != B:
         raise InputError(f"{path} holds {len(rows)} answers where {B} were recorded; {AGAIN}")
-    prompts = [tokens[mask].tolist() for tokens, mask in zip(*map(np.asarray, (given.tokens, given.mask)), strict=True)]
-    places = named(how.shapes)
-    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True), 1):
-        _require_right(row, f"{path}, line {number}", prompt, T, how)
+    asked = [tokens[mask].tolist() for tokens, mask in zip(*map(np.asarray, (given.tokens, given.mask)), strict=True)]
+    places, told = named(how.shapes), []
+    for number, (row, prompt, ids) in enumerate(zip(rows, prompts, asked, strict=True), 1):
+        where = f"{path}, line {number}"
+        if how.turns:  # its environment begins in words of its own
+            told.append(_told(row, where, prompt, how))
+            ids = row["prompt_ids"]
+        _require_right(row, where, ids, T, how)
         if other := [name for name in row.get("rollout", ()) if name not in places]:
             raise InputError(
                 f"{path}, line {number} has {other[0]}, which this run's sample does not give; replay it with the sample "
                 "that wrote it"
             )
     ids = [row["ids"] for row in rows]
+    if told:
+        each = [row["prompt_ids"] for row in rows]
+        given = padded([(x, [True] * len(x)) for x in each], how.tokenizer.pad, given.tokens.shape[1])
     implied, leaves = implied_by(given, ids, T, how.tokenizer), []
     for name, shape in places.items():
         known = implied.get(name)
@@ -380,7 +409,33 @@ def read_drawn(recorded: Recorded, step: int, given: PromptBatch, how: Reading) 
         for name in rows[0].get("reward", {})
         if all(name in row.get("reward", {}) for row in rows)
     }
-    return Drawn(jax.tree.unflatten(jax.tree.structure(how.shapes), leaves), scores, {}, parts)
+    return Drawn(jax.tree.unflatten(jax.tree.structure(how.shapes), leaves), scores, {}, parts, told)
+
+
+def padded(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], pad: int, width: int) -> PromptBatch:
+    """Tokens and their masks, on the right of rows of one width."""
+    tokens, mask = np.full((len(rows), width), pad, np.int32), np.zeros((len(rows), width), bool)
+    for i, (ids, seen) in enumerate(rows):
+        tokens[i, width - len(ids) :], mask[i, width - len(ids) :] = ids, seen
+    return PromptBatch(tokens, mask)
+
+
+def _told(row: Mapping[str, Any], where: str, prompt: Prompt, how: Reading) -> Told:
+    """The episode that a line tells, which is about the prompt."""
+    if row.get("row") != prompt.text:
+        raise InputError(f"{where} is about another row than this run's there; give it the prompts of that run")
+    ids, most = row.get("prompt_ids"), how.shapes.tokens.shape[1] - how.shapes.y.tokens.shape[1]
+    if not isinstance(ids, list) or not 0 < len(ids) <= most:
+        raise InputError(f"{where}: prompt_ids is {shortened(ids)}, which are not 1 to {most} tokens; {AGAIN}")
+    _require_tokens(ids, where, how)
+    messages, said, rewards, over = (row.get(name) for name in ("messages", "answer", "rewards", "over"))
+    if not isinstance(messages, list) or not isinstance(said, str) or not isinstance(over, str):
+        raise InputError(f"{where}: messages, answer or over is missing, of an episode; {AGAIN}")
+    if not isinstance(rewards, list) or not 0 < len(rewards) <= how.turns or not all(map(_is_finite, rewards)):
+        raise InputError(
+            f"{where}: rewards is {shortened(rewards)}, not a number for each of 1 to {how.turns} turns; {AGAIN}"
+        )
+    return Told(Prompt(Messages(messages)), said, tuple(rewards), over)
 
 
 def _opinion(row: Mapping[str, Any], part: str) -> float:
@@ -394,11 +449,7 @@ def _require_right(row: Mapping[str, Any], where: str, prompt: list[int], T: int
         raise InputError(f"{where} answers another prompt than this run asks there; give it the prompts of that run")
     if not isinstance(ids, list) or not 0 < len(ids) <= T or not all(type(each) is int for each in ids):
         raise InputError(f"{where}: ids is {shortened(ids)}, which are not 1 to {T} tokens; {AGAIN}")
-    if out := [each for each in ids if not 0 <= each < how.vocabulary]:
-        raise InputError(
-            f"{where} has the token {out[0]}, and the model a vocabulary of {how.vocabulary}; replay it with the model that "
-            "wrote it"
-        )
+    _require_tokens(ids, where, how)
     if not isinstance(scores, list) or len(scores) != how.scores or not all(map(_is_finite, scores)):
         raise InputError(
             f"{where}: scores is {shortened(scores)}, and this run has {how.scores} for each answer; replay it with the "
@@ -409,6 +460,14 @@ def _require_right(row: Mapping[str, Any], where: str, prompt: list[int], T: int
     reward = row.get("reward", {})
     if not isinstance(reward, dict) or not all(said is None or _is_number(said) for said in reward.values()):
         raise InputError(f"{where}: reward is {shortened(reward)}, which is no object of numbers by part; {AGAIN}")
+
+
+def _require_tokens(ids: list[Any], where: str, how: Reading) -> None:
+    if out := [each for each in ids if type(each) is not int or not 0 <= each < how.vocabulary]:
+        raise InputError(
+            f"{where} has the token {shortened(out[0])}, and the model a vocabulary of {how.vocabulary}; replay it with the "
+            "model that wrote it"
+        )
 
 
 def _alike(array: ndarray, shape: Any) -> bool:
@@ -457,6 +516,10 @@ def require_replayable(rollouts: Recorded, record: Mapping[str, Any], steps: int
             f"{path_of(rollouts.folder, missing[0])} is missing; record every iteration with runtime.record_every = 1{fewer}"
         )
     old, new = flat(rollouts.origin), flat(record)
+    was, is_now = ("episodes" in each["settings"] for each in (rollouts.origin, record))
+    if was != is_now:
+        what = "episodes with an environment; give it" if was else "single answers; leave the environment out"
+        raise InputError(f"{rollouts.folder}: these rollouts are {what}, or replay others")
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     for key in changed:
         if key.startswith(SAMPLED):

@@ -39,6 +39,7 @@ SHAPE = stages.Decoder(width=16, layers=1, heads=2, kv_heads=2, hidden=32, posit
 FORMAT = stages.Format(prompt_tokens=40, answer_tokens=6)
 RUN = stages.Run(seed=0, runtime=stages.Runtime(batch=4, save_every=1, keep=9, evaluate_every=9))
 PPO = stages.PPO(iterations=3, batch=4, minibatches=2, warmup=0, lr=1e-2, value_lr=1e-2).plain()
+GROUP = steps.Iteration(steps.sample, partial(grpo.learn, advantage="rloo", answers=2), has_value=False)
 ROWS = [Prompt(prompt_text(f"Say {word}."), columns=Columns(word=word)) for word in ("red", "blue", "green", "black")]
 TEXT = "Say red. Say blue. And green? Why black? I say white.\n\nHuman: Hello\n\nAssistant: Well, so it is."
 
@@ -377,6 +378,82 @@ def test_a_policy_learns_from_episodes_and_a_failure_loses_nothing(start, tmp_pa
     )
 
 
+def opens(turns):
+    """The same, that begins in words of its own."""
+    return talks(turns)._replace(start=lambda row: [{"role": "user", "content": f"So, {row.columns['word']}?"}])
+
+
+def length(prompts, texts, rows):
+    return [len(text) / 10 for text in texts]
+
+
+TWO = replace(PPO, iterations=2)
+REPLAYED = {
+    "with a reward and top-p": ({"reward": length, "settings": replace(TWO, top_p=0.9)}, RUN),
+    "in groups": ({"settings": TWO, "iteration": GROUP, "answers": 2}, RUN),
+    "on two devices": ({"settings": TWO}, replace(RUN, mesh=stages.Devices(data=2))),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_replay_learns_to_the_bit_what_the_run_learned_from_episodes(start, tmp_path, name):
+    """Nothing is drawn, neither the environment nor a reward is asked, and what is recorded again has the same bytes."""
+    more, run = REPLAYED[name]
+    call = partial(
+        stages.policy,
+        **{"start": start, "reward": None, "prompts": ROWS, "episodes": Episodes(2, 30)} | more,
+        run=replace(run, runtime=replace(run.runtime, record_every=1)),
+    )
+    one = call(tmp_path / "a" / "policy", environment=opens(2))
+    reward = {"reward": raises} if "reward" in more else {}
+    other = call(tmp_path / "b" / "again", environment=Environment(one_raises, raises), replay=one.folder, **reward)
+    states = [Checkpoints(each.folder / "checkpoints", None).record(2)["sha256"] for each in (one, other)]
+    assert states[0] == states[1]
+    assert list(read_metrics(one.folder)) == list(read_metrics(other.folder))
+    for step in (1, 2):
+        files = [each.folder / "rollouts" / f"{step:06d}.jsonl" for each in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    row = stages.recorded(one.folder).rows(1)[0]
+    assert row["row"] in {prompt.text for prompt in ROWS} and row["messages"][0]["content"].startswith("So, ")
+    assert len(row["rewards"]) == 2 and sum(row["rewards"]) == pytest.approx(row["reward"]["environment"])
+    assert row["over"] == "done"
+
+
+def one_raises(row):
+    raise KeyError("a replay asks no environment")
+
+
+@pytest.mark.long
+def test_a_record_of_episodes_that_does_not_fit_is_a_sentence(start, tmp_path):
+    run = replace(RUN, runtime=replace(RUN.runtime, record_every=1))
+    c = replace(PPO, iterations=1)
+    call = partial(stages.policy, start=start, reward=None, prompts=ROWS, settings=c, run=run)
+    made = call(tmp_path / "a" / "policy", environment=opens(2), episodes=Episodes(2, 30))
+    path = made.folder / "rollouts" / "000001.jsonl"
+    lines, again = path.read_text().splitlines(), partial(call, tmp_path / "b" / "policy", replay=made.folder)
+    with_it = partial(again, environment=opens(2), episodes=Episodes(2, 30))
+
+    def refused(words, **changed):
+        row = json.loads(lines[1]) | changed
+        row = {key: value for key, value in row.items() if value is not None}
+        path.write_text("\n".join([lines[0], json.dumps(row), *lines[2:], ""]))
+        refusal(with_it, "000001.jsonl, line 2", words)
+
+    refused("is about another row than this run's there", row="Say nothing.")
+    refused("rewards is [], not a number for each of 1 to 2 turns", rewards=[])
+    refused("rewards is [1, 2, 3], not a number", rewards=[1, 2, 3])
+    refused("rewards is [True], not a number", rewards=[True])
+    refused("prompt_ids is [], which are not 1 to 40 tokens", prompt_ids=[])
+    refused("has the token 1000000, and the model a vocabulary of", prompt_ids=[1000000])
+    refused("messages, answer or over is missing", over=None)
+    refused("messages, answer or over is missing", messages=None)
+    refusal(
+        lambda: again(environment=opens(2), episodes=Episodes(3, 30)), "another episodes.turns (2, not 3); set it back"
+    )
+    refusal(lambda: again(reward=length), "these rollouts are episodes with an environment; give it, or replay others")
+
+
 def test_what_is_drawn_is_what_the_learner_reads(start, tmp_path):
     """Each token's log-probability in a whole row, with EOS hidden between the turns, is the one that it was drawn with,
     after a context without it."""
@@ -444,9 +521,13 @@ def test_a_reward_is_earned_at_the_turn_that_it_is_of(start, tmp_path, monkeypat
 
 
 def test_settings_that_mean_nothing_with_an_environment_are_refused(start, tmp_path):
-    call = partial(stages.policy, tmp_path / "policy", start, None, ROWS, environment=talks(2), run=RUN)
+    call = partial(
+        stages.policy, tmp_path / "policy", start=start, reward=None, prompts=ROWS, environment=talks(2), run=RUN
+    )
     refusal(lambda: call(settings=replace(PPO, score_norm="running")), "ppo.score_norm is 'running'", "set it to 'off'")
     refusal(lambda: call(settings=PPO, iteration=steps.Iteration(writes, steps.learn)), "leave it as steps.sample")
+    named = stages.Rewards(functions=[length], names=["environment"])
+    refusal(lambda: call(settings=PPO, reward=named), "a reward is named environment", "give it another name")
     refusal(lambda: call(settings=PPO, environment=None), "the reward is None; give a reward model")
     for wrong in ((lambda row: "x", lambda m, row: ([], 0.0, True)), asks, (), Environment(asks, "x")):
         refusal(lambda wrong=wrong: call(settings=PPO, environment=wrong), "the environment is ", "give a stages.Env")

@@ -303,7 +303,7 @@ def odd_one(tokenizer, tmp_path):
     how = Reading(shapes, tokenizer, decoder.vocab_size, 2)
 
     def read(given=given, how=how):
-        return read_drawn(Recorded(tmp_path, {}), 7, given, how)
+        return read_drawn(Recorded(tmp_path, {}), 7, prompts, given, how)
 
     return SimpleNamespace(path=path, read=read, x=x, scores=scores, given=given, how=how, model=model, prompts=prompts)
 
@@ -431,6 +431,12 @@ def test_rollouts_of_another_run_are_refused_before_anything_is_made(runs):
     refused(
         "nowhere/rollouts holds no rollouts; record them with runtime.record_every = 1", replay=runs.out / "nowhere"
     )
+
+    def talk(*given):
+        raise AssertionError("a replay speaks with nobody")
+
+    talks = {"environment": stages.Environment(lambda row: talk(), lambda messages, row: talk())}
+    refused("these rollouts are single answers; leave the environment out", **talks, iteration=PPO_PTX)
     torn = runs.out / "torn"
     shutil.copytree(replay, torn)
     path = torn / "rollouts" / "000002.jsonl"
