@@ -8,11 +8,33 @@ from functools import partial
 import pytest
 
 from rlhf_jax import stages
-from rlhf_jax.data import Demonstration, Prompt, Ranking, prompt_text, split_of, train_tokenizer
+from rlhf_jax.data import (
+    ChatTemplate,
+    Demonstration,
+    Messages,
+    Prompt,
+    Ranking,
+    content_sha256,
+    place_of,
+    prompt_text,
+    read_demonstrations,
+    read_feedback,
+    read_prompts,
+    read_rankings,
+    split_of,
+    train_tokenizer,
+)
 from rlhf_jax.data.splits import normalised
 from rlhf_jax.errors import InputError
 from rlhf_jax.stages.datasets import SPLIT, SPLIT_TEXT, kept_by_length
-from rlhf_jax.stages.training import data_that_fit, has_row
+from rlhf_jax.stages.training import (
+    data_that_fit,
+    demonstrations_that_fit,
+    has_row,
+    judged_that_fit,
+    prompts_that_fit,
+    rankings_that_fit,
+)
 from tests.refusals import refusal
 
 EVALUATION, REPORT = (sys.modules[f"rlhf_jax.stages.{name}"] for name in ("evaluation", "report"))
@@ -258,6 +280,84 @@ def test_a_row_that_the_format_cannot_write_is_named():
             lambda too_long=too_long: kept_by_length([Prompt("a"), Prompt("b")], fits, too_long, "train prompts", "2"),
             "train prompts, row 2: there is 'tools' beside the messages",
         )
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "42"}, {"role": "user", "content": "So?"}]
+READ = {  # a row less its prompt, its reader, and who asks whether it fits
+    "prompts": ({}, read_prompts, lambda rows, model: prompts_that_fit(rows, model, "train")),
+    "SFT": (
+        {"completion": "Red."},
+        read_demonstrations,
+        lambda rows, model: demonstrations_that_fit(rows, model, "train"),
+    ),
+    "reward model and DPO": ({"chosen": "Red.", "rejected": "Blue."}, read_rankings, rankings_that_fit),
+    "KTO": ({"completion": "Red.", "label": False}, read_feedback, judged_that_fit),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
+def test_a_row_that_is_refused_later_is_named_by_its_file_and_line(name, too_long, model, tmp_path):
+    """A transcript has no place for tools; 60 tokens have none for many words."""
+    answers, read, fit = READ[name]
+    path, model = tmp_path / "rows.jsonl", replace(model, format=replace(model.format, too_long=too_long))
+    for asked in (TALK, "many words " * 40):
+        path.write_text("".join(json.dumps({"prompt": each, **answers}) + "\n" for each in ("Hi", asked)))
+        rows = read(str(path))
+        if asked is TALK:
+            refusal(partial(fit, rows, model), f"{path}, line 2: message 2 has the role 'tool'")
+        elif too_long == "error":
+            refusal(partial(fit, rows, model), f"the first being {path}, line 2, ")
+        else:
+            assert fit(rows, model) == rows[:1]
+
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
+LLAMA = (  # as Llama 3.1's, which writes a message's calls or its content
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% else %}"
+    "{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("too_long", ["drop", "cut", "error"])
+def test_words_that_a_template_drops_beside_calls_are_said_and_may_be_left_out(model, tmp_path, capsys, too_long):
+    path = tmp_path / "calls.jsonl"
+    said = [
+        TALK[0],
+        {"role": "assistant", "content": "I look.", "tool_calls": [CALL]},
+        {"role": "tool", "content": "4"},
+    ]
+    rows = [{"messages": [*said, {"role": "assistant", "content": "Four."}]}, {"prompt": "Hi", "completion": "Yes."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = replace(model.tokenizer, chat=ChatTemplate(LLAMA))
+    model = replace(model, tokenizer=tokenizer, format=replace(model.format, prompt_tokens=200, too_long=too_long))
+    sentence = (
+        f"{path}, line 1: message 2 has the role 'assistant' and a content beside its tool calls for which the chat format "
+        "has no place: name a template that writes it, take it out, or leave such rows out with unusable = 'drop'"
+    )
+    fit = partial(demonstrations_that_fit, model=model, what="train")
+    refusal(lambda: fit(read_demonstrations(str(path))), sentence)
+    found = read_demonstrations(str(path), "drop")
+    assert fit(found) == found[1:]
+    counted = "dropped 1 of 2 rows: 1 with something for which the chat format has no place (the first is "
+    assert f"train demonstrations: {counted}{path}, line 1)" in capsys.readouterr().err
+    refusal(lambda: fit(found[:1]), "line 1); none is left: name another format.chat, or give other rows")
+    # Without words nothing is lost.
+    rows[0]["messages"][1]["content"] = None
+    path.write_text(json.dumps(rows[0]))
+    assert len(fit(read_demonstrations(str(path)))) == 1
+
+
+def test_a_place_changes_nothing_of_a_conversation(tmp_path):
+    """Equal, with one hash and one text as a plain string; it stays where the oldest turns go."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "Hi"}) + "\n" + json.dumps({"prompt": TALK}))
+    rows, plain = read_prompts(str(tmp_path / "a.jsonl")), [Prompt(prompt_text("Hi")), Prompt(Messages(TALK))]
+    assert rows == plain and [*map(hash, rows)] == [*map(hash, plain)] and content_sha256(rows) == content_sha256(plain)
+    assert [type(each.text) for each in rows] == [str, str]
+    assert [place_of(row.conversation) for row in plain] == ["", ""]
+    (shorter,) = kept_by_length(rows[1:], lambda row: len(row.conversation) < 2, "cut", "train prompts", "2")
+    assert shorter.conversation == Messages(TALK[2:])
+    assert place_of(shorter.conversation) == f"{tmp_path / 'a.jsonl'}, line 2"
 
 
 def test_the_figure_that_marks_the_best_checkpoint_must_be_taken_somewhere():

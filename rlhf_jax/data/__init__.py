@@ -46,13 +46,17 @@ from rlhf_jax.data.dialogue import (
     Message,
     Messages,
     UnusableRowError,
+    may_go,
     messages_of,
     parse_transcript,
+    place_of,
+    placed,
     prompt_text,
     render,
     split_last_answer,
     text_of,
 )
+from rlhf_jax.data.examples import how_many
 from rlhf_jax.data.layouts import Layout
 from rlhf_jax.data.model_folder import CONFIG_FILES, TOKENIZER_FILES, tokenizer_files
 from rlhf_jax.data.permutation import permute
@@ -119,11 +123,13 @@ __all__ = [
     "encode_whole",
     "exchange_answers",
     "fits",
+    "how_many",
     "less_oldest_turns",
     "load_chat_template",
     "load_tokenizer",
     "located",
     "mask_tokens",
+    "may_go",
     "messages_of",
     "not_held_out",
     "openings",
@@ -131,6 +137,8 @@ __all__ = [
     "pack",
     "parse_transcript",
     "permute",
+    "place_of",
+    "placed",
     "prompt_fits",
     "prompt_text",
     "ranking_fits",

@@ -29,6 +29,7 @@ from rlhf_jax.data.dialogue import (
     checked_message,
     is_transcript,
     messages_of,
+    no_place,
     part_text,
     prompt_text,
     render,
@@ -467,9 +468,10 @@ def _as_written(messages: list[Message], tokenizer: Tokenizer, template: ChatTem
     if text is None:
         return messages  # the template refuses them, and is to say why
     for i, key in _lost(found, text):
-        raise InputError(
-            f"message {i + 1} has the role {messages[i]['role']!r} and a {key} for which the chat format has no place: name "
-            "a template that writes it, or leave it out"
+        beside = " beside its tool calls" if key == "content" and messages[i].get("tool_calls") else ""
+        raise no_place(
+            f"message {i + 1} has the role {messages[i]['role']!r} and a {key}{beside} for which the chat format has no "
+            "place: name a template that writes it, take it out"
         )
     return found
 

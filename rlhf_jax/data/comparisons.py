@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.data.chat import encode_turn
 from rlhf_jax.data.demonstrations import turn_length
-from rlhf_jax.data.dialogue import Answer, Conversation, Messages, UnusableRowError
+from rlhf_jax.data.dialogue import Answer, Conversation, Messages, UnusableRowError, place_of
 from rlhf_jax.data.examples import how_many, read_examples, say_dropped
 from rlhf_jax.data.layouts import Example, Layout, ranked, whole_rank
 from rlhf_jax.data.sources import Row, located
@@ -193,8 +193,9 @@ def whole_ranks(given: Any, count: int) -> tuple[int, ...]:
 
 def ranking_fits(ranking: Ranking, tokenizer: Tokenizer, length: int) -> bool:
     """True where every answer, with its prompt and EOS, takes `length` tokens at most."""
-    turns = (encode_turn(ranking.prompt, answer, tokenizer) for answer in ranking.answers)
-    return all(len(prompt) + len(answer) <= length for prompt, answer in turns)
+    with located(place_of(ranking.prompt)):
+        turns = (encode_turn(ranking.prompt, answer, tokenizer) for answer in ranking.answers)
+        return all(len(prompt) + len(answer) <= length for prompt, answer in turns)
 
 
 def _row(example: Example, row: Row) -> _Row:

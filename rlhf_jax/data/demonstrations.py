@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rlhf_jax.data.chat import Turns, encode_learned
-from rlhf_jax.data.dialogue import Answer, Conversation, UnusableRowError
+from rlhf_jax.data.dialogue import Answer, Conversation, UnusableRowError, place_of
 from rlhf_jax.data.examples import LeftOutError, read_examples
 from rlhf_jax.data.layouts import Example, Layout
-from rlhf_jax.data.sources import Row
+from rlhf_jax.data.sources import Row, located
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.data.turns import has_words
 from rlhf_jax.errors import InputError
@@ -103,7 +103,8 @@ def exchange_answers(rows: TextBatch, pad: int) -> TextBatch:
 
 def fits(demonstration: Demonstration, tokenizer: Tokenizer, length: int, turns: Turns = "last") -> bool:
     """True where prompt, answer and its end take at most `length` tokens. Who filters says how many went."""
-    return len(encode_learned(demonstration.prompt, demonstration.answer, tokenizer, turns)[0]) <= length
+    with located(place_of(demonstration.prompt)):
+        return len(encode_learned(demonstration.prompt, demonstration.answer, tokenizer, turns)[0]) <= length
 
 
 def turn_length(prompt: int, answer: int, length: int, name: str) -> int:

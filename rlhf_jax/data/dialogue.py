@@ -41,6 +41,8 @@ class Messages(tuple[Message, ...]):
     "enable_thinking": False}, as in Transformers' apply_chat_template(messages, tools=..., documents=..., ...).
     """
 
+    where, may_go = "", False  # see `placed`
+
     def __new__(cls, messages: Iterable[Message]) -> "Messages":
         return super().__new__(cls, messages)
 
@@ -48,15 +50,45 @@ class Messages(tuple[Message, ...]):
         return hash(json.dumps(self, sort_keys=True, default=str))
 
 
+class _Transcript(str):
+    where, may_go = "", False
+
+
 Conversation = str | Messages  # a transcript is messages of the user, the assistant and an opening system, written down
 Answer = str | Messages  # one turn's stripped text; or several turns, the first and last the assistant's
+
+
+def placed(conversation: Conversation, where: str, may_go: bool = False) -> Conversation:
+    """The conversation, equal to what it was, that knows where it was read, "pairs.jsonl, line 12", and whether its row may
+    be left out where it turns out to be unusable."""
+    found = _Transcript(conversation) if isinstance(conversation, str) else Messages(conversation)
+    found.where, found.may_go = where, may_go
+    return found
+
+
+def place_of(conversation: Any) -> str:
+    """Where a conversation was read; "" of one that was made otherwise."""
+    return getattr(conversation, "where", "")
+
+
+def may_go(conversation: Any) -> bool:
+    """Whether its row may be left out where it is unusable."""
+    return getattr(conversation, "may_go", False)
+
+
+def no_place(sentence: str) -> UnusableRowError:
+    """The refusal of a row of which the chat format would lose something."""
+    return UnusableRowError(
+        f"{sentence}, or leave such rows out with unusable = 'drop'",
+        "with something for which the chat format has no place",
+    )
 
 
 def text_of(conversation: Conversation) -> str:
     """A conversation as people read it, by which it is known in splits, pages and judges: a transcript as it is; messages
     turn by turn, other roles and tool calls with a name of their own. No template reads it."""
     if isinstance(conversation, str):
-        return conversation
+        return str(conversation)
     return "".join(_read_aloud(message, opens=number == 0) for number, message in enumerate(conversation))
 
 
@@ -217,13 +249,14 @@ def require_place(message: Message, number: int, source: str) -> None:
     for names in ONLY_IN_TEMPLATES:
         given = [name for name in names if message.get(name)]
         if given and not any(map(is_read, names)):
-            raise InputError(
-                f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has"
+            raise no_place(
+                f"message {number} has {given[0]!r}, for which the chat format has no place: name a template that has, or "
+                "take it out"
             )
     if message.get("name") and message["role"] in MARKERS | {"system": ""} and not is_read("name"):
-        raise InputError(
+        raise no_place(
             f"message {number} has the role {message['role']!r} and a name for which the chat format has no place: name a "
-            "template that writes it, or leave it out"
+            "template that writes it, take it out"
         )
     if number > 1 and message.get(KWARGS):
         raise InputError(f"message {number} has {KWARGS!r}, which are the conversation's: give them with the first")
@@ -234,9 +267,9 @@ def require_place(message: Message, number: int, source: str) -> None:
         given = value is not None and value != [] and value != {} and value != ""
         if (given and not is_read(name)) or name in ("messages", "add_generation_prompt"):
             column = name if name in ("tools", "documents") else KWARGS
-            raise InputError(
+            raise no_place(
                 f"there is {name!r} beside the messages, for which the chat format has no place: name a template that has, "
-                f"or do without, ignore = {column!r} in [files.layout]"
+                f"do without, ignore = {column!r} in [files.layout]"
             )
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
-from rlhf_jax.data.dialogue import UnusableRowError
+from rlhf_jax.data.dialogue import UnusableRowError, placed
 from rlhf_jax.data.layouts import Example, Layout, example
 from rlhf_jax.data.paths import ABSENT, at, conditions, holds, names_in
 from rlhf_jax.data.sources import Row, located, read_rows
@@ -21,7 +21,8 @@ def read_examples(
     layout: Layout = Layout(),
     part: str = "",
 ) -> list[T]:
-    """What `parse` makes of the examples of `source` (see `read_rows`), less the rows that it raises LeftOutError for.
+    """What `parse` makes of the examples of `source` (see `read_rows`), less the rows that it raises LeftOutError for. Their
+    prompts know where they were read (`place_of`).
 
     part: "train", "valid" or "test", only the rows whose `layout.split` says so, be there none; "" is all. With
     unusable="drop" rows with an UnusableRowError are left out. All that is left out is counted by reason in a warning.
@@ -38,7 +39,8 @@ def read_examples(
     for row in rows_of(source, layout.drop, dropped, named, (layout.split, part)):
         try:
             with located(row.where):
-                kept.append(parse(example(row, layout), row))
+                found = example(row, layout)
+                kept.append(parse(found._replace(prompt=placed(found.prompt, row.where, unusable == "drop")), row))
         except LeftOutError as said:
             dropped.setdefault(str(said), []).append(row.where)
         except UnusableRowError as error:

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_jax.data.chat import encode_prompt
-from rlhf_jax.data.dialogue import ASSISTANT, Conversation, text_of
+from rlhf_jax.data.dialogue import ASSISTANT, Conversation, place_of, text_of
 from rlhf_jax.data.examples import read_examples
 from rlhf_jax.data.layouts import Example, Layout
-from rlhf_jax.data.sources import Row
+from rlhf_jax.data.sources import Row, located
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import InputError
 from rlhf_jax.types import PromptBatch
@@ -60,7 +60,8 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int)
     tokens = np.full((len(prompts), length), tokenizer.pad, np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, prompt in enumerate(prompts):
-        ids = encode_prompt(prompt.conversation, tokenizer)
+        with located(place_of(prompt.conversation)):
+            ids = encode_prompt(prompt.conversation, tokenizer)
         if len(ids) > length:
             raise InputError(
                 f"prompt {row + 1} is {len(ids)} tokens long and the context leaves {length}: shorten it, "
@@ -73,4 +74,5 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int)
 
 def prompt_fits(prompt: Prompt, tokenizer: Tokenizer, length: int) -> bool:
     """True where the prompt takes `length` tokens at most. Who filters by it says how many went."""
-    return len(encode_prompt(prompt.conversation, tokenizer)) <= length
+    with located(place_of(prompt.conversation)):
+        return len(encode_prompt(prompt.conversation, tokenizer)) <= length

@@ -19,10 +19,15 @@ from rlhf_jax.data import (
     Prompt,
     Ranking,
     TextLayout,
+    UnusableRowError,
+    how_many,
     less_oldest_turns,
     located,
+    may_go,
     not_held_out,
     openings,
+    place_of,
+    placed,
     prompt_text,
     read_demonstrations,
     read_prompts,
@@ -290,27 +295,37 @@ def kept_by_length(
     limit: str,
 ) -> list[Text]:
     """Those that fit; the others are an InputError, or left out, or lose their oldest turns, which is said (format.too_long).
-    InputError: there is none, or none is left, of those to train on; with its number, a row that the format cannot write."""
-    if too_long == "cut":
-        shorter = []
-        for number, row in enumerate(given, 1):
-            with located(f"{what}, row {number}"):
-                shorter.append(shortened_row(row, fits))
-        if cut := sum(now is not row for now, row in zip(shorter, given, strict=True)):
-            info(f"{cut} of {len(given)} {what} are longer than {limit} and lose their oldest turns")
-        given = shorter
-    kept = []
+    InputError: there is none, or none is left, of those to train on; with its place, a row that the format cannot write, or
+    would lose something of, unless its source said to leave such rows out (files.unusable), which is counted."""
+    kept, usable, cut, dropped = [], [], 0, dict[str, list[str]]()
     for number, row in enumerate(given, 1):
-        with located(f"{what}, row {number}"):
-            kept += [row] if fits(row) else []
+        place = place_of(row[0]) or f"{what}, row {number}"
+        try:
+            with located(place):
+                shorter = shortened_row(row, fits) if too_long == "cut" else row
+                kept += [shorter] if fits(shorter) else []
+        except UnusableRowError as error:
+            if not may_go(row[0]):
+                raise
+            dropped.setdefault(error.reason, []).append(place)
+            continue
+        cut += shorter is not row
+        usable.append(row)
+    if cut:
+        info(f"{cut} of {len(given)} {what} are longer than {limit} and lose their oldest turns")
+    if dropped:
+        info(how_many(what, dropped, len(usable)))
     if not given and not what.startswith(HELD_OUT):
         raise InputError(f"there are no {what}; give more rows, of which some are not held out")
-    if len(kept) == len(given):
+    if given and not usable and not what.startswith(HELD_OUT):
+        raise InputError(f"{how_many(what, dropped, 0)}; none is left: name another format.chat, or give other rows")
+    if len(kept) == len(usable):
         return kept
-    sentence = f"{len(given) - len(kept)} of {len(given)} {what} are longer than {limit}"
+    given, sentence = usable, f"{len(usable) - len(kept)} of {len(usable)} {what} are longer than {limit}"
     more = "raise format.prompt_tokens or format.answer_tokens"
     if too_long == "error":
-        first = repr(text_of(next(row for row in given if not fits(row))[0])[:60])
+        conversation = next(row for row in given if not fits(row))[0]
+        first = ", ".join(filter(None, (place_of(conversation), repr(text_of(conversation)[:60]))))
         raise InputError(f'{sentence}, the first being {first}; {more}, or set format.too_long = "drop"')
     if not kept and not what.startswith(HELD_OUT):
         raise InputError(f"{sentence}, and none is left; {more}")
@@ -318,11 +333,22 @@ def kept_by_length(
     return kept
 
 
+def is_kept(row: Text, fits: Callable[[Text], bool]) -> bool:
+    """Whether `kept_by_length` keeps a row as it is. InputError: the format cannot write it."""
+    try:
+        return fits(row)
+    except UnusableRowError:
+        if may_go(row[0]):
+            return False
+        raise
+
+
 def shortened_row(row: Text, fits: Callable[[Text], bool]) -> Text:
     """The row less the oldest turns that it takes to fit; the row itself where it fits, or nothing helps."""
     conversation = row.conversation if isinstance(row, Prompt) else row.prompt
 
     def with_conversation(shorter: Conversation) -> Text:
+        shorter = placed(shorter, place_of(conversation), may_go(conversation))
         return row._replace(**{"conversation" if isinstance(row, Prompt) else "prompt": shorter})
 
     shorter = less_oldest_turns(conversation, lambda each: fits(with_conversation(each)))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from rlhf_jax.data import Columns, Messages, Prompt, encode_turn, encode_whole, messages_of
+from rlhf_jax.data import Columns, Messages, Prompt, encode_turn, encode_whole, located, messages_of, place_of
 from rlhf_jax.equations import ensemble_score
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime import info
@@ -108,9 +108,10 @@ def _encoded(model: Trained, prompts: Sequence[Prompt], answers: Sequence[str]) 
 
 def _tokens(model: Trained, prompt: Prompt, answer: str) -> list[int]:
     t = model.tokenizer
-    if model.step is None and t.chat is not None:
-        return encode_whole(
-            Messages([*messages_of(prompt.conversation), {"role": "assistant", "content": str(answer)}]), t
-        )
-    begun, said = encode_turn(prompt.conversation, str(answer), t)
+    with located(place_of(prompt.conversation)):
+        if model.step is None and t.chat is not None:
+            return encode_whole(
+                Messages([*messages_of(prompt.conversation), {"role": "assistant", "content": str(answer)}]), t
+            )
+        begun, said = encode_turn(prompt.conversation, str(answer), t)
     return begun + (said if getattr(answer, "ended", True) else said[:-1])

@@ -22,12 +22,13 @@ from rlhf_jax.data import (
     content_sha256,
     fits,
     pack,
+    place_of,
     prompt_fits,
     ranking_fits,
 )
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.runtime import Checkpoints, Origin, Stage, Watch, info
-from rlhf_jax.stages.datasets import DataSets, Files, Parts, World, data_sets, kept_by_length
+from rlhf_jax.stages.datasets import DataSets, Files, Parts, World, data_sets, is_kept, kept_by_length
 from rlhf_jax.stages.model import Format, Model, Trained
 from rlhf_jax.stages.run import Run
 from rlhf_jax.stages.saved import model_record, read_model
@@ -66,7 +67,8 @@ def require_belonging(start: Trained, rewards: Sequence[Trained] = (), value: Tr
 
 def require_prompts(prompts: Sequence[Prompt], model: Model) -> None:
     """InputError: there is no prompt that fits."""
-    if not any(prompt_fits(prompt, model.tokenizer, model.format.prompt_tokens) for prompt in prompts):
+    t, length = model.tokenizer, model.format.prompt_tokens
+    if not any(is_kept(prompt, lambda each: prompt_fits(each, t, length)) for prompt in prompts):
         raise InputError(
             f"none of {len(prompts)} prompts has at most format.prompt_tokens = {model.format.prompt_tokens} tokens; give "
             "some that do, or raise it"
@@ -188,7 +190,7 @@ def data_of(model: Trained, settings: World | Files, seed: int) -> DataSets:
     if model.seed is None or model.step is None:
         return data
     record, valid = Checkpoints(model.folder / "checkpoints", None).record(model.step), data.demonstrations.valid
-    that_fit = [row for row in valid if fits(row, model.tokenizer, model.format.context)]
+    that_fit = [row for row in valid if is_kept(row, lambda row: fits(row, model.tokenizer, model.format.context))]
     same = {content_sha256(rows) for rows in (valid, that_fit, ())}
     if record["inputs"].get("valid demonstrations", content_sha256(())) not in same:
         section = "world" if isinstance(settings, World) else "files"
@@ -326,7 +328,7 @@ def checked_rankings(rows: Sequence[Ranking]) -> list[Ranking]:
         except NoPairError:
             continue
         except InputError as error:
-            raise InputError(f"ranking {number}: {error}") from None
+            raise InputError(f"{place_of(getattr(row, 'prompt', '')) or f'ranking {number}'}: {error}") from None
     if len(kept) < len(rows):
         info(f"{len(rows) - len(kept)} of {len(rows)} rankings have no answer above another and are left out")
     return kept

@@ -112,7 +112,7 @@ def test_a_published_file_is_read(layouts: Path, file):
     path = str(layouts / file)
     demonstrations, prompts = read_demonstrations(path), read_prompts(path)
     assert demonstrations[0][:2] == (prompt, answer)
-    assert prompts[0].conversation == prompt and type(prompts[0].conversation) is type(prompt)
+    assert prompts[0].conversation == prompt and isinstance(prompts[0].conversation, type(prompt))
     if ranked is None:
         refusal(lambda: read_rankings(path), file, "no ranking (found: ", "give chosen and rejected, or prompt and")
         rankings = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import stages
-from rlhf_jax.data import Columns, Messages, Prompt, load_chat_template, load_tokenizer
+from rlhf_jax.data import KWARGS, Columns, Messages, Prompt, load_chat_template, load_tokenizer, placed
 from rlhf_jax.models import ScalarModel, save_pretrained, write_transformer_config
 from rlhf_jax.stages.answers import scores_of
 from tests.data.conftest import write_bytes_tokenizer
@@ -96,4 +96,8 @@ def test_a_conversation_that_the_reward_model_cannot_read(folder):
         lambda: score(PROMPTS[:1], ["x" * 200], ROWS[:1]),
         "tokens of the reward model in",
         "which reads 160",
+    )
+    beside = placed(Messages([{**TALK[0], KWARGS: {"tools": [{"name": "look"}]}}]), "rows.jsonl, line 7")
+    refusal(
+        lambda: score([Prompt(beside)], ["So."], ROWS[:1]), "rows.jsonl, line 7: there is 'tools' beside the messages"
     )
