@@ -5,7 +5,8 @@
 Rafailov et al. 2023 (arXiv:2305.18290). Half a minute on two cores, from the models and rankings of configs/tiny.toml. Starts
 from the model that RL starts from, which is the reference as well, and learns from one pair of each ranking an epoch, drawn
 anew; KTO takes it as a liked and a disliked answer, or learns from a file of {prompt, completion, label}, in which a prompt
-need not have both (given.rankings). A loss of one's own goes to the stage: preference(…, objective=mine).
+need not have both: given.rankings, or files.rankings where that is "". A loss of one's own goes to the stage:
+preference(…, objective=mine).
 
 Differences from the paper: 1. Adam in the place of RMSprop; 2. rankings of K = 4..9 answers in the place of pairs.
 """
@@ -13,7 +14,7 @@ Differences from the paper: 1. Adam in the place of RMSprop; 2. rankings of K = 
 from dataclasses import dataclass, replace
 
 from rlhf_jax.data import read_feedback, read_rankings
-from rlhf_jax.runtime import run
+from rlhf_jax.runtime import info, run
 from rlhf_jax.stages import (
     Evaluate,
     Files,
@@ -57,8 +58,10 @@ class Config(Program):
 
 def main(c: Config) -> None:
     start = model_in(c.given.start, c.format, c.memory, c.lora)
-    data = data_of(start, c.files or c.world, c.seed)
     read = read_feedback if c.preference.objective == "kto" else read_rankings
+    data = data_of(start, c.files or c.world, c.seed, rankings=read)
+    if c.given.rankings and c.files and c.files.rankings:
+        info(f"learns from given.rankings = {c.given.rankings!r}; for files.rankings set it to ''")
     rankings = data.to_learn_from(read(c.given.rankings)) if c.given.rankings else data.rankings.train
     data = replace(data, prompts=prompts_that_fit_all(data.prompts, start))
     found = preference(c.folder / "preference", start, rankings, c.preference, c.run)

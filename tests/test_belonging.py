@@ -470,7 +470,7 @@ def test_a_program_that_is_given_models_asks_for_the_data_behind_them(program, m
     class AskedError(Exception):
         pass
 
-    def data_of(model, settings, seed):
+    def data_of(model, settings, seed, **how):
         raise AskedError(model)
 
     found = {"start": models.lm, "policy": models.lm, "reward": models.reward}

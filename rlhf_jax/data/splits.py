@@ -82,7 +82,7 @@ def split_of(
     seed: int,
     prompts: Sequence[Prompt],
     demonstrations: Sequence[Demonstration] = (),
-    rankings: Sequence[Ranking] = (),
+    rankings: Sequence[Ranking] | Sequence[Judged] = (),
     given: Mapping[str, int] = {},
 ) -> Split:
     """The split of a run's rows into parts of about these fractions; see `Split`. given: the openings of rows that come in
@@ -102,7 +102,7 @@ def split_of(
     return Split(fractions, seed, openings)
 
 
-def openings(parts: Sequence[Sequence[Prompt | Demonstration | Ranking]]) -> dict[str, int]:
+def openings(parts: Sequence[Sequence[Prompt | Demonstration | Ranking | Judged]]) -> dict[str, int]:
     """The opening of each row that comes in its part → that part; the most held-out one, where it is in several."""
     found: dict[str, int] = {}
     for part, rows in enumerate(parts):
@@ -110,7 +110,7 @@ def openings(parts: Sequence[Sequence[Prompt | Demonstration | Ranking]]) -> dic
     return found
 
 
-def not_held_out(rows: Iterable[Row], held_out: Iterable[Prompt | Demonstration | Ranking]) -> list[Row]:
+def not_held_out(rows: Iterable[Row], held_out: Iterable[Prompt | Demonstration | Ranking | Judged]) -> list[Row]:
     """Of rows from elsewhere those by no user of a held-out row, none of whose human turns is the opening of one."""
     held = list(held_out)
     users, openings = {row.user for row in held if row.user}, {_turns(row)[0] for row in held}

@@ -161,7 +161,7 @@ class DataSets:
     text: Parts[str]  # documents for pretraining
     demonstrations: Parts[Demonstration]
     prompts: Parts[Prompt]
-    rankings: Parts[Ranking] = Parts(())  # none in the built-in world, whose labelers rank a model's answers
+    rankings: Parts = Parts(())  # or labels; none in the built-in world, whose labelers rank a model's answers
     truth: Truth | None = None
 
     def to_learn_from(self, rankings: Sequence[Any]) -> list[Any]:
@@ -184,9 +184,9 @@ def parts_of(rows: Parts[Row] | Sequence[Row]) -> Parts[Row]:
     return rows if isinstance(rows, Parts) else Parts(rows)
 
 
-def data_sets(settings: World | Files, seed: int) -> DataSets:
-    """The data of a run, as its settings have it."""
-    return from_world(settings, seed) if isinstance(settings, World) else from_files(settings, seed)
+def data_sets(settings: World | Files, seed: int, rankings: Callable[..., list[Any]] = read_rankings) -> DataSets:
+    """The data of a run, as its settings have it. rankings: see `from_files`."""
+    return from_world(settings, seed) if isinstance(settings, World) else from_files(settings, seed, rankings)
 
 
 def from_world(settings: World, seed: int) -> DataSets:
@@ -223,13 +223,14 @@ def from_world(settings: World, seed: int) -> DataSets:
     )
 
 
-def from_files(files: Files, seed: int) -> DataSets:
+def from_files(files: Files, seed: int, rankings: Callable[..., list[Any]] = read_rankings) -> DataSets:
     """The user's own data in parts, by one rule for all files: see rlhf_jax.data.Split; or, of a file whose layout names its
     split, in those that its rows say. No opening of a held-out conversation is in training, whichever file it is in. Pieces
     of the text go by their own hash. Prompts are curated part by part (see `curate_parts`), when what is held out is settled:
     an opening stays held out where its prompt is left out. What is left out is said.
 
-    InputError: a file that cannot be read.
+    rankings: reads files.rankings; `read_feedback` takes answers with labels by themselves. InputError: a file that cannot be
+    read.
     """
 
     def read(reader: Callable[..., list[Text]], file: str) -> tuple[list[Text], list[list[Text]]]:
@@ -263,11 +264,9 @@ def from_files(files: Files, seed: int) -> DataSets:
 
     prompts, given_prompts = read(read_prompts, "prompts")
     demonstrations, given_demonstrations = read(read_demonstrations, "demonstrations")
-    rankings, given_rankings = read(read_rankings, "rankings")
-    given = openings(
-        [[*p, *d, *r] for p, d, r in zip(given_prompts, given_demonstrations, given_rankings, strict=True)]
-    )
-    split = split_of(SPLIT, seed, prompts, demonstrations, rankings, given)
+    ranked, given_ranked = read(rankings, "rankings")
+    given = openings([[*p, *d, *r] for p, d, r in zip(given_prompts, given_demonstrations, given_ranked, strict=True)])
+    split = split_of(SPLIT, seed, prompts, demonstrations, ranked, given)
     texts = read_texts(files.pretrain, files.layout.pretrain) if files.pretrain else ()
     pieces = [piece for document in texts for piece in pieces_of(document)]
     train, valid = split_documents(pieces, SPLIT_TEXT, seed)
@@ -277,7 +276,7 @@ def from_files(files: Files, seed: int) -> DataSets:
         text=Parts(clean, valid),
         demonstrations=parted(demonstrations, given_demonstrations, "demonstrations"),
         prompts=parted(prompts, given_prompts, "prompts", curated),
-        rankings=parted(rankings, given_rankings, "rankings"),
+        rankings=parted(ranked, given_ranked, "rankings"),
     )
 
 

@@ -25,6 +25,7 @@ from rlhf_jax.data import (
     place_of,
     prompt_fits,
     ranking_fits,
+    read_rankings,
 )
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.runtime import Checkpoints, Origin, Stage, Watch, info
@@ -182,11 +183,15 @@ def result(stage: Stage, start: Model, step: int | None = None) -> Trained:
     return replace(made, seed=settings["seed"])
 
 
-def data_of(model: Trained, settings: World | Files, seed: int) -> DataSets:
+def data_of(
+    model: Trained, settings: World | Files, seed: int, rankings: Callable[..., list[Any]] = read_rankings
+) -> DataSets:
     """The data of the run that trained a model, by that run's seed, so that what they hold out was held out from the model
-    too; of `seed` where the model is a Hugging Face folder's. InputError: the model's epochs were looked at with other
-    demonstrations than these hold for that, so that it may have learned from what these hold out."""
-    data = data_sets(settings, seed if model.seed is None else model.seed)
+    too; of `seed` where the model is a Hugging Face folder's. rankings: see `from_files`.
+
+    InputError: the model's epochs were looked at with other demonstrations than these hold for that, so that it may have
+    learned from what these hold out."""
+    data = data_sets(settings, seed if model.seed is None else model.seed, rankings)
     if model.seed is None or model.step is None:
         return data
     record, valid = Checkpoints(model.folder / "checkpoints", None).record(model.step), data.demonstrations.valid

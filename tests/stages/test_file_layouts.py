@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments import dpo
 from rlhf_jax import stages
 from rlhf_jax.config import load_config, read_config
-from rlhf_jax.data import Layout, TextLayout, read_texts
+from rlhf_jax.data import Judged, Layout, Ranking, TextLayout, prompt_text, read_texts
 from rlhf_jax.data.splits import human_turns
-from rlhf_jax.stages.datasets import pieces_of
+from rlhf_jax.stages.datasets import data_sets, pieces_of
 from tests.refusals import refusal
 
 LINES = "".join(f"The number {i} stands beside the number {i + 1} in the book of numbers.\n" for i in range(300))
@@ -92,6 +93,33 @@ def test_names_are_given_on_the_command_line_and_what_cannot_be_is_said(folder):
     both = ["c.toml", "--files.layout.chosen", "c"]
     refusal(lambda: load_config(Settings, both), "the layout names both 'answers' and 'chosen'")
     refusal(lambda: load_config(Settings, ["c.toml", "--files.layout.drop", "x"]), "drop = 'x' cannot be read")
+
+
+def test_kto_learns_from_labels_of_the_files(folder, monkeypatch, capsys):
+    """Each by itself, be its prompt's other answers liked or not, less those that are held out; DPO gets what is in pairs."""
+    rows = [{"prompt": f"Is it {i}?", "completion": f"Yes, {i}.", "label": i % 3 > 0} for i in range(60)]
+    write("rows.jsonl", [*rows, {"prompt": "Is it 0?", "completion": "No.", "label": True}])
+    learned = {}
+    for name in ("model_in", "trained_in", "compare"):
+        monkeypatch.setattr(dpo, name, lambda *given: None)
+    monkeypatch.setattr(dpo, "prompts_that_fit_all", lambda prompts, model: prompts)
+    monkeypatch.setattr(dpo, "data_of", lambda start, *given, **how: data_sets(*given, **how))
+    monkeypatch.setattr(dpo, "preference", lambda folder, start, rows, c, run: learned.update({c.objective: rows}))
+    files = stages.Files(rankings="rows.jsonl")
+    for objective in ("kto", "dpo"):
+        c = stages.Preference(objective=objective)
+        dpo.main(dpo.Config(out="out", given=dpo.Given(rankings=""), files=files, preference=c))
+    assert {type(row) for row in learned["kto"]} == {Judged} and 30 < len(learned["kto"]) < 60
+    said = {(row.prompt, row.answer): row.liked for row in learned["kto"]}
+    given = {(prompt_text(row["prompt"]), row["completion"]): row["label"] for row in rows}
+    assert said.items() <= (given | {(prompt_text("Is it 0?"), "No."): True}).items() and set(said.values()) == {
+        True,
+        False,
+    }
+    assert {type(row) for row in learned["dpo"]} <= {Ranking} and len(learned["dpo"]) <= 1
+    assert "learns from given.rankings" not in capsys.readouterr().err
+    dpo.main(dpo.Config(out="out", given=dpo.Given(rankings="rows.jsonl"), files=files, preference=c))
+    assert "learns from given.rankings = 'rows.jsonl'; for files.rankings set it to ''" in capsys.readouterr().err
 
 
 def test_rows_that_name_their_split_are_in_it_and_nothing_that_is_held_out_is_trained_on(folder):
