@@ -20,18 +20,20 @@ def read_examples(
     unusable: Literal["error", "drop"] = "error",
     layout: Layout = Layout(),
     part: str = "",
+    says_unread: bool = True,
 ) -> list[T]:
     """What `parse` makes of the examples of `source` (see `read_rows`), less the rows that it raises LeftOutError for. Their
     prompts know where they were read (`place_of`).
 
     part: "train", "valid" or "test", only the rows whose `layout.split` says so, be there none; "" is all. With
-    unusable="drop" rows with an UnusableRowError are left out. All that is left out is counted by reason in a warning.
+    unusable="drop" rows with an UnusableRowError are left out. All that is left out is counted by reason in a warning. With
+    says_unread another one names the columns that nothing was read from.
     InputError, with the line: a row that cannot be read; a path of the layout that no row has; all rows are left out.
     """
     layout.check()
     kept: list[T] = []
     dropped: dict[str, list[str]] = {}
-    advice = "give other rows"
+    advice, unread = "give other rows", dict[str, None]()
     optional = {
         getattr(layout, name) for name in ("system", "history", "tools", "documents", "category", "user", "labeler")
     } - {""}
@@ -40,6 +42,7 @@ def read_examples(
         try:
             with located(row.where):
                 found = example(row, layout)
+                unread |= dict.fromkeys(found.unread)
                 kept.append(parse(found._replace(prompt=placed(found.prompt, row.where, unusable == "drop")), row))
         except LeftOutError as said:
             dropped.setdefault(str(said), []).append(row.where)
@@ -51,6 +54,8 @@ def read_examples(
     if dropped and not kept and not part:
         raise InputError(f"{how_many(source, dropped, 0)}; none is left: {advice}")
     say_dropped(source, dropped, len(kept))
+    if says_unread and unread and part in ("", PARTS[0]):
+        logging.getLogger(__name__).warning("%s: columns not read: %s", source, ", ".join(unread))
     return kept
 
 

@@ -104,6 +104,7 @@ FLIPS = {
     "mislabelled",
     "noisy",
 }
+PAIRS_RATED = ("rating", "ratings", "score", "scores", "reward", "rewards", "rank", "ranks")  # lists of two numbers
 MARGINS = {"margin", "gap", "delta", "diff", "difference", "strength"}  # of chosen above rejected
 
 
@@ -171,6 +172,7 @@ class Example(NamedTuple):
     user: str
     labeler: str
     columns: dict[str, Any]  # all that the prompt was not made of, as JSON has it
+    unread: tuple[str, ...]  # the columns that neither the prompt nor the answers, nor what is said of them, come from
 
 
 def example(row: Row, layout: Layout = Layout()) -> Example:
@@ -241,7 +243,9 @@ class _Reader:
             problem = error
         category, user, labeler = (self.name(name) for name in ("category", "user", "labeler"))
         columns = {key: plain(value) for key, value in self.row.fields.items() if key not in self.used}
-        return Example(prompt, answers, ranks, liked, score, problem, category, user, labeler, columns)
+        return Example(
+            prompt, answers, ranks, liked, score, problem, category, user, labeler, columns, self.unread(len(answers))
+        )
 
     def content(self) -> tuple[Conversation, tuple[Answer, ...], tuple[int, ...], InputError | None]:
         """Prompt, answers, their ranks, and what is missing."""
@@ -508,6 +512,7 @@ class _Reader:
                     f"say that it is something else, ignore = {name!r} in [files.layout]"
                 )
             more = value if isinstance(value, dict) else {name: value}
+            more = {key: inner for key, inner in more.items() if key not in FOR_TEMPLATE or inner not in (None, "", [])}
             if twice := found.keys() & more.keys():
                 raise InputError(f"there is {min(twice)!r} in its own column and in {KWARGS!r}: keep one of them")
             found |= more
@@ -614,7 +619,7 @@ class _Reader:
             keys = [lower[name], lower.get(name.replace("chosen", "rejected"), "")]
             if all(is_number(self.fields.get(each)) for each in keys) and ignored.isdisjoint(keys):
                 scores.append((keys[0], [number_of(self.fields[each], each) for each in keys]))
-        for name in ("rating", "ratings", "score", "scores", "reward", "rewards", "rank", "ranks"):
+        for name in PAIRS_RATED:
             rating = self.fields.get(name)
             if not isinstance(rating, list) or len(rating) != 2 or name in ignored:
                 continue
@@ -795,6 +800,23 @@ class _Reader:
         if judges(key) or words & {"status", "label", *TIES}:
             return "tie" if said in TIES else said if said in ("chosen", "rejected") else ""
         return ""
+
+    def unread(self, count: int) -> tuple[str, ...]:
+        """The columns that nothing was read from, beside so many answers."""
+        pair, lower = "chosen" in self.fields or self.layout.chosen, {key.lower(): key for key in self.fields}
+
+        def reads(key: str) -> bool:
+            if count == 1 and key in LABELS:
+                return True
+            if not pair or count < 2:
+                return count > 1 and key in ("ranks", "scores", "ratings", "skipped")
+            better, worse = (key.lower().replace(*words) for words in (("rejected", "chosen"), ("chosen", "rejected")))
+            if better != worse and {better, worse} <= lower.keys():
+                return rates(lower[better]) and is_number(self.fields[key])
+            rated = [name for name in PAIRS_RATED if isinstance(self.fields.get(name), list)]
+            return bool(key in rated or (rated and key == "generations") or self.said_of_pair(key))
+
+        return tuple(key for key in self.fields if key not in self.used | self.not_judging and not reads(key))
 
     def name(self, name: str) -> str:
         """The category, the user or the labeler; "" where there is none, or "user" is what they said."""

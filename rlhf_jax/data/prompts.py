@@ -52,7 +52,7 @@ def read_prompts(
     def prompt(example: Example, row: Row) -> Prompt:
         return Prompt(example.prompt, example.category, example.user, Columns(example.columns))
 
-    return read_examples(source, prompt, unusable, layout, part)
+    return read_examples(source, prompt, unusable, layout, part, says_unread=False)
 
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int) -> PromptBatch:

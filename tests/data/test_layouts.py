@@ -881,6 +881,40 @@ def test_prompts_that_are_none(jsonl, row, sentence):
     refusal(lambda: read_prompts(jsonl(row)), f"line 1: {sentence}")
 
 
+COMPARED = {"prompt": "Q", "chosen": "Y", "rejected": "N"}
+UNREAD = {  # a row, how it is read, and the columns that nothing is read from
+    "numbers of no name": ({"prompt": "Q", "completion": "Y", "value": 0.1, "y": 3, "x1": -2.5}, {}, "value, y, x1"),
+    "ids": ({"messages": [user("Q"), assistant("Y")], "id": "a", "source": "s", "prompt": "Q"}, {}, "id, source"),
+    "a pair's scores are compared": (
+        {**COMPARED, "score_chosen": 2, "score_rejected": 1, "margin": 1.0, "n": 1},
+        {},
+        "n",
+    ),
+    "of Distilabel": ({**COMPARED, "generations": ["Y", "N"], "rating": [9.0, 1.0], "order": ["a", "b"]}, {}, "order"),
+    "what is ignored": ({"prompt": "Q", "completion": "Y", "value": 1, "y": 3}, {"ignore": "value"}, "y"),
+    "what drops": ({"prompt": "Q", "completion": "Y", "value": 1, "y": 3}, {"drop": "y > 5"}, "value"),
+    "what the layout names": (
+        {"q": "Q", "a": "Y", "b": "N", "c": 1},
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        "c",
+    ),
+    "a label": ({"prompt": "Q", "completion": "Y", "label": True, "tools": "[]", "system": "Be."}, {}, ""),
+    "ranked": ({"prompt": "Q", "completions": ["Y", "N"], "scores": [2, 1], "value": [1, 2]}, {}, "value"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_columns_that_nothing_is_read_from_are_named_once(jsonl, name, caplog):
+    row, layout, unread = UNREAD[name]
+    path = jsonl(*[row | {"empty": None}] * 3, row | ({"late": 1} if unread else {}))
+    sentence = f"{path}: columns not read: {unread}, late"
+    read_demonstrations(path, layout=Layout(**layout))
+    assert [record.message for record in caplog.records] == ([sentence] if unread else [])
+    caplog.clear()
+    read_prompts(path, layout=Layout(**layout))  # whose other columns reward functions are given
+    assert not caplog.records
+
+
 def test_conditions_drop_rows_and_are_counted(jsonl, caplog):
     rows = [
         {"prompt": str(n), "meta": {"lang": lang}, "n": n, "ok": n > 1}

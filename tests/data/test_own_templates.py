@@ -487,7 +487,9 @@ def test_what_the_template_is_given_in_any_case_is_refused(small, given):
 
 @pytest.mark.parametrize("empty", [None, [], "", "[]", "null"])
 def test_no_tools_are_none(jsonl, empty):
-    assert read_prompts(jsonl({"messages": PLAIN, "tools": empty}))[0].conversation == Messages(PLAIN[:3])
+    """As for TRL; of an empty list Llama 3.1's template would write that there are tools."""
+    for beside in ({"tools": empty}, {KWARGS: {"tools": empty if isinstance(empty, list) else []}}):
+        assert read_prompts(jsonl({"messages": PLAIN, **beside}))[0].conversation == Messages(PLAIN[:3])
 
 
 def test_what_tables_fill_up_with_null_is_no_part_of_a_tool(jsonl):
