@@ -432,7 +432,7 @@ def require_turns(halves: Iteration, run: Run, rewards: Rewards) -> None:
         raise InputError("mesh.pmap needs a reward model, and there is an environment; leave it out")
     if halves.sample is not sample:
         raise InputError("with an environment an iteration's sample is not called; leave it as steps.sample")
-    if ENVIRONMENT in rewards.recorded:
+    if ENVIRONMENT in {*rewards.named, *(model.folder.name for model in rewards.models[:1])}:
         raise InputError(f"a reward is named {ENVIRONMENT}, as what the environment gives is; give it another name")
 
 
