@@ -323,6 +323,39 @@ def test_checkpoints_of_one_folder_are_told_apart_by_their_steps(models, tmp_pat
     assert computed.rivals == ["sft step 1", f"{tmp_path.name}/sft step 2"]
 
 
+def test_each_of_several_models_stands_against_those_before_it(models, tmp_path, computed, world, monkeypatch, capsys):
+    rivals, distances = {}, []
+    helpful = REPORT.helpful
+    monkeypatch.setattr(
+        REPORT,
+        "helpful",
+        lambda judge, written, name, others: rivals.update({name: others}) or helpful(judge, written, name),
+    )
+    monkeypatch.setattr(
+        REPORT, "distance", lambda this, written, start, *rest: distances.append((this, start, rest[0])) or {}
+    )
+    measured = []
+    monkeypatch.setattr(
+        REPORT,
+        "agreement_on",
+        lambda *given: measured.append(given[1:3]) or {"accuracy/gold": Estimate(0.7, None, None, 9)},
+    )
+    sft, one, two, start = (models.make(name) for name in ("sft", "policy_1", "policy_2", "rl_init"))
+    named = {"sft": sft, "round_1": one, "round_2": two}
+    given = (world, models.reward, sft, AnswersToRank(), Evaluate(), RUN)
+    found = stages.evaluate_in_turn(tmp_path, named, start, *given, about={"seed": 3})
+    assert rivals == {"sft": [], "round_1": ["sft"], "round_2": ["sft", "round_1"]} and computed.times == 1
+    assert distances == [(each, start, "rl_init") for each in named.values()] and measured == [(models.reward, sft)]
+    as_json = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(as_json) == list(found) == ["sft", "round_1", "round_2", "reward_model"]
+    assert json.loads((tmp_path / "evaluated.json").read_text()) == {"config": {"seed": 3}}
+    said = capsys.readouterr().out
+    assert "round_2" in said and "70" in said
+    foreign = replace(sft, tokenizer=replace(sft.tokenizer, sha256="0" * 64))
+    words = "different tokenizers"
+    refusal(lambda: stages.evaluate_in_turn(tmp_path, {"sft": foreign}, start, *given), words)
+
+
 def changed_truth(world):
     held = stages.from_world(stages.World(40, prompts=240, demonstrations=4, labelers=2, heldout_labelers=2), 0)
     return replace(world, truth=held.truth)
@@ -397,6 +430,7 @@ def test_without_prompts_nothing_begins(models, tmp_path, world):
         lambda prompts, data: stages.sample_answers(tmp_path / "out", lm, prompts, run=RUN),
         lambda prompts, data: stages.compare(tmp_path / "out", "mine", lm, [], lm, data, reward),
         lambda prompts, data: stages.evaluate(tmp_path / "out", five, data, reward, lm, AnswersToRank()),
+        lambda prompts, data: stages.evaluate_in_turn(tmp_path / "out", five, lm, data, reward, lm, AnswersToRank()),
     )
     for prompts in ([], long):
         data = stages.DataSets(stages.Parts(()), ROWS, stages.Parts((), (), prompts))

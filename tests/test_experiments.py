@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from experiments import best_of_n, curate, dpo, grpo, inspect_tokens, instructgpt, look, ppo_ptx, reward_model, sweep
+from experiments import (
+    best_of_n,
+    curate,
+    dpo,
+    grpo,
+    inspect_tokens,
+    instructgpt,
+    look,
+    ppo_ptx,
+    reward_model,
+    rounds,
+    sweep,
+)
 from rlhf_jax.config import read_config
 from rlhf_jax.data import train_tokenizer
 from rlhf_jax.errors import InputError
@@ -292,7 +304,7 @@ PROGRAM_OF = {
     "ablation": sweep,
     **{
         each.__name__.rpartition(".")[2]: each
-        for each in (ppo_ptx, grpo, dpo, best_of_n, curate, inspect_tokens, look, reward_model)
+        for each in (ppo_ptx, grpo, dpo, best_of_n, curate, inspect_tokens, look, reward_model, rounds)
     },
 }
 

@@ -24,6 +24,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import export as export_program
+from experiments import rounds
+from experiments.seeds import seeds
 from rlhf_jax import runtime, stages, steps
 from rlhf_jax.data import (
     Demonstration,
@@ -58,7 +60,7 @@ def loaded(path, name=""):
     return module
 
 
-two_arms, changed_loss, rounds = (loaded(STUDIES / f"{name}.py") for name in ("two_arms", "changed_loss", "rounds"))
+two_arms, changed_loss = (loaded(STUDIES / f"{name}.py") for name in ("two_arms", "changed_loss"))
 RUN, PPO = two_arms.RUN, two_arms.PPO
 EACH = replace(RUN, runtime=replace(RUN.runtime, save_every=1, keep=9))
 
@@ -259,22 +261,60 @@ def test_a_changed_loss_is_a_few_lines_and_resumes_and_reports(made, tmp_path, c
     refusal(lambda: other(PPO), "its learn (", "changed_loss.proximal", "has changed since", "--anew proximal")
 
 
-def test_rounds_are_a_short_loop_in_which_rankings_gather(made, tmp_path):
-    loop = definition(rounds, "study")
-    assert len(loop[next(i for i, line in enumerate(loop) if "policies, rankings" in line) :]) <= 20
-    ppo = replace(PPO, iterations=1)
-    _, one, two = rounds.study(tmp_path, made.sft, made.data, two_arms.ANSWERS, two_arms.REWARD, ppo, RUN)
-    old, new = (read_rankings(str(tmp_path / f"round_{i}" / "rankings" / "rankings.jsonl")) for i in (0, 1))
-    assert old and new and old != new
-    # The second reward model is of old and new ones: it is done with them, and refuses the new alone.
-    again = partial(made.reward_model, tmp_path / "round_1" / "reward_model")
-    again(rankings=old + new)
+def test_rounds_on_a_small_world_end_in_their_report_and_go_on(made, tmp_path, capsys):
+    config, out, sft = tmp_path / "rounds.toml", tmp_path / "out", made.out / "sft"
+    config.write_text(f'''
+out = "{out}"
+given = {{ start = "{sft}", sft = "{sft}" }}
+world = {{ documents = 120, prompts = 150, demonstrations = 60, labelers = 2, heldout_labelers = 1 }}
+answers = {{ prompts = 16, fewest = 2, most = 4 }}
+reward = {{ batch = 4, lr = 3e-3 }}
+ppo = {{ iterations = 1, batch = 16, minibatches = 2, gamma = 0.0, pretrain_examples = 0, lr = 3e-3 }}
+evaluate = {{ prompts = 16 }}
+runtime = {{ batch = 32 }}
+''')
+
+    def call(count):
+        rounds.main(begin(rounds.Config, rounds.__file__, "", [str(config), "--rounds.count", str(count)]))
+        return json.loads((out / "rounds.json").read_text())
+
+    first, there = call(1), files(out)
+    two = call(2)
+    stays = {path: each for path, each in files(out).items() if path.parent != out}
+    assert (
+        first["round_1"] == two["round_1"]
+        and stays.items() >= {path: each for path, each in there.items() if path.parent != out}.items()
+    )
+    one, other = (trained(out / f"policy_{n}") for n in (1, 2))
+    assert [two[f"round_{n}"]["policy"] for n in (1, 2)] == [one.sha256, other.sha256] and one.sha256 != other.sha256
+    # The second reward model is of old and new rankings: it is done with them, and refuses the new alone.
+    old, new = (read_rankings(str(out / f"rankings_{n}" / "rankings.jsonl")) for n in (1, 2))
+    assert two["round_2"]["rankings"] == len(old + new) > len(old) > 0 and not {r.prompt for r in old} & {
+        r.prompt for r in new
+    }
+    again = partial(made.reward_model, out / "reward_model_2", c=stages.Reward(batch=4, lr=3e-3))
+    assert again(rankings=old + new).sha256 == two["round_2"]["reward_model"]
     refusal(lambda: again(rankings=new), "made from another rankings")
-    assert one.sha256 != two.sha256
-    answers = json.loads((tmp_path / "round_1" / "answers" / "made.json").read_text())
+    answers = json.loads((out / "answers_2" / "made.json").read_text())
     assert answers["inputs"]["model"] == one.sha256  # the newest policy's
-    record = Checkpoints(tmp_path / "round_1" / "policy" / "checkpoints", None).record(1)
-    assert record["inputs"]["start"] == one.sha256
+    record = Checkpoints(out / "policy_2" / "checkpoints", None).record(1)
+    assert record["inputs"]["start"] == made.sft.sha256  # each policy begins where the first did
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert list(figures) == ["sft", "round_1", "round_2", "reward_model"]
+    assert {"rating", "rating/minus_sft", "rating/minus_round_1", "kl/from_sft"} <= figures["round_2"].keys()
+    assert "accuracy/gold" in figures["reward_model"] and re.search(
+        r"sft|SFT +round_1 +round_2 +n", capsys.readouterr().out
+    )
+    # Runs from several seeds' models are put together, as those of the recipe are.
+    (tmp_path / "other").mkdir()
+    shutil.copy(out / "evaluation.json", tmp_path / "other")
+    about = json.loads((out / "evaluated.json").read_text())
+    (tmp_path / "other" / "evaluated.json").write_text(json.dumps({"config": about["config"] | {"seed": 1}}))
+    assert seeds([out, tmp_path / "other"])["round_2"]["rating"].n == 2
+    # What came from the first round's rankings goes with them.
+    aside = runtime.set_aside(out, "rankings_1")
+    assert sorted(aside) == sorted(path.name for path in (out / "set_aside").iterdir())
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"answers_1", "set_aside"}
 
 
 # A reward that is a Python function.

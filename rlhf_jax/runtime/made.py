@@ -37,6 +37,11 @@ class Made:
                 raise InputError(f"{folder / name} has changed since it was written; {or_anew(folder)}")
 
     @property
+    def begun(self) -> bool:
+        """Whether `start` or `finish` was called, here or by an earlier program."""
+        return bool(self._found)
+
+    @property
     def complete(self) -> bool:
         """Whether `finish` was called, here or by an earlier program."""
         return "files" in self._found

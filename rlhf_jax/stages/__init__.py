@@ -14,6 +14,7 @@ from rlhf_jax.stages.answers import (
     Candidates,
     answers_of,
     decoded,
+    in_rounds,
     sample_answers,
     scores_of,
 )
@@ -65,8 +66,8 @@ from rlhf_jax.stages.policy import PPO, batches, evaluation, networks, policy, r
 from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
 from rlhf_jax.stages.program import Program, begin
-from rlhf_jax.stages.rankings import Ranker, ask, by_reward_model, comparisons, label, simulated
-from rlhf_jax.stages.report import compare, evaluate
+from rlhf_jax.stages.rankings import Ranker, ask, ask_people, by_reward_model, comparisons, label, simulated
+from rlhf_jax.stages.report import compare, evaluate, evaluate_in_turn
 from rlhf_jax.stages.reward_model import Reward, reward_model
 from rlhf_jax.stages.rewards import RewardFunction, Rewards, scores_by
 from rlhf_jax.stages.rollouts import browsed, recorded
@@ -140,6 +141,7 @@ __all__ = [
     "alignment_tax",
     "answers_of",
     "ask",
+    "ask_people",
     "audit_of",
     "batches",
     "begin",
@@ -159,6 +161,7 @@ __all__ = [
     "distance",
     "environment_in",
     "evaluate",
+    "evaluate_in_turn",
     "evaluation",
     "export",
     "folds",
@@ -167,6 +170,7 @@ __all__ = [
     "harmless",
     "helpful",
     "imported",
+    "in_rounds",
     "judge_of",
     "label",
     "labelers_agree",

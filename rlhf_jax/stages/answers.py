@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from rlhf_jax.config import Checked, Count, Natural, Positive, PositiveShare, SettingError, Several
 from rlhf_jax.data import Columns, Demonstration, Messages, Prompt, content_sha256, encode_prompts, fits
+from rlhf_jax.errors import InputError
 from rlhf_jax.evals import Answers, answer, scores
 from rlhf_jax.models import LanguageModel, Sampling, ScalarModel, TransformerConfig
 from rlhf_jax.rewards import AnswerText
@@ -91,6 +92,18 @@ def sample_answers(
         made.finish(path.name)
     read = [json.loads(line) for line in path.read_text().splitlines()]
     return CandidateRows([Candidates(_prompt(**row["prompt"]), tuple(row["answers"])) for row in read], made.sha256)
+
+
+def in_rounds(prompts: Sequence[Prompt], count: int, each: int) -> list[Sequence[Prompt]]:
+    """`each` prompts for each of `count` rounds, which no other has. The first round's are the last ones, as those of
+    `sample_answers`, so that more rounds leave the earlier ones as they are. InputError: there are too few."""
+    if count * each > len(prompts):
+        raise InputError(
+            f"{count} rounds of {each} prompts each are more than the {len(prompts)} prompts for training: lower "
+            "rounds.count or answers.prompts, or give more prompts"
+        )
+    ends = range(len(prompts), len(prompts) - count * each, -each)
+    return [prompts[end - each : end] for end in ends]
 
 
 def _prompt(conversation: str | list, columns: dict, **fields: str) -> Prompt:

@@ -1,5 +1,7 @@
 """Labelling: people, or functions that stand for them, rank the answers to each prompt."""
 
+import shlex
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +19,14 @@ from rlhf_jax.labelers import (
     Opinion,
     Ranker,
     Store,
+    as_rankings,
     by_scores,
     comparison,
     rank,
     ranks_of,
     write_judgements,
 )
-from rlhf_jax.runtime import Made, Origin, info
+from rlhf_jax.runtime import Made, Origin, first_process, info
 from rlhf_jax.stages.answers import CandidateRows, scores_of
 from rlhf_jax.stages.datasets import Truth
 from rlhf_jax.stages.functions import asked
@@ -32,10 +35,15 @@ from rlhf_jax.stages.reward_model import encoded
 from rlhf_jax.stages.run import RUN, Run
 
 ABSTAINS = Opinion(skipped="abstains")
+RANKINGS, JUDGEMENTS = "rankings.jsonl", "judgements.jsonl"  # a folder of them
+PAUSE, QUIET = 2.0, 15.0  # seconds between two looks at a store, and at least between two sentences about it
 
 
-def simulated(truth: Truth) -> list[Ranker]:
-    """The labelers of the built-in world, who see its gold preference through their own eyes."""
+def simulated(truth: Truth | None) -> list[Ranker]:
+    """The labelers of the built-in world, who see its gold preference through their own eyes. InputError: there is no such
+    world."""
+    if truth is None:
+        raise InputError("nobody ranks answers to prompts from files by themselves; name a store that people fill")
 
     def ranks(labeler, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...] | Opinion:
         return rank(labeler, truth.gold, truth.question(prompt), answers) or ABSTAINS
@@ -68,19 +76,28 @@ def comparisons(
     ]
 
 
-def ask(folder: Path | str, answers: CandidateRows, labelers: Sequence[Ranker], run: Run = RUN) -> list[Ranking]:
+def ask(
+    folder: Path | str,
+    answers: CandidateRows,
+    labelers: Sequence[Ranker],
+    run: Run = RUN,
+    *,
+    before: Sequence[Ranking] = (),
+) -> list[Ranking]:
     """Each prompt's answers ranked by a labeler drawn for it, in rankings.jsonl; prompts whose answers they find all alike
-    are left out. judgements.jsonl has what each of them said, those who skipped it too. InputError: the folder was made from
-    something else, other labelers or another order of them included; there is no labeler, or two have one name; a labeler
-    raises, or gives something else than a rank for each answer."""
+    are left out. judgements.jsonl has what each of them said, those who skipped it too. before: rankings of earlier rounds,
+    which the new ones come behind, and by which labelers are drawn otherwise in each round. InputError: the folder was made
+    from something else, other labelers or another order of them included; there is no labeler, or two have one name; a
+    labeler raises, or gives something else than a rank for each answer."""
     folder, names = Path(folder), [one.name for one in labelers]
     require_names(names)
     code = {f"labeler {one.name}": one.rank for one in labelers}
     settings = {"seed": run.seed, "labelers": names}  # who ranks what goes by their order
-    made = Made(folder, Origin(settings, {"answers": answers.sha256}, code, model={}))
-    path, judged = folder / "rankings.jsonl", folder / "judgements.jsonl"
+    made = Made(folder, Origin(settings, asked_about(answers, before), code, model={}))
     if not made.complete:
-        rng, rows, said = np.random.default_rng(run.numpy_seed("labelers")), [], []
+        seed = run.numpy_seed("labelers")
+        rng = np.random.default_rng([seed, int(content_sha256(before)[:8], 16)] if before else seed)
+        rows, said = [], []
         for prompt, texts in answers.rows:
             labeler = labelers[int(rng.integers(len(labelers)))]
             if len(texts) < 2:
@@ -92,11 +109,81 @@ def ask(folder: Path | str, answers: CandidateRows, labelers: Sequence[Ranker], 
         info(
             f"labelers ranked the answers to {len(rows)} of {len(answers.rows)} prompts; to the others there were too few"
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_rankings(path, rows)
-        write_judgements(judged, said)
-        made.finish(path.name, judged.name, known_as=content_sha256(read_rankings(str(path))))
-    return read_rankings(str(path))
+        keep(folder, rows, said)
+    return kept(made, before)
+
+
+def ask_people(
+    folder: Path | str,
+    store: Path | str,
+    answers: CandidateRows,
+    *,
+    wanted: int = 1,
+    model: str = "",
+    sampling: Mapping[str, Any] = {},
+    before: Sequence[Ranking] = (),
+) -> list[Ranking]:
+    """The same by people, each prompt by `wanted` of them, who fill the store through its page.
+
+    It puts the comparisons into the store, says how many judgements are missing and what opens the page, waits, and returns
+    when they are there. A call that was stopped goes on with what the store has by then, and asks nothing again. model,
+    sampling: who wrote the answers and how they were drawn, which labelers do not see.
+
+    InputError: the folder was made from something else; of a folder that was begun, the store is not there; the store's disk,
+    or see `Store.add_tasks`.
+    """
+    folder = Path(folder)
+    settings = {"wanted": wanted, "model": model, "sampling": dict(sampling)}
+    made = Made(folder, Origin(settings, asked_about(answers, before), code={}, model={}))
+    if not made.complete and first_process():
+        source = f"{folder.name} {answers.sha256[:12]}"  # what else is in the store is not waited for
+        tasks = {one.id: one for one in comparisons(answers, model=model, sampling=sampling, source=source)}
+        with Store(store, create=not made.begun) as opened:
+            opened.add_tasks(list(tasks.values()), wanted)
+            made.start()
+            wait_for_people(opened, source, folder.name)
+            said = opened.judgements(source)
+        keep(folder, as_rankings(said), said)
+    while not (folder / RANKINGS).is_file():  # of several processes the others may be on machines without the store
+        time.sleep(PAUSE)
+    return kept(made, before)
+
+
+def wait_for_people(store: Store, source: str, name: str) -> None:
+    """Returns when no judgement of the source's comparisons is missing. Says how many are, at first with what opens the page,
+    then when that has changed; and to how many comparisons there is nobody left who could be asked."""
+    path, told, at = shlex.quote(str(store.path)), None, 0.0
+    while (now := store.progress(source)).missing:
+        if told is None or ((now.missing, now.stuck) != told and time.monotonic() - at >= QUIET):
+            sentence = f"{name}: {now.missing} of {now.wanted} judgements are missing"
+            if now.stuck:
+                sentence += f"; for {now.stuck} comparisons there is nobody left to ask: rlhf-label labeler {path} NAME"
+            if told is None:
+                sentence += f"; this waits for them. The page: rlhf-label serve {path}"
+            info(sentence)
+            told, at = (now.missing, now.stuck), time.monotonic()
+        time.sleep(PAUSE)
+    info(f"{name}: all {now.wanted} judgements are there")
+
+
+def asked_about(answers: CandidateRows, before: Sequence[Ranking]) -> dict[str, str]:
+    """What rankings record of what they are made from."""
+    return {"answers": answers.sha256} | ({"rankings": content_sha256(before)} if before else {})
+
+
+def keep(folder: Path, rankings: Sequence[Ranking], said: Sequence[Judgement]) -> None:
+    """Writes a folder's two files; rankings.jsonl last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_judgements(folder / JUDGEMENTS, said)
+    write_rankings(folder / RANKINGS, rankings)
+
+
+def kept(made: Made, before: Sequence[Ranking]) -> list[Ranking]:
+    """Those before, and those of the folder, which is finished; what is made from them knows it by all of them."""
+    found = [*before, *read_rankings(str(made.folder / RANKINGS))]
+    if not made.complete:
+        made.finish(RANKINGS, JUDGEMENTS, known_as=content_sha256(found))
+    return found
 
 
 def label(store: Store, labelers: Sequence[Ranker], prompts: Mapping[str, Prompt] = {}) -> int:

@@ -165,6 +165,47 @@ def compare(
     return figures
 
 
+def evaluate_in_turn(
+    out: Path | str,
+    models: Mapping[str, Trained],
+    start: Trained,
+    data: DataSets,
+    reward: Trained,
+    writer: Trained,
+    answers: AnswersToRank,
+    settings: Evaluate = Evaluate(),
+    run: Run = RUN,
+    *,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Figures]:
+    """How each of several models stands against those before it on held-out prompts, and how far it is from `start`; and how
+    a reward model orders the answers of `writer`. Written into `out` as evaluation.json, with evaluated.json beside it, which
+    has what it is about, by which runs are put together (experiments/seeds.py); and printed. InputError: no prompt fits;
+    models that do not belong together; a held-out ranking is broken."""
+    out = Path(out)
+    for model in (*models.values(), start, writer):
+        require_belonging(model, [reward])
+    require_prompts(data.prompts.test, start)
+    judge, reference = judge_of(data, start, reward, settings), loaded(start)
+    written, evaluation = dict[str, Written](), dict[str, Figures]()
+    for name, model in models.items():
+        this = loaded(model)
+        written[name] = write(this, judge, settings, run)
+        evaluation[name] = helpful(judge, written, name, [*written][:-1])
+        evaluation[name] |= distance(this, written[name], reference, start.folder.name, settings, run)
+    assert judge.reward is not None
+    evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, settings, run)
+    as_json = {name: {key: e._asdict() for key, e in figures.items()} for name, figures in evaluation.items()}
+    if first_process():
+        (out / MARK).unlink(missing_ok=True)
+    write_atomically(out / "evaluation.json", json.dumps(as_json, indent=1))
+    write_atomically(out / MARK, json.dumps({"config": dict(about or {})}))
+    last = as_json.pop("reward_model")
+    print(table_text(as_json))
+    print(table_text({"reward_model": last}))
+    return evaluation
+
+
 def told_apart(models: Sequence[Trained], taken: str) -> dict[str, Trained]:
     """The models by the shortest end of their folder's path that no other one's has, and that is not `taken`. Of several
     checkpoints of a folder the step belongs to the name. A model that is given twice is there once."""

@@ -23,14 +23,14 @@ def finished(folder):
 def test_it_is_complete_once_it_is_finished(tmp_path):
     folder = tmp_path / "answers"
     made = Made(folder, ORIGIN)
-    assert not made.complete and not folder.exists()  # looking writes nothing
+    assert not made.complete and not made.begun and not folder.exists()  # looking writes nothing
     with pytest.raises(InputError, match="answers: it is not complete"):
         _ = made.sha256
     made.start()
-    assert not made.complete and not Made(folder, ORIGIN).complete
+    assert not made.complete and not Made(folder, ORIGIN).complete and made.begun and Made(folder, ORIGIN).begun
     made = finished(folder)
     again = Made(folder, ORIGIN)
-    assert made.complete and again.complete
+    assert made.complete and again.complete and again.begun
     one, two = (hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
     assert again.sha256 == made.sha256
     assert again.sha256 == hashlib.sha256(f"{one} answers.jsonl\n{two} prompts.jsonl\n".encode()).hexdigest()
