@@ -149,7 +149,7 @@ def preferred(answers):
     return [lengths.index(len(text)) + 1 for text in answers]
 
 
-def until(true, process, seconds=400):
+def until(true, process, seconds=1200):
     end = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()[1][-3000:]

@@ -261,6 +261,7 @@ def test_a_changed_loss_is_a_few_lines_and_resumes_and_reports(made, tmp_path, c
     refusal(lambda: other(PPO), "its learn (", "changed_loss.proximal", "has changed since", "--anew proximal")
 
 
+@pytest.mark.long
 def test_rounds_on_a_small_world_end_in_their_report_and_go_on(made, tmp_path, capsys):
     config, out, sft = tmp_path / "rounds.toml", tmp_path / "out", made.out / "sft"
     config.write_text(f'''
