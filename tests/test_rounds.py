@@ -149,12 +149,25 @@ def preferred(answers):
     return [lengths.index(len(text)) + 1 for text in answers]
 
 
-def until(true, process, seconds=1200):
-    end = time.monotonic() + seconds
-    while not true():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < end
-        time.sleep(0.02)
+class Program:
+    """The program, at work, and what it has said."""
+
+    def __init__(self, line, log):
+        self.log = log
+        with log.open("w") as said:
+            self.process = subprocess.Popen(
+                line, cwd=ROOT, env=environment(), stderr=said, stdout=subprocess.PIPE, text=True
+            )
+
+    def until_it_says(self, sentence):
+        while sentence not in (said := self.log.read_text()):
+            assert self.process.poll() is None, said[-3000:]
+            time.sleep(0.02)
+
+    def kill(self):
+        assert self.process.poll() is None  # it waits
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
 
 
 @pytest.mark.long
@@ -180,46 +193,34 @@ runtime = {{ batch = 32 }}
         people = People(server, [store.add_labeler("Ann"), store.add_labeler("Bob")])
         people.start()
 
-        def begin():
-            return subprocess.Popen(
-                line, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+        def ranked(count):
+            """The people go on, as far as to so many judgements."""
+            people.may = count
+            while store.progress().done < count:
+                assert people.is_alive()
+                time.sleep(0.02)
 
-        def killed(done, wanted):
-            """In the midst of a round, when so many judgements are there of so many tasks in the store."""
-            program = begin()
-            until(lambda: store.progress().wanted > wanted, program)
-            people.may = done
-            until(lambda: store.progress().done == done, program)
-            time.sleep(0.5)
-            assert program.poll() is None  # it waits
-            program.send_signal(signal.SIGKILL)
-            return program.communicate()[1]
-
-        said = killed(4, 0)
+        program = Program(line, tmp_path / "first.txt")
+        program.until_it_says("are missing")
         first = store.progress().wanted
-        assert f"rankings_1: {first} of {first} judgements are missing" in said
-        assert f"The page: rlhf-label serve {shlex.quote(str(path))}" in said
-        people.may = 7  # while no program is there
-        while store.progress().done < 7:
-            time.sleep(0.02)
-        people.may = first
-        program = begin()  # goes on by itself, to the second round
-        until(lambda: store.progress().wanted > first, program)
-        people.may = first + 3
-        until(lambda: store.progress().done == first + 3, program)
-        program.send_signal(signal.SIGKILL)
-        said = program.communicate()[1]
-        assert f"rankings_1: {first - 7} of {first} judgements are missing" in said
-        assert f"rankings_1: all {first} judgements are there" in said
+        assert f"rankings_1: {first} of {first} judgements are missing; this waits" in program.log.read_text()
+        assert f"The page: rlhf-label serve {shlex.quote(str(path))}\n" in program.log.read_text()
+        ranked(4)
+        program.kill()
+        ranked(7)  # while no program is there
+        program = Program(line, tmp_path / "second.txt")
+        program.until_it_says(f"rankings_1: {first - 7} of {first} judgements are missing")
+        ranked(first)
+        program.until_it_says(f"rankings_1: all {first} judgements are there")
+        program.until_it_says("rankings_2: ")  # by itself
         second = store.progress().wanted - first
-        assert f"rankings_2: {second} of {second} judgements are missing" in said
-        people.may = first + second
-        while store.progress().missing:
-            time.sleep(0.02)
-        program = begin()
-        printed, said = program.communicate()
-        assert program.returncode == 0, said[-3000:]
+        assert f"rankings_2: {second} of {second} judgements are missing" in program.log.read_text()
+        ranked(first + 3)
+        program.kill()
+        ranked(first + second)
+        program = Program(line, tmp_path / "third.txt")
+        printed, _ = program.process.communicate()
+        assert program.process.returncode == 0, program.log.read_text()[-3000:]
         people.over = True
         people.join()
         now, judgements = store.progress(), store.judgements()

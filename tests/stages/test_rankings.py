@@ -129,8 +129,10 @@ def test_people_rank_while_the_call_waits_and_one_that_was_stopped_asks_nothing_
     with Store(path) as store:
         tasks = store.judgements()
         store.add_tasks([comparison("Something else?", THREE)])  # nobody waits for it
-    refusal(lambda: call(tmp_path / "lables.sqlite"), "lables.sqlite: no such store: check the path")
-    refusal(lambda: call(wanted=1), "made with another wanted (2, not 1)")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["rlhf_jax.stages.rankings"], "wait_for_people", None)
+        refusal(lambda: call(tmp_path / "lables.sqlite"), "lables.sqlite: no such store: check the path")
+        refusal(lambda: call(wanted=1), "made with another wanted (2, not 1)")
     workers = [threading.Thread(target=do, args=(path, *work), daemon=True) for work in (("Ann", 6), ("Bob", 10))]
     capsys.readouterr()
     found = []
