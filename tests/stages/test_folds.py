@@ -86,25 +86,35 @@ def test_what_makes_no_folds_is_refused(rankings, groups, words):
 
 @pytest.fixture
 def studied(monkeypatch, types_are_not_checked):
-    """The study, with stages that know what they were made from. A reward model is right of whom it learned from alone."""
-    learned, drawn = {}, []
+    """The study, with stages that know what they were made from. A reward model is right of whom it learned from alone, the
+    less often the more they are, and one of all of them half as often of who is contrary. One training ranking asks what is
+    held out."""
+    learned, drawn, groups = {}, [], {}
     world = stages.from_world(stages.World(10, prompts=400, demonstrations=4, labelers=2, heldout_labelers=1), 0)
 
     def ask(folder, answers, labelers, run):
         drawn.append((folder.name, answers))
+        groups.update({one.name: one.group for one in labelers})
+        leaked = world.prompts.test[:1] if folder.name == "train_rankings" else []
         return [
             ranking(p.conversation.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:"), one.name, p.user)
-            for p, one in zip(answers, labelers * 40, strict=False)
+            for p, one in zip([*answers, *leaked], labelers * 40, strict=False)
         ]
 
     def reward_model(folder, start, rankings, settings, run):
-        assert (start, settings, folder) not in learned
+        assert folder not in learned and settings == labeler_groups.REWARD
+        assert not {row.prompt for row in rankings} & {p.conversation for p in world.prompts.test}
         learned[folder] = {row.labeler for row in rankings}, run.seed
         return folder
 
     def ordered(reward, rankings, run):
         known, _ = learned[reward]
-        return [stages.Ordered(row.prompt, row.labeler, float(row.labeler in known), 1) for row in rankings]
+
+        def right(labeler):
+            half = 0.5 if known >= set(groups) and groups[labeler] == "contrary" else 1.0
+            return half * (labeler in known) / len(known)
+
+        return [stages.Ordered(row.prompt, row.labeler, right(row.labeler), 1) for row in rankings]
 
     monkeypatch.setattr(stages, "sample_answers", lambda folder, sft, prompts, answers, run: prompts)
     for stage in (ask, reward_model, ordered):
@@ -116,13 +126,23 @@ def studied(monkeypatch, types_are_not_checked):
 def test_the_study_learns_from_four_groups_and_measures_all_five(studied):
     figures, learned, drawn, world = studied
     assert drawn == [("train_rankings", world.prompts.train), ("test_rankings", world.prompts.test)]
-    assert {name: figure.mean for name, figure in figures.items()} == {
-        "at_random/training_groups": 1.0,
-        "at_random/held_out_group": 0.0,
-        "by_preference/training_groups": 1.0,
-        "by_preference/held_out_group": 0.0,
-    }
+    assert {name: figure.mean for name, figure in figures.items()} == pytest.approx(
+        {
+            "at_random/training_groups": 1 / 8,
+            "at_random/held_out_group": 0.0,
+            "by_preference/training_groups": 1 / 5,
+            "by_preference/held_out_group": 0.0,
+            "pooled_model/usual": 1 / 10,
+            "pooled_model/contrary": 1 / 20,
+            "own_model/usual": 1 / 5,
+            "own_model/contrary": 1 / 5,
+        }
+    )
     sizes = Counter((folder.parts[1], len(known)) for folder, (known, _) in learned.items())
-    assert sizes == {("at_random", 8): 15, ("by_preference", 5): 6}
-    assert Counter(seed for _, seed in learned.values()) == dict.fromkeys(range(3), 7)
+    assert sizes == {("at_random", 8): 15, ("by_preference", 5): 6, ("pooled", 10): 3}
+    assert Counter(seed for _, seed in learned.values()) == dict.fromkeys(range(3), 8)
     assert {folder.name for folder in learned} == {"reward_model"}
+    halves = [
+        figures[f"{model}/{group}"].n for model in ("pooled_model", "own_model") for group in ("usual", "contrary")
+    ]
+    assert halves[:2] == halves[2:] and sum(halves[:2]) == len(world.prompts.test)
