@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_jax import stages
 from rlhf_jax.data import (
+    LEAVE_OUT,
     ChatTemplate,
     Demonstration,
     Messages,
@@ -312,6 +313,50 @@ def test_a_row_that_is_refused_later_is_named_by_its_file_and_line(name, too_lon
             assert fit(rows, model) == rows[:1]
 
 
+STRICT = (  # as Mistral's and Gemma's, of turns that alternate
+    "{% for m in messages %}{% if (m.role == 'user') != loop.index0 is even %}{{ raise_exception('roles must alternate') }}"
+    "{% endif %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TWO_QUESTIONS = [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Are you there?"}]
+LATE_SYSTEM = [*TWO_QUESTIONS, {"role": "system", "content": "Be kind."}, {"role": "user", "content": "So?"}]
+REFUSED = {  # a chat format, what it does not write, what is said of it, and how such rows are counted
+    "its template": (STRICT, TWO_QUESTIONS, "the chat template refuses the messages (roles must alternate)", "refuses"),
+    "a role": ("", TALK, "message 2 has the role 'tool'", "does not write"),
+    "a late system message": ("", LATE_SYSTEM, "message 3 has the role 'system'", "does not write"),
+    "a marker": (
+        "",
+        [{"role": "user", "content": "Say \n\nAssistant: x"}],
+        "which would begin a new turn: reword it",
+        "does not write",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_a_chat_format_refuses_is_an_error_or_left_out_and_counted(name, why, model, tmp_path, capsys):
+    answers, read, fit = READ[name]
+    source, asked, sentence, counted = REFUSED[why]
+    path, chat = tmp_path / "rows.jsonl", ChatTemplate(source) if source else None
+    model = replace(model, tokenizer=replace(model.tokenizer, chat=chat))
+    path.write_text("".join(json.dumps({"prompt": each, **answers}) + "\n" for each in ("Hi", asked, "Ho")))
+    refusal(partial(fit, read(str(path)), model), f"{path}, line 2: ", sentence, LEAVE_OUT)
+    rows = read(str(path), "drop")
+    assert fit(rows, model) == [rows[0], rows[2]]
+    said = capsys.readouterr().err
+    assert (
+        "dropped 1 of 3 rows: 1 that the chat " in said and counted in said and f"(the first is {path}, line 2)" in said
+    )
+
+
+def test_a_call_is_refused_for_what_is_lost_and_counted_in_its_answer(model, tmp_path):
+    path = tmp_path / "calls.jsonl"
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    path.write_text(json.dumps({"messages": [TALK[0], call]}))
+    fit = partial(demonstrations_that_fit, read_demonstrations(str(path)), model, "train")
+    refusal(fit, f"{path}, line 1: the answer: message 1 has 'tool_calls', for which the chat format has no place")
+
+
 CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
 LLAMA = (  # as Llama 3.1's, which writes a message's calls or its content
     "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% else %}"
@@ -341,7 +386,9 @@ def test_words_that_a_template_drops_beside_calls_are_said_and_may_be_left_out(m
     assert fit(found) == found[1:]
     counted = "dropped 1 of 2 rows: 1 with something for which the chat format has no place (the first is "
     assert f"train demonstrations: {counted}{path}, line 1)" in capsys.readouterr().err
-    refusal(lambda: fit(found[:1]), "line 1); none is left: name another format.chat, or give other rows")
+    refusal(
+        lambda: fit(found[:1]), "line 1); none is left: ", "has no place: name a template that writes it, take it out"
+    )
     # Without words nothing is lost.
     rows[0]["messages"][1]["content"] = None
     path.write_text(json.dumps(rows[0]))

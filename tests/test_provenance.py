@@ -764,7 +764,7 @@ def test_preferences_are_learned_from_the_rankings_given_or_those_for_training(d
         model_in=lambda folder, *where: f"model in {folder}",
         trained_in=lambda folders, *where: folders,
         read_rankings=lambda source: read,
-        data_of=lambda model, settings, seed: data,
+        data_of=lambda model, settings, seed, **how: data,
         prompts_that_fit_all=lambda prompts, start: stages.Parts(prompts.train),
         compare=lambda path, *given: made.update(compare=given),
     )

@@ -34,6 +34,7 @@ from rlhf_jax.data.dialogue import (
     prompt_text,
     render,
     require_place,
+    unwritable,
     words_of,
 )
 from rlhf_jax.data.sources import located
@@ -197,7 +198,7 @@ def encode_turn(prompt: Conversation, answer: Answer, tokenizer: Tokenizer) -> t
     off by a space and ended by EOS. InputError: as `render_chat`; an answer that does not continue its prompt.
     """
     if tokenizer.chat is None:
-        text = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
+        text = _spoken_text(answer)
         return encode_prompt(prompt, tokenizer), [*tokenizer.encode_continued(f" {text}"), tokenizer.eos]
     tokens, _, cut = _turn(prompt, answer, tokenizer, tokenizer.chat)
     return tokens[:cut], tokens[cut:]
@@ -227,6 +228,14 @@ def _asked(prompt: Conversation, tokenizer: Tokenizer, begun: list[int]) -> int:
     return _shared(begun, _encode(said, tokenizer, tokenizer.chat, prompt=False)[0])
 
 
+def _spoken_text(answer: Answer) -> str:
+    """An answer as it stands in a transcript, behind the marker of its first turn."""
+    if isinstance(answer, str):
+        return answer
+    with located("the answer"):  # its messages are counted from its first
+        return render(answer).removeprefix(ASSISTANT).strip()
+
+
 def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
     """The tokens of a conversation with all that the tokenizer's template writes, behind the last turn too. InputError: as
     `render_chat`; a tokenizer without a template."""
@@ -246,14 +255,14 @@ def encode_learned(
     """
     earlier = prompt if turns == "all" and isinstance(prompt, Messages) else ()
     if unlearned := [i for i, m in enumerate(earlier, 1) if m["role"] == "assistant" and m.get("weight") == 0]:
-        raise InputError(
+        raise unwritable(
             f"message {unlearned[0]} has the weight 0, by which it is not to be learned: learn the last turns alone, "
             'turns = "last"'
         )
     if tokenizer.chat is not None:
         tokens, mask, cut = _turn(prompt, answer, tokenizer, tokenizer.chat)
         return tokens, mask if turns == "all" else [False] * cut + mask[cut:]
-    said = answer if isinstance(answer, str) else render(answer).removeprefix(ASSISTANT).strip()
+    said = _spoken_text(answer)
     asked = prompt if isinstance(prompt, str) else prompt_text(prompt)
     if turns == "all":
         tokens, pieces = list(tokenizer.opening), _spoken(f"{asked} {said}", own=False)
@@ -379,12 +388,12 @@ def _checked(
                 "choose zephyr or hh, which do with EOS"
             )
     if not messages:
-        raise InputError("the list of messages is empty: give one message at least")
+        raise unwritable("the list of messages is empty: give one message at least")
     built_in, checked = template in BUILT_IN.values(), []
     for number, message in enumerate(messages, 1):
         what = f"message {number}"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(f"{what} is no object with a 'role': give it one")
+            raise unwritable(f"{what} is no object with a 'role': give it one")
         given = {name: value for name, value in (more or {}).items() if value is not None}
         if given and number == 1 and isinstance(message.get(KWARGS, {}), dict):
             message = {**message, KWARGS: {**message.get(KWARGS, {}), **given}}
@@ -559,10 +568,10 @@ def _shielded(value: Any, tokenizer: Tokenizer, template: ChatTemplate, what: st
             return value
         for mark in (START, END, SHIELD, STAND_IN):
             if mark in value:
-                raise InputError(f"{what} holds U+{ord(mark):04X}, which is no character: remove it")
+                raise unwritable(f"{what} holds U+{ord(mark):04X}, which is no character: remove it")
         for marker in markers:
             if marker in value:
-                raise InputError(f"{what} holds {marker!r}, which would begin a new turn: reword it")
+                raise unwritable(f"{what} holds {marker!r}, which would begin a new turn: reword it")
         return value
 
     return shielded(value)

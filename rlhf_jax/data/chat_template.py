@@ -13,7 +13,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-from rlhf_jax.data.dialogue import ASSISTANT, HUMAN, Message
+from rlhf_jax.data.dialogue import ASSISTANT, HUMAN, Message, unwritable
 from rlhf_jax.data.model_folder import parse_object, read_bytes
 from rlhf_jax.data.sources import located
 from rlhf_jax.errors import InputError
@@ -168,7 +168,10 @@ def fill(
         raise
     except Exception as error:  # a template's own, of any kind
         reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"the chat template refuses the messages ({reason}): mend them or the template") from None
+        raise unwritable(
+            f"the chat template refuses the messages ({reason}): mend them or the template",
+            f"that the chat template refuses ({reason})",
+        ) from None
 
 
 class _Generation(jinja2.ext.Extension):

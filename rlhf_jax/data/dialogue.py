@@ -21,6 +21,9 @@ TEXT_PARTS = ("text", "input_text", "output_text")  # types of a content's parts
 ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), REASONING)  # keys of a message that not every template reads
 
 
+LEAVE_OUT = ", or leave such rows out with unusable = 'drop'"  # what can be done with any of them
+
+
 class UnusableRowError(InputError):
     """A row that is well formed and gives nothing to learn from. Readers can be told to leave such rows out; they count
     them by `reason`, which goes on from "12 rows"."""
@@ -76,10 +79,15 @@ def may_go(conversation: Any) -> bool:
     return getattr(conversation, "may_go", False)
 
 
+def unwritable(sentence: str, reason: str = "that the chat format does not write") -> UnusableRowError:
+    """The refusal of a row that the chat format cannot write."""
+    return UnusableRowError(sentence, reason)
+
+
 def no_place(sentence: str) -> UnusableRowError:
     """The refusal of a row of which the chat format would lose something."""
     return UnusableRowError(
-        f"{sentence}, or leave such rows out with unusable = 'drop'",
+        f"{sentence}{LEAVE_OUT}",
         "with something for which the chat format has no place",
     )
 
@@ -99,13 +107,13 @@ def render(messages: Sequence[Any]) -> str:
     InputError: no messages, an unknown role, content that is no string or that holds a marker of a turn.
     """
     if not messages:
-        raise InputError("the list of messages is empty: give one message at least")
+        raise unwritable("the list of messages is empty: give one message at least")
     parts = []
     for number, message in enumerate(messages, 1):
         role, content = _fields(message, number)
         if role == "system":
             if number > 1:
-                raise InputError(f"message {number} has the role 'system': only the first message can")
+                raise unwritable(f"message {number} has the role 'system': only the first message can")
             parts.append(content)
         else:
             parts.append(f"{MARKERS[role]} {content}" if content else MARKERS[role])
@@ -209,11 +217,11 @@ def checked_message(message: Any, number: int) -> tuple[str, str]:
         raise InputError(f"message {number} is no object with 'role' and 'content': give it both")
     role, content = message["role"], message["content"]
     if role not in ("user", "assistant", "system"):
-        raise InputError(f"message {number} has the role {role!r}: use 'user', 'assistant' or 'system'")
+        raise unwritable(f"message {number} has the role {role!r}: use 'user', 'assistant' or 'system'")
     if isinstance(content, list):
         return role, "".join(part_text(part, number) for part in content)
     if not isinstance(content, str):
-        raise InputError(f"message {number} has a content that is no string: make it one")
+        raise unwritable(f"message {number} has a content that is no string: make it one")
     return role, content
 
 
@@ -223,7 +231,7 @@ def part_text(part: Any, number: int) -> str:
         return part
     kind, text = (part.get("type", "text"), part.get("text")) if isinstance(part, dict) else (None, None)
     if kind not in TEXT_PARTS or not isinstance(text, str):
-        raise InputError(
+        raise unwritable(
             f"message {number} has the part {shortened(part)} in its content, which the chat format does not read: make it "
             '{"type": "text", "text": "..."}, or remove it'
         )
@@ -231,11 +239,12 @@ def part_text(part: Any, number: int) -> str:
 
 
 def _fields(message: Any, number: int) -> tuple[str, str]:
+    if isinstance(message, dict) and message.get("role") in (*MARKERS, "system"):
+        require_place(message, number, "")  # what a call says beside its null content is what is lost
     role, content = checked_message(message, number)
-    require_place(message, number, "")
     content = content.strip()
     if marker := TURN.search(content):
-        raise InputError(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")
+        raise unwritable(f"message {number} holds {marker[0]!r}, which would begin a new turn: reword it")
     return role, content
 
 

@@ -79,6 +79,9 @@ FOR_TEMPLATE = {
     "documents": "a list of objects with title and text",
     KWARGS: "an object of names and values",
 }
+SPEAKER, ANSWERERS = ("role", "from", "speaker"), {"assistant", "gpt", "chatgpt", "bot", "chatbot", "model"}
+PLAIN = re.compile(r"[\w-]+")  # what a condition takes as it stands
+GUANACO = re.compile(r"### Human:.*### Assistant:\s*\S", re.DOTALL)
 UNSEEN = ("image", "images", "video", "videos", "audio", "audios")  # columns of which models of text know nothing
 CELLS = (bool, int, float, Decimal, str)  # what a judgement is written in
 ANSWERS_ARE = (
@@ -279,7 +282,7 @@ class _Reader:
             raise UnusableRowError(
                 f"no answer (found: {', '.join(self.fields)}): give prompt and completion, messages, or chosen, for a "
                 "ranking chosen and rejected, or prompt and completions, or name their columns in [files.layout], as in "
-                "answers = 'a, b'",
+                "answers = 'a, b' and best = 'c' (or ranks, or scores)",
                 "without an answer",
             )
         self.answered = key = keys[0]
@@ -297,14 +300,6 @@ class _Reader:
             return answers()
         except InputError as error:
             return (), (), error
-
-    def longest(self) -> str:
-        """The column that looks most like a prompt, for an example in a sentence."""
-        return max(
-            self.fields,
-            key=lambda key: len(str(self.fields[key])) * isinstance(self.fields[key], (str, list)),
-            default="q",
-        )
 
     # The prompt.
 
@@ -331,9 +326,26 @@ class _Reader:
         if isinstance(asked, str) and not is_seen(asked):
             raise UnusableRowError("the prompt is empty: give it some text", "whose prompt is empty")
         self.nothing_to_choose(asked)
+        self.asked_by_user(asked)
         if isinstance(asked, str) and quotes_turns(asked):
             asked = Messages([{"role": "user", "content": asked}])
         return with_words(begun(self.system, self.history, asked))
+
+    def asked_by_user(self, asked: Conversation) -> None:
+        """InputError: another column says that the assistant wrote it. UnusableRowError: it holds turns, answers among them,
+        that are marked as in OpenAssistant's Guanaco."""
+        for key in SPEAKER if isinstance(asked, str) else ():
+            said = self.fields.get(key)
+            if key not in self.not_judging and isinstance(said, str) and said.strip().casefold() in ANSWERERS:
+                raise InputError(
+                    f"there is {key!r} beside the prompt, and it is {said!r}, who answers: drop such rows in [files.layout], "
+                    f"drop = '{key} == {said.strip()}', or read on without it, ignore = {key!r}"
+                )
+        if isinstance(asked, str) and GUANACO.search(asked):
+            raise UnusableRowError(
+                "the prompt holds turns of its own ('### Human:' and '### Assistant:'): write the conversation as messages",
+                "whose prompt holds '### Human:' and '### Assistant:'",
+            )
 
     def nothing_to_choose(self, asked: Conversation) -> None:
         """InputError: choices beside a question that does not hold them."""
@@ -380,15 +392,15 @@ class _Reader:
         keys += [key for key in ("input",) if not keys and key in self.fields]
         if not keys:
             absent = ("prompt", *QUESTIONS, "input", *CONVERSATIONS, "chosen")
-            if null := next((key for key in absent if key in self.row.fields), ""):
+            if null := next((key for key in absent if key in self.row.fields and key not in self.fields), ""):
                 raise UnusableRowError(f"{null!r} is null: give it a value", f"whose {null!r} is null")
             answer = next((key for key in (*ANSWERS, *SEVERAL) if key in self.fields), None)
             if answer:
                 raise InputError(f"there is {answer!r} but no 'prompt': add it, or name its column in [files.layout]")
             found = ", ".join(self.fields) or "nothing"
             raise InputError(
-                f"no prompt (found: {found}): give prompt, messages, or chosen, or name its column in [files.layout], "
-                f"as in prompt = {self.longest()!r}"
+                f"no prompt (found: {found}): give prompt, messages, or chosen, or name in [files.layout] which of these the "
+                "prompt is, or messages"
             )
         parts = [self.fields[key] for key in dict.fromkeys([*keys, *more])]
         self.used |= {*keys, *more, *(key for key in SUPPLEMENTS if key in self.fields)}
@@ -722,7 +734,7 @@ class _Reader:
             return None, None
         found = ((key, self.row.fields[key]) for key in LABELS if key in self.row.fields)
         labels = [key for key, value in found if value is None or isinstance(value, CELLS)]
-        labels = [key for key in labels if key not in self.layout.says_nothing() and not self.layout.scores]
+        labels = [key for key in labels if key not in self.not_judging and not self.layout.scores]
         path, liked = self.layout.label or next(iter(labels), ""), None
         if path:
             liked = truth_of(required(self.row.fields, path), path)
@@ -743,18 +755,20 @@ class _Reader:
         doubted = [key for key in self.fields if self.is_doubted(key, count)]
         if not doubted:
             return None
-        key, value = doubted[0], self.fields[doubted[0]]
-        number, truth = ("> 0", "true") if is_worse(key) else ("< 1", "false")
-        dropped = f"{key} {number}"
+        key, value, worse = doubted[0], self.fields[doubted[0]], is_worse(doubted[0])
+        number, truth = ("> 0", "true") if worse else ("< 1", "false")
+        dropped, named = f"{key} {number}", ""
         if is_truth(value):
             dropped = f"{key} == {truth}"
+            named = "" if worse or count > 1 else f"label = {key!r}"  # true where the answer was liked
         elif isinstance(value, str) and not is_number(value):
-            dropped = f"{key} == bad"
+            dropped = f"{key} == {value.strip() if PLAIN.fullmatch(value.strip()) else 'bad'}"
+        elif self.answered:
+            named = f"answer = {self.answered!r} and scores = {('-' if worse else '') + key!r}"
+        made = f", or to have it say which answers are better name it, as in {named}" if named else ""
         return InputError(
             f"there is {key!r} beside the answers, which may say that they are bad: drop rows by it in [files.layout], as in "
-            f"drop = {dropped!r}, or to have rankings made by it name it and the answer, as in answer = 'response' and "
-            f"label = {key!r} (of true and false) or scores = {key!r} (of numbers), or say that it means nothing, "
-            f"ignore = {', '.join(doubted)!r}"
+            f"drop = {dropped!r}{made}, or say that it means nothing, ignore = {', '.join(doubted)!r}"
         )
 
     def is_doubted(self, key: str, count: int) -> bool:

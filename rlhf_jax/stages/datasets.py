@@ -12,6 +12,7 @@ import numpy as np
 
 from rlhf_jax.config import Checked, Count, Finite, NotNegative, Share
 from rlhf_jax.data import (
+    LEAVE_OUT,
     Conversation,
     Demonstration,
     Judged,
@@ -296,7 +297,7 @@ def kept_by_length(
     """Those that fit; the others are an InputError, or left out, or lose their oldest turns, which is said (format.too_long).
     InputError: there is none, or none is left, of those to train on; with its place, a row that the format cannot write, or
     would lose something of, unless its source said to leave such rows out (files.unusable), which is counted."""
-    kept, usable, cut, dropped = [], [], 0, dict[str, list[str]]()
+    kept, usable, cut, dropped, first = [], [], 0, dict[str, list[str]](), ""
     for number, row in enumerate(given, 1):
         place = place_of(row[0]) or f"{what}, row {number}"
         try:
@@ -305,7 +306,10 @@ def kept_by_length(
                 kept += [shorter] if fits(shorter) else []
         except UnusableRowError as error:
             if not may_go(row[0]):
+                if place_of(row[0]) and "unusable" not in str(error):
+                    raise InputError(f"{error}{LEAVE_OUT}") from error
                 raise
+            first = first or str(error)
             dropped.setdefault(error.reason, []).append(place)
             continue
         cut += shorter is not row
@@ -317,7 +321,7 @@ def kept_by_length(
     if not given and not what.startswith(HELD_OUT):
         raise InputError(f"there are no {what}; give more rows, of which some are not held out")
     if given and not usable and not what.startswith(HELD_OUT):
-        raise InputError(f"{how_many(what, dropped, 0)}; none is left: name another format.chat, or give other rows")
+        raise InputError(f"{how_many(what, dropped, 0)}; none is left: {first.removesuffix(LEAVE_OUT)}")
     if len(kept) == len(usable):
         return kept
     given, sentence = usable, f"{len(usable) - len(kept)} of {len(usable)} {what} are longer than {limit}"

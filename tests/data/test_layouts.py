@@ -388,6 +388,55 @@ def test_where_scores_make_rankings_demonstrations_are_those_that_are_not_droppe
 
 
 @pytest.mark.parametrize(
+    ("more", "advice", "never"),
+    [
+        ({"toxic": True}, "drop = 'toxic == true', or say", "label ="),  # true is not what was liked
+        (
+            {"is_safe": False},
+            "drop = 'is_safe == false', or to have it say which answers are better name it, as in label",
+            "x",
+        ),
+        ({"toxicity": 0.9}, "answer = 'completion' and scores = '-toxicity'", "label ="),
+        ({"rating": 1}, "answer = 'completion' and scores = 'rating'", "label ="),
+        ({"verdict": "poor"}, "drop = 'verdict == poor', or say", "scores ="),
+    ],
+)
+def test_what_is_advised_for_a_column_that_judges_can_be_done(jsonl, more, advice, never):
+    path = jsonl({"prompt": "Q", "completion": "Y", **more})
+    assert never not in refusal(lambda: read_demonstrations(path), advice)
+
+
+def test_no_column_of_answers_is_advised_as_the_prompt(jsonl):
+    said = refusal(lambda: read_prompts(jsonl(POST)), "no prompt (found: history, ")
+    assert "prompt = " not in said
+
+
+def test_a_conversation_beside_a_named_answer_is_not_called_null(jsonl):
+    path = jsonl({"conversation": WHOLE["chosen"], "toxic": False})
+    refusal(lambda: read_demonstrations(path, layout=Layout(answer="response", label="toxic")), "no prompt (found: ")
+    (told,) = read_demonstrations(path, layout=Layout(drop="toxic == true"))
+    assert told.answer == "Y"
+
+
+def test_what_the_assistant_wrote_is_no_prompt(jsonl):
+    """As in OpenAssistant's rows, a message each, and in Guanaco's, a conversation in one text."""
+    rows = [{"text": "Q", "role": "prompter"}, {"text": "Y", "role": "assistant"}]
+    refusal(
+        lambda: read_prompts(jsonl(*rows), layout=Layout(prompt="text")), "line 2: there is 'role' beside the prompt"
+    )
+    kept = read_prompts(jsonl(*rows), layout=Layout(prompt="text", drop="role == assistant"))
+    assert [p.conversation for p in kept] == [PROMPT]
+    assert len(read_prompts(jsonl(*rows), layout=Layout(prompt="text", ignore="role"))) == 2
+    guanaco = jsonl({"text": "### Human: Q### Assistant: Y"})
+    refusal(lambda: read_prompts(guanaco, layout=Layout(prompt="text")), "the prompt holds turns of its own")
+
+
+def test_a_label_that_is_named_as_the_answer_is_no_verdict(jsonl):
+    (told,) = read_demonstrations(jsonl({"prompt": "Q", "label": "Y"}), layout=Layout(answer="label"))
+    assert told.answer == "Y"
+
+
+@pytest.mark.parametrize(
     ("more", "sentence"),
     [
         ({"rating": 1}, "there is 'rating' beside the answers, which may say that they are bad"),
