@@ -459,7 +459,7 @@ def _write_parquet(partial: Path, rows: Sequence[Mapping[str, Any]], path: Path)
     from pyarrow import parquet
 
     texts = [isinstance(row["prompt"], str) for row in rows]
-    if any(texts) != all(texts):
+    if not all(texts) and any(texts):
         raise InputError(f"{path}: some prompts are texts and some messages: write a .jsonl, or two files")
     for number, row in enumerate(rows, 1):
         for message in () if texts[number - 1] else row["prompt"]:

@@ -106,8 +106,11 @@ def ask(
             said.append(judged_by(labeler, comparison(prompt.conversation, texts, user=prompt.user), opinion))
             if len(set(opinion.ranks)) > 1:
                 rows.append(Ranking(prompt.conversation, texts, opinion.ranks, labeler.name, prompt.user))
+        skipped = sum(bool(each.skipped) for each in said)
         info(
-            f"labelers ranked the answers to {len(rows)} of {len(answers.rows)} prompts; to the others there were too few"
+            f"labelers ranked the answers to {len(rows)} of {len(answers.rows)} prompts; "
+            f"{len(answers.rows) - len(said)} had fewer than two different ones, {skipped} they skipped, to "
+            f"{len(said) - skipped - len(rows)} they found all alike"
         )
         keep(folder, rows, said)
     return kept(made, before)

@@ -239,6 +239,9 @@ def test_parquet_takes_prompts_of_one_kind(tmp_path):
     refusal(lambda: write_judgements(path, [BARE._replace(prompt=call)]), "prompt 1 has messages of more than a role")
     refusal(lambda: write_judgements(tmp_path / "j.csv", [BARE]), "j.csv: unknown ending")
     assert not list(tmp_path.iterdir())
+    write_judgements(path, [])
+    empty = pytest.importorskip("pyarrow.parquet").read_table(path)
+    assert empty.num_rows == 0 and "completions" in empty.column_names
     write_judgements(tmp_path / "j.jsonl", [BARE, BARE._replace(prompt=call)])
     assert read_judgements(str(tmp_path / "j.jsonl"))[1].prompt == call
 

@@ -29,7 +29,7 @@ DAN = Ranker("Dan", lambda prompt, answers: Opinion(skipped="not mine"))
 POOL = [ANN, BOB, CAY, DAN]
 
 
-def test_all_that_was_said_lies_beside_the_rankings(tmp_path):
+def test_all_that_was_said_lies_beside_the_rankings(tmp_path, capsys):
     found = stages.ask(tmp_path / "out", ANSWERS, POOL, RUN)
     said = read_judgements(str(tmp_path / "out" / "judgements.jsonl"))
     assert [one.prompt for one in said] == [row.prompt.conversation for row in ROWS[1:]]
@@ -46,6 +46,12 @@ def test_all_that_was_said_lies_beside_the_rankings(tmp_path):
     # Rankings have the ranks as they were given; who ties all or skips gives none.
     as_given = [row._replace(ranks=(30, 10, 10)) if row.labeler == "Ann" else row for row in as_rankings(said)]
     assert found == as_given and {row.labeler for row in found} == {"Ann", "Cay"}
+    skipped, alike = (sum(one.labeler == name for one in said) for name in ("Dan", "Bob"))
+    counted = (
+        f"ranked the answers to {len(found)} of 11 prompts; 1 had fewer than two different ones, {skipped} they skipped"
+    )
+    assert f"{counted}, to {alike} they found all alike" in capsys.readouterr().err
+    assert skipped and alike
 
 
 def test_a_round_s_rankings_come_behind_those_before_and_another_labeler_is_drawn_for_each_prompt(tmp_path):
