@@ -375,6 +375,8 @@ def read_drawn(recorded: Recorded, step: int, prompts: Sequence[Prompt], given: 
             told.append(_told(row, where, prompt, how))
             ids = row["prompt_ids"]
         _require_right(row, where, ids, T, how)
+        if row.get("reward", {}).keys() != rows[0].get("reward", {}).keys():
+            raise InputError(f"{where}: reward has other parts than in line 1; {AGAIN}")
         if other := [name for name in row.get("rollout", ()) if name not in places]:
             raise InputError(
                 f"{path}, line {number} has {other[0]}, which this run's sample does not give; replay it with the sample "
@@ -404,11 +406,7 @@ def read_drawn(recorded: Recorded, step: int, prompts: Sequence[Prompt], given: 
                 raise InputError(f"{path}, line {i + 1}: logp has {wrong:g}, which is no log-probability; {AGAIN}")
         leaves.append(leaf)
     scores = np.asarray([[np.float32(score) for score in row["scores"]] for row in rows], np.float32).T
-    parts = {
-        name: np.asarray([_opinion(row, name) for row in rows], np.float32)
-        for name in rows[0].get("reward", {})
-        if all(name in row.get("reward", {}) for row in rows)
-    }
+    parts = {name: np.asarray([_opinion(row, name) for row in rows], np.float32) for name in rows[0].get("reward", {})}
     return Drawn(jax.tree.unflatten(jax.tree.structure(how.shapes), leaves), scores, {}, parts, told)
 
 
@@ -431,6 +429,8 @@ def _told(row: Mapping[str, Any], where: str, prompt: Prompt, how: Reading) -> T
     messages, said, rewards, over = (row.get(name) for name in ("messages", "answer", "rewards", "over"))
     if not isinstance(messages, list) or not isinstance(said, str) or not isinstance(over, str):
         raise InputError(f"{where}: messages, answer or over is missing, of an episode; {AGAIN}")
+    if not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages):
+        raise InputError(f"{where}: messages is {shortened(messages)}, not a list of objects with a role; {AGAIN}")
     if not isinstance(rewards, list) or not 0 < len(rewards) <= how.turns or not all(map(_is_finite, rewards)):
         raise InputError(
             f"{where}: rewards is {shortened(rewards)}, not a number for each of 1 to {how.turns} turns; {AGAIN}"

@@ -448,6 +448,9 @@ def test_a_record_of_episodes_that_does_not_fit_is_a_sentence(start, tmp_path):
     refused("has the token 1000000, and the model a vocabulary of", prompt_ids=[1000000])
     refused("messages, answer or over is missing", over=None)
     refused("messages, answer or over is missing", messages=None)
+    refused("messages is [None], not a list of objects with a role", messages=[None])
+    refused("reward has other parts than in line 1", reward=None)
+    refused("reward has other parts than in line 1", reward={"length": 1.0})
     refusal(
         lambda: again(environment=opens(2), episodes=Episodes(3, 30)), "another episodes.turns (2, not 3); set it back"
     )
