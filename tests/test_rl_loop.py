@@ -83,6 +83,7 @@ def test_it_can_be_read_in_one_sitting():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_from_an_empty_folder(uninterrupted):
     rows = read_metrics(uninterrupted)
     assert [row["step"] for row in rows] == list(range(1, ITERATIONS + 1))

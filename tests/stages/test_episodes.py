@@ -334,7 +334,8 @@ def test_an_episode_of_one_turn_is_an_answer(start, tmp_path):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *map(learned, (outer.folder, inner.folder)))
 
 
-@pytest.mark.parametrize("beside", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("beside", [False, True])
 def test_a_policy_learns_from_episodes_and_a_failure_loses_nothing(start, tmp_path, beside):
     """The environment raises in the third iteration; mended, the same call goes on to the bits of a run that never failed."""
     right, calls = talks(2), []
