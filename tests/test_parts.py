@@ -9,7 +9,6 @@ import pytest
 
 from rlhf_jax import stages
 from rlhf_jax.data import (
-    LEAVE_OUT,
     ChatTemplate,
     Demonstration,
     Messages,
@@ -27,7 +26,7 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.data.splits import normalised
 from rlhf_jax.errors import InputError
-from rlhf_jax.stages.datasets import SPLIT, SPLIT_TEXT, kept_by_length
+from rlhf_jax.stages.datasets import LEAVE_OUT, SPLIT, SPLIT_TEXT, kept_by_length
 from rlhf_jax.stages.training import (
     data_that_fit,
     demonstrations_that_fit,
@@ -378,7 +377,7 @@ def test_words_that_a_template_drops_beside_calls_are_said_and_may_be_left_out(m
     model = replace(model, tokenizer=tokenizer, format=replace(model.format, prompt_tokens=200, too_long=too_long))
     sentence = (
         f"{path}, line 1: message 2 has the role 'assistant' and a content beside its tool calls for which the chat format "
-        "has no place: name a template that writes it, take it out, or leave such rows out with unusable = 'drop'"
+        "has no place: name a template that writes it, or take it out, or leave such rows out with unusable = 'drop'"
     )
     fit = partial(demonstrations_that_fit, model=model, what="train")
     refusal(lambda: fit(read_demonstrations(str(path))), sentence)
@@ -387,7 +386,9 @@ def test_words_that_a_template_drops_beside_calls_are_said_and_may_be_left_out(m
     counted = "dropped 1 of 2 rows: 1 with something for which the chat format has no place (the first is "
     assert f"train demonstrations: {counted}{path}, line 1)" in capsys.readouterr().err
     refusal(
-        lambda: fit(found[:1]), "line 1); none is left: ", "has no place: name a template that writes it, take it out"
+        lambda: fit(found[:1]),
+        "line 1); none is left: ",
+        "has no place: name a template that writes it, or take it out",
     )
     # Without words nothing is lost.
     rows[0]["messages"][1]["content"] = None

@@ -480,7 +480,7 @@ def _as_written(messages: list[Message], tokenizer: Tokenizer, template: ChatTem
         beside = " beside its tool calls" if key == "content" and messages[i].get("tool_calls") else ""
         raise no_place(
             f"message {i + 1} has the role {messages[i]['role']!r} and a {key}{beside} for which the chat format has no "
-            "place: name a template that writes it, take it out"
+            "place: name a template that writes it, or take it out"
         )
     return found
 

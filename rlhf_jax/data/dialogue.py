@@ -21,9 +21,6 @@ TEXT_PARTS = ("text", "input_text", "output_text")  # types of a content's parts
 ONLY_IN_TEMPLATES = (("tool_calls",), ("function_call",), REASONING)  # keys of a message that not every template reads
 
 
-LEAVE_OUT = ", or leave such rows out with unusable = 'drop'"  # what can be done with any of them
-
-
 class UnusableRowError(InputError):
     """A row that is well formed and gives nothing to learn from. Readers can be told to leave such rows out; they count
     them by `reason`, which goes on from "12 rows"."""
@@ -86,10 +83,7 @@ def unwritable(sentence: str, reason: str = "that the chat format does not write
 
 def no_place(sentence: str) -> UnusableRowError:
     """The refusal of a row of which the chat format would lose something."""
-    return UnusableRowError(
-        f"{sentence}{LEAVE_OUT}",
-        "with something for which the chat format has no place",
-    )
+    return UnusableRowError(sentence, "with something for which the chat format has no place")
 
 
 def text_of(conversation: Conversation) -> str:
@@ -265,7 +259,7 @@ def require_place(message: Message, number: int, source: str) -> None:
     if message.get("name") and message["role"] in MARKERS | {"system": ""} and not is_read("name"):
         raise no_place(
             f"message {number} has the role {message['role']!r} and a name for which the chat format has no place: name a "
-            "template that writes it, take it out"
+            "template that writes it, or take it out"
         )
     if number > 1 and message.get(KWARGS):
         raise InputError(f"message {number} has {KWARGS!r}, which are the conversation's: give them with the first")
@@ -278,7 +272,7 @@ def require_place(message: Message, number: int, source: str) -> None:
             column = name if name in ("tools", "documents") else KWARGS
             raise no_place(
                 f"there is {name!r} beside the messages, for which the chat format has no place: name a template that has, "
-                f"do without, ignore = {column!r} in [files.layout]"
+                f"do without, or ignore = {column!r} in [files.layout]"
             )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from rlhf_jax.config import Checked, Count, Finite, NotNegative, Share
 from rlhf_jax.data import (
-    LEAVE_OUT,
     Conversation,
     Demonstration,
     Judged,
@@ -48,6 +47,7 @@ from rlhf_jax.stages.curation import Curation, curate_parts, say_curated
 SPLIT = (0.8, 0.08, 0.12)  # training, validation, test; InstructGPT's Table 6 has other shares for each data set
 HELD_OUT = ("valid", "test")  # the parts that may be empty
 SPLIT_TEXT = (0.95, 0.05)  # training, validation
+LEAVE_OUT = ", or leave such rows out with unusable = 'drop'"  # what can be done with any row of a file
 Row = TypeVar("Row")
 Text = TypeVar("Text", Prompt, Demonstration, Ranking, Judged)
 
@@ -306,9 +306,7 @@ def kept_by_length(
                 kept += [shorter] if fits(shorter) else []
         except UnusableRowError as error:
             if not may_go(row[0]):
-                if place_of(row[0]) and "unusable" not in str(error):
-                    raise InputError(f"{error}{LEAVE_OUT}") from error
-                raise
+                raise InputError(f"{error}{LEAVE_OUT if place_of(row[0]) else ''}") from error
             first = first or str(error)
             dropped.setdefault(error.reason, []).append(place)
             continue
@@ -321,7 +319,7 @@ def kept_by_length(
     if not given and not what.startswith(HELD_OUT):
         raise InputError(f"there are no {what}; give more rows, of which some are not held out")
     if given and not usable and not what.startswith(HELD_OUT):
-        raise InputError(f"{how_many(what, dropped, 0)}; none is left: {first.removesuffix(LEAVE_OUT)}")
+        raise InputError(f"{how_many(what, dropped, 0)}; none is left: {first}")
     if len(kept) == len(usable):
         return kept
     given, sentence = usable, f"{len(usable) - len(kept)} of {len(usable)} {what} are longer than {limit}"

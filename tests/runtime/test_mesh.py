@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,30 @@ def test_so_does_a_program_whose_environment_makes_devices_of_its_cores(monkeypa
             monkeypatch.setenv(name, value)
         run(lambda: seen.append(os.environ.get("PJRT_NPROC")))
     assert seen == [None, "16"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library allocates")
+def test_what_is_freed_on_a_cpu_is_there_for_the_next():
+    """The pages that the system has to give for thirty arrays of 4 MB, ten times over."""
+    text = """
+import resource, sys, numpy as np
+from rlhf_jax.runtime import make_mesh
+if len(sys.argv) > 1:
+    make_mesh(1)
+faults = []
+for _ in range(11):
+    arrays = [np.ones(2**19) for _ in range(30)]
+    del arrays
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+
+    def faults(*arguments):
+        command = [sys.executable, "-c", text, *arguments]
+        return int(subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout)
+
+    assert faults("with a mesh") < 0.1 * faults()
 
 
 def test_the_mesh_has_three_automatic_axes():
