@@ -614,17 +614,13 @@ def ministral(keys: Keys) -> TransformerConfig:
 
 
 def ministral3(keys: Keys) -> TransformerConfig:
-    """Ministral 3: Mistral with stretched positions, whose queries grow with them."""
+    """Ministral 3: Mistral whose queries grow with their positions, which are stretched as a rule."""
     fields, window, context = common(keys), keys.whole("sliding_window"), keys.whole("max_position_embeddings")
     said, rope = rotary_values(keys, MINISTRAL3_ROTARY), the_rope(keys, context, usual=MINISTRAL3_ROTARY)
-    if not isinstance(rope.scaling, Yarn):
-        keys.refuse("rope_type", "default", "only yarn is for this model_type")
-        return TransformerConfig(**fields, window=window)
     inner = Keys(said, SCALING, f"{keys.source}, rotary positions")
     growth = float(inner.number("llama_4_scaling_beta", zero=True))
-    return TransformerConfig(
-        **fields, rope=rope, window=window, query_growth=growth, query_context=rope.scaling.original_context
-    )
+    original = getattr(rope.scaling, "original_context", None) or inner.whole("original_max_position_embeddings")
+    return TransformerConfig(**fields, rope=rope, window=window, query_growth=growth, query_context=original)
 
 
 MINISTRAL3_ROTARY = {
