@@ -72,7 +72,7 @@ MINISTRAL = MISTRAL
 MINISTRAL3 = MISTRAL | {
     "vocab_size": 131072,
     "num_hidden_layers": 34,
-    "head_dim": OrNull(128),
+    "head_dim": 128,
     "max_position_embeddings": 262144,
     "rms_norm_eps": 1e-5,
     "sliding_window": None,

@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -112,12 +111,12 @@ def spelled(word: str) -> str:
     return f"(?<!{LETTER})(?:{'|'.join(ways)}){plural}(?!{LETTER})"
 
 
-def _is_no_word(letters: Sequence[str], at: int) -> bool:
+def _is_no_word(letters: list[str], at: int) -> bool:
     """Whether one of the two pieces cannot be spoken."""
     return not all(any(c in "aeiouy" for c in piece) for piece in (letters[:at], letters[at:]))
 
 
-def _one(letters: Sequence[str], i: int) -> str:
+def _one(letters: list[str], i: int) -> str:
     """The i-th letter. Vowels may be as long as one likes, consonants not twice as long, which makes other words (annal)."""
     c, inside = letters[i], 0 < i < len(letters) - 1
     others = FOR.get(c, "") + (STARS if inside and c in VOWELS else "")
@@ -130,7 +129,7 @@ def _one(letters: Sequence[str], i: int) -> str:
     return f"{once}+" if c in VOWELS or twin else f"{once}(?:{once}{{2,}})?"
 
 
-def _joined(letters: Sequence[str], gaps: set[int], broken: int = 0) -> str:
+def _joined(letters: list[str], gaps: set[int], broken: int = 0) -> str:
     found = _one(letters, 0)
     for i in range(1, len(letters)):
         between = r"[\W_]{0,3}" if i in gaps else r"\s+" if i == broken else r"[^\w\s]{0,2}_?"
@@ -138,7 +137,7 @@ def _joined(letters: Sequence[str], gaps: set[int], broken: int = 0) -> str:
     return found
 
 
-def _spaced(letters: Sequence[str]) -> str:
+def _spaced(letters: list[str]) -> str:
     return r"[\W_]{1,3}".join(_one(letters, i) for i in range(len(letters)))
 
 

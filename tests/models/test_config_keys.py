@@ -58,8 +58,7 @@ def test_the_tables_are_their_classes_fields(family):
     for name in keys.keys() & fields.keys():
         assert default_of(keys[name]) == fields[name].default, name
         if may_be_null(keys[name]):
-            # These a class fills in where they are null, whatever it says of their type.
-            takes_null = "None" in str(fields[name].type) or name in ("num_key_value_heads", "is_causal", "head_dim")
+            takes_null = "None" in str(fields[name].type) or name in ("num_key_value_heads", "is_causal")
             assert takes_null, name
 
 
