@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,15 +105,26 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous, ignored = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
+    sys.unraisablehook = lambda error: _once_more(error) or ignored(error)
     try:
         yield
     finally:
+        sys.unraisablehook = ignored
         signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise _TerminatedError
+
+
+def _once_more(ignored: "sys.UnraisableHookArgs") -> bool:
+    """Sends SIGTERM or Ctrl-C again where it came while the garbage collector called somebody back (JAX, at every
+    collection), behind which Python goes on whatever was raised. Whether it was one of them."""
+    number = {_TerminatedError: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(ignored.exc_type)
+    if number is not None:
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    return number is not None
 
 
 def _exit(code: int, sentence: str) -> None:

@@ -1,8 +1,10 @@
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -89,6 +91,29 @@ def main():
 
 run(main)
 """
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_that_comes_within_a_callback_of_the_garbage_collector_is_not_lost(number, code, capsys):
+    """Python ignores whatever is raised there."""
+    waiting = [number]
+
+    def called_back(phase, about):
+        while waiting:
+            signal.raise_signal(waiting.pop())
+
+    def main():
+        gc.callbacks.append(called_back)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(called_back)
+        time.sleep(20)
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == code and not waiting
+    assert "stopped; the same command continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
