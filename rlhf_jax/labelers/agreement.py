@@ -66,9 +66,10 @@ def screened(pairs: Sequence[tuple[Judgement, Judgement]]) -> list[Screened]:
     """Each labeler by name, from what is known and what they said of the same answers (`Store.screening`)."""
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for known, said in pairs:
+        none = [{} for _ in known.completions]
         same = [
             theirs[name] == value
-            for ours, theirs in zip(known.flags, said.flags or [{}] * len(known.flags), strict=True)
+            for ours, theirs in zip(known.flags or none, said.flags or none, strict=True)
             for name, value in ours.items()
             if name in theirs
         ]

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,7 +152,8 @@ def checked_judgement(given: Judgement) -> Judgement:
     K = len(about.completions)
     names = ("labeler", "skipped", "group", "session", "id")
     texts = {name: checked_text(getattr(given, name), name) for name in names}
-    if not texts["labeler"].strip():
+    texts["labeler"] = texts["labeler"].strip()  # the one who is called so
+    if not texts["labeler"]:
         raise InputError("the judgement has no labeler: give their name")
     ranks = _numbers(given.ranks, "rank", K, 1, K)
     if ranks and 1 not in ranks:
@@ -341,7 +343,7 @@ def read_comparisons(source: str) -> list[Comparison]:
 
 def write_comparisons(path: Path | str, comparisons: Sequence[Comparison]) -> None:
     """Writes rows {id, prompt, completions: [{text, model, sampling}, …], user, source} to a .jsonl file, in one move."""
-    _write(Path(path), [comparison_row(each) for each in comparisons])
+    write_rows(Path(path), [comparison_row(each) for each in comparisons])
 
 
 def read_judgements(source: str) -> list[Judgement]:
@@ -361,7 +363,7 @@ def write_judgements(path: Path | str, judgements: Sequence[Judgement]) -> None:
     InputError: another ending; in Parquet, whose columns are of one kind, prompts of which some are texts and some
     messages, or messages with more than a role and a text: write those as .jsonl.
     """
-    _write(Path(path), [judgement_row(each) for each in judgements], parquet=True)
+    write_rows(Path(path), [judgement_row(each) for each in judgements], parquet=True)
 
 
 def as_rankings(judgements: Sequence[Judgement]) -> list[Ranking]:
@@ -389,7 +391,7 @@ def as_pairs(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
 
 def write_pairs(path: Path | str, judgements: Sequence[Judgement]) -> None:
     """Writes the rows of `as_pairs` to a .jsonl file, in one move."""
-    _write(Path(path), as_pairs(judgements))
+    write_rows(Path(path), as_pairs(judgements))
 
 
 def _answer(text: str, prompt: Conversation) -> Any:
@@ -439,7 +441,8 @@ def _without_none(flags: Any) -> Any:
     return {name: value for name, value in flags.items() if value is not None} if isinstance(flags, Mapping) else flags
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]], parquet: bool = False) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], parquet: bool = False) -> None:
+    """Writes JSON lines, or where it may be Parquet, in one move. InputError: another ending, a place that takes no file."""
     if path.suffix != ".jsonl" and not (parquet and path.suffix == ".parquet"):
         raise InputError(f"{path}: unknown ending: let it be .jsonl{' or .parquet' * parquet}")
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -450,8 +453,12 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], parquet: bool = False)
             with partial.open("w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         partial.replace(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{path} cannot be written ({reason}): make its folder, or name another place") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _write_parquet(partial: Path, rows: Sequence[Mapping[str, Any]], path: Path) -> None:

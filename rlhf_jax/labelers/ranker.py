@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from rlhf_jax.data import Prompt
+from rlhf_jax.data import Prompt, located
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.labelers.judgement import Opinion
 
@@ -27,7 +27,7 @@ class Ranker:
 
 def by_scores(name: str, score: Callable[[Prompt, Sequence[str]], Scores], group: str = "") -> Ranker:
     """Who ranks by a score of each answer, such as a reward model's: the highest is the best, equal ones tie."""
-    return Ranker(name, partial(_ranks_of, score), group)
+    return Ranker(name, partial(_ranks_of, name, score), group)
 
 
 def ranks_of(scores: Scores) -> tuple[int, ...]:
@@ -39,5 +39,7 @@ def ranks_of(scores: Scores) -> tuple[int, ...]:
     return tuple(int(rank) + 1 for rank in np.searchsorted(levels, -numbers))
 
 
-def _ranks_of(score: Callable, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...]:
-    return ranks_of(score(prompt, answers))
+def _ranks_of(name: str, score: Callable, prompt: Prompt, answers: Sequence[str]) -> tuple[int, ...]:
+    scores = score(prompt, answers)
+    with located(f"the labeler {name}"):
+        return ranks_of(scores)

@@ -128,6 +128,7 @@ class Progress(NamedTuple):
 class Store:
     """The file at `path`, which is made where there is none. It may be used by several threads; each process opens its own.
 
+    is_new: whether it was made.
     lease: seconds after which a task that was given to somebody returns. clock: the time in seconds since 1970.
     InputError: the file is no store, or of another version; with create=False, it is not there.
     """
@@ -136,7 +137,8 @@ class Store:
         self, path: Path | str, *, lease: float = 1800.0, clock: Callable[[], float] = time.time, create: bool = True
     ):
         self.path, self._lease, self._clock, self._lock = Path(path), lease, clock, threading.RLock()
-        if not create and not self.path.is_file():
+        self.is_new = not self.path.is_file() or not self.path.stat().st_size
+        if not create and self.is_new:
             raise InputError(f"{self.path}: no such store: check the path")
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,8 +193,14 @@ class Store:
 
     def add_screening(self, known: Sequence[Judgement]) -> int:
         """Tasks that every labeler is given before others, to see whether they agree with somebody whose judgements are
-        known. How many are new."""
+        known. How many are new. InputError: a judgement with which nobody can agree or disagree."""
         judgements = [checked_judgement(each) for each in known]
+        for each in judgements:
+            if len(set(each.ranks)) < 2 and not any(each.flags):
+                raise InputError(
+                    f"the known judgement of {shortened(each.task)} has no answer above another, and no flags, so that it "
+                    "screens nobody: rank the answers, or leave it out"
+                )
         with self._change():
             return sum(
                 self._add(*_task_row(_comparison(each)), wanted=None, known=json.dumps(_said(each)))
@@ -219,6 +227,8 @@ class Store:
         checked_text(group, "group")
         if not checked_text(name, "name").strip():
             raise InputError("the labeler has no name: give one")
+        if name != name.strip():
+            raise InputError(f"the labeler's name {name!r} has white space at an end: leave it out")
         token = secrets.token_urlsafe(32)
         with self._change():
             if self._row("SELECT 1 FROM labelers WHERE name = ?", name):
@@ -385,7 +395,12 @@ class Store:
                 id, kind, source, body = _task_row(_comparison(given))
                 if self._row("SELECT 1 FROM tasks WHERE id = ? AND body = ?", id, body) is None:
                     self._add(id, kind, source, body, wanted=0, known=None)
-                (number,) = self._row("SELECT number FROM tasks WHERE id = ?", id)
+                number, known = self._row("SELECT number, known FROM tasks WHERE id = ?", id)
+                if known is not None:
+                    raise RefusedError(
+                        f"{shortened(id)} screens labelers here, and no judgement of it is exported: give the task of "
+                        f"{given.labeler}'s judgement an id of its own"
+                    )
                 if self._is_kept(given, number):
                     continue
                 names = {"labeler": given.labeler, "number": number}
@@ -421,12 +436,16 @@ class Store:
                 SELECT count(*) FROM leases l WHERE l.task = number AND l.until > :now
             ) AS leased, (
                 SELECT count(*) FROM submissions s WHERE s.task = number AND undone = 0 AND skipped = 1
-            ) AS skipped
+            ) AS skipped, NOT EXISTS (
+                SELECT 1 FROM labelers p WHERE NOT EXISTS (
+                    SELECT 1 FROM submissions s WHERE s.task = number AND undone = 0 AND s.labeler = p.name
+                )
+            ) AS nobody
             FROM tasks WHERE wanted IS NOT NULL AND (:source IS NULL OR source = :source)
         """
         sums = f"""
             SELECT total(wanted), total(done), total(max(wanted - done, 0)), total(leased), total(skipped),
-                total(wanted > done AND done + skipped >= (SELECT count(*) FROM labelers))
+                total(wanted > done AND nobody)
             FROM ({each})
         """
         return Progress(*map(int, self._row(sums, {"now": self._clock(), "source": source})))

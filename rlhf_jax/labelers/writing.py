@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.data import Conversation, Demonstration, Prompt, located, prompt_text, read_prompts, read_rows
+from rlhf_jax.data import Conversation, Demonstration, Prompt, located, read_prompts, read_rows
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.labelers.judgement import checked_prompt, checked_seconds, checked_text, require_one
+from rlhf_jax.labelers.judgement import checked_prompt, checked_seconds, checked_text, require_one, write_rows
 
 # What is to be written, and what its labelers read above the field.
 WRITINGS = {
@@ -139,7 +138,7 @@ def as_demonstrations(written: Sequence[Written]) -> list[Demonstration]:
             others = [pair for other, pair in enumerate(one.examples) if other != number]
             shown = "".join(f"\n\nQuery: {q}\nResponse: {r}" for q, r in others)
             asked = f"{one.text}{shown}\n\nQuery: {query}\nResponse:"
-            found.append(Demonstration(prompt_text(asked), response, one.labeler))
+            found.append(Demonstration(checked_prompt(asked), response, one.labeler))
     return found
 
 
@@ -151,21 +150,14 @@ def as_prompts(written: Sequence[Written]) -> list[Prompt]:
 
 def write_demonstrations(path: Path | str, demonstrations: Sequence[Demonstration]) -> None:
     """Writes rows {prompt, completion, user} to a .jsonl file, in one move; `read_demonstrations` reads them."""
-    _write(Path(path), [{"prompt": one.prompt, "completion": one.answer, "user": one.user} for one in demonstrations])
+    write_rows(
+        Path(path), [{"prompt": one.prompt, "completion": one.answer, "user": one.user} for one in demonstrations]
+    )
 
 
 def write_prompts(path: Path | str, prompts: Sequence[Prompt]) -> None:
     """Writes rows {prompt, user} to a .jsonl file, in one move; `read_prompts` reads them."""
-    _write(Path(path), [{"prompt": one.conversation, "user": one.user} for one in prompts])
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    if path.suffix != ".jsonl":
-        raise InputError(f"{path}: what is written goes into JSON lines: let the name end in .jsonl")
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    partial.replace(path)
+    write_rows(Path(path), [{"prompt": one.conversation, "user": one.user} for one in prompts])
 
 
 def _examples(given: Any) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,7 @@ import argparse
 import socket
 import sys
 
+from rlhf_jax.data import located
 from rlhf_jax.errors import InputError
 from rlhf_jax.labelers import (
     COMPARISON,
@@ -59,28 +60,29 @@ def serve(store: str, host: str, port: int, name: list[str]) -> None:
 def add(store: str, file: str, wanted: int, kind: str) -> None:
     """Asks for judgements of the comparisons of a file, or for writings about its rows."""
     tasks = read_comparisons(file) if kind == COMPARISON else read_assignments(file, kind)
-    with Store(store) as opened:
+    with made_or_opened(store) as opened, located(file):
         new = opened.add_tasks(tasks, wanted)
     print(f"{new} new tasks, {len(tasks) - new} that were there; {wanted} submissions are wanted to each")
 
 
 def screen(store: str, known: str) -> None:
     """Gives every labeler the judged comparisons of a file first, by which the overview says whether they agree."""
-    with Store(store) as opened:
-        new = opened.add_screening(read_judgements(known))
+    judgements = read_judgements(known)
+    with made_or_opened(store) as opened, located(known):
+        new = opened.add_screening(judgements)
     print(f"{new} new tasks that screen")
 
 
 def labeler(store: str, name: str, group: str, at: str, renew: bool) -> None:
     """Prints a labeler's link, which nobody can print again."""
-    with Store(store) as opened:
+    with made_or_opened(store) as opened:
         token = opened.renew_token(name) if renew else opened.add_labeler(name, group)
     print(f"{at}/visit?token={token}")
 
 
 def owner(store: str, at: str) -> None:
     """Prints the overview's link; an earlier one no longer leads there."""
-    with Store(store) as opened:
+    with made_or_opened(store) as opened:
         token = opened.renew_owner()
     print(f"{at}/visit?token={token}")
 
@@ -96,6 +98,14 @@ def export(store: str, out: str, what: str) -> None:
     else:
         write_prompts(out, found := as_prompts(written))
     print(f"{len(found)} {what} in {out}")
+
+
+def made_or_opened(store: str) -> Store:
+    """The store; one that was not there is said to be new, for its path may be mistaken."""
+    found = Store(store)
+    if found.is_new:
+        print(f"rlhf-label: {store} is a new store", file=sys.stderr)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

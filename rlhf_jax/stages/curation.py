@@ -51,6 +51,12 @@ class Curation(Checked):
     longest: Natural = 0  # characters that a prompt has at most
     use_cases: bool = False  # the category of a prompt without one is its use-case (Table 1), by simple rules
 
+    def __post_init__(self) -> None:
+        """InputError: no length can be between these."""
+        super().__post_init__()
+        if 0 < self.longest < self.shortest:
+            raise InputError(f"shortest is {self.shortest} and longest {self.longest}: no prompt is of such a length")
+
     def codes(self) -> list[str]:
         return [code.strip() for code in self.languages.split(",") if code.strip()]
 

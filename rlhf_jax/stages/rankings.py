@@ -182,8 +182,15 @@ def keep(folder: Path, rankings: Sequence[Ranking], said: Sequence[Judgement]) -
 
 
 def kept(made: Made, before: Sequence[Ranking]) -> list[Ranking]:
-    """Those before, and those of the folder, which is finished; what is made from them knows it by all of them."""
-    found = [*before, *read_rankings(str(made.folder / RANKINGS))]
+    """Those before, and those of the folder, which is finished; what is made from them knows it by all of them. InputError:
+    there are none."""
+    file = made.folder / RANKINGS
+    found = [*before, *(read_rankings(str(file)) if file.stat().st_size else ())]
+    if not found:
+        raise InputError(
+            f"{made.folder}: no labeler put an answer above another, and there is nothing to learn from: ask more people, or "
+            "let other answers be drawn"
+        )
     if not made.complete:
         made.finish(RANKINGS, JUDGEMENTS, known_as=content_sha256(found))
     return found

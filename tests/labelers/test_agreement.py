@@ -144,6 +144,11 @@ def test_screening_by_what_is_known():
         Screened("Bob", agreed=2, pairs=3, same_flags=1, flags=2),
         Screened("Cay", agreed=0, pairs=0, same_flags=0, flags=0),
     ]
+    bare = known._replace(flags=())
+    assert screened([(bare, ann), (bare, bare._replace(labeler="Dan"))]) == [
+        Screened("Ann", 3, 3, 0, 0),
+        Screened("Dan", 3, 3, 0, 0),
+    ]
     assert [one.passes for one in found] == [True, False, False]  # who says nothing is not screened
     assert Screened("Dan", 3, 4, 0, 0).passes and not Screened("Dan", 3, 4, 2, 3).passes
 

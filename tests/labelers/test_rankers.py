@@ -18,6 +18,8 @@ P = Prompt(prompt_text("Name a fruit."))
 
 
 def test_ranks_go_down_with_scores_and_equal_ones_tie():
+    lost = by_scores("lost", lambda prompt, answers: [float("nan")] * len(answers))
+    refusal(lambda: lost.rank(Prompt(""), ["a", "b"]), "the labeler lost: the scores are [nan, nan]")
     ranker = by_scores("length", lambda prompt, answers: [float(len(a)) for a in answers], "models")
     assert (ranker.name, ranker.group) == ("length", "models")
     assert ranker.rank(P, ["bb", "a", "cc", "dddd"]) == (2, 3, 2, 1)

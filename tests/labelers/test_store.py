@@ -188,6 +188,42 @@ def test_a_skip_leaves_the_place_to_others(store):
     assert [one.skipped for one in store.judgements()] == ["not mine"] * 3 + ["nor mine", ""]
 
 
+def test_what_others_said_elsewhere_leaves_labelers_to_ask(store):
+    """Judgements that come from a file are counted, and their labelers are not asked."""
+    (task,) = tasks(1)
+    store.add_judgements([task.judged(f"Stranger {i}", ranks=(1, 2, 2), id=f"s{i}") for i in range(4)])
+    store.add_tasks([task], wanted=5)
+    assert store.progress() == Progress(wanted=5, done=4, missing=1, leased=0, skipped=0, stuck=0)
+    assert store.submit(said(store.lease("Ann"), "Ann")) and store.progress().missing == 0
+
+
+def test_what_screens_is_something_to_agree_with_and_no_other_s_judgement(store):
+    (task,) = tasks(1)
+    known = task.judged("Expert", ranks=(1, 2, 2), id="k")
+    alike = known._replace(ranks=(1, 1, 1))
+    for useless in (alike, known._replace(ranks=(), skipped="no")):
+        refusal(lambda given=useless: store.add_screening([given]), task.id[:8], "so that it screens nobody")
+    assert store.add_screening([alike._replace(flags=({"opinion": True}, {}, {}), task="flags")]) == 1
+    assert store.add_screening([known]) == 1
+    refusal(lambda: store.add_judgements([known]), "screens labelers here, and no judgement of it is exported")
+    assert store.judgements() == [] == store.screening()
+
+
+def test_a_name_is_one_person_s_with_white_space_around_it_or_without(store):
+    refusal(lambda: store.add_labeler("Ann "), "the labeler's name 'Ann ' has white space at an end")
+    store.add_tasks(tasks(1))
+    assert store.submit(said(store.lease("Ann"), "Ann")._replace(labeler=" Ann "))
+    assert [one.labeler for one in store.judgements()] == ["Ann"]
+
+
+def test_an_empty_file_is_no_store_unless_one_is_to_be_made(tmp_path):
+    (path := tmp_path / "empty.sqlite").touch()
+    refusal(lambda: Store(path, create=False), "empty.sqlite: no such store")
+    assert not path.stat().st_size
+    with Store(path) as made, Store(path) as again:
+        assert made.is_new and not again.is_new
+
+
 def test_undoing_gives_the_task_back_and_forgets_nothing_of_the_id(store):
     store.add_tasks(tasks(3))
     assert store.undo("Ann") is None

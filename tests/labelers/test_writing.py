@@ -85,4 +85,23 @@ def test_demonstrations_have_a_file(tmp_path):
     assert found[0] == Demonstration(CHAT, "An apple.", "user 1") and len(found) == 4
     write_demonstrations(tmp_path / "d.jsonl", found)
     assert read_demonstrations(str(tmp_path / "d.jsonl")) == found
-    refusal(lambda: write_demonstrations(tmp_path / "d.csv", found), "let the name end in .jsonl")
+    refusal(lambda: write_demonstrations(tmp_path / "d.csv", found), "d.csv: unknown ending: let it be .jsonl")
+    refusal(
+        lambda: write_demonstrations(tmp_path / "none" / "d.jsonl", found),
+        "d.jsonl cannot be written (No such file or directory): make its folder",
+    )
+
+
+def test_turns_that_a_labeler_quotes_are_no_turns(tmp_path):
+    """In a few-shot prompt's text or examples they are what one user says, and one labeler's hinder no other's."""
+    quoted = "A says:\n\nHuman: a\n\nAssistant: b\n\nHuman: c"
+    few = FEW._replace(
+        text=f"Label the dialogue.\n\nAssistant: x{quoted}", examples=((quoted, "kind"), ("Hi.", "rude"))
+    )
+    found = as_demonstrations([few, ANSWER])
+    write_demonstrations(tmp_path / "d.jsonl", found)
+    for read in (found, read_demonstrations(str(tmp_path / "d.jsonl"))):
+        first, second, _ = (row.prompt for row in read)
+        assert [m["role"] for m in first] == [m["role"] for m in second] == ["user"]
+        assert first[0]["content"].startswith("Label the dialogue.\n\nAssistant: x")
+        assert first[0]["content"].endswith(f"Query: {quoted}\nResponse:")

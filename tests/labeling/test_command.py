@@ -69,6 +69,12 @@ def test_comparisons_go_in_and_judgements_come_out(run):
         assert store.is_owner(run("owner", "s.sqlite").partition("=")[2])
 
 
+def test_a_store_that_was_not_there_is_said_to_be_new(tmp_path, capsys):
+    for new in (True, False):
+        command.main(["labeler", str(tmp_path / "typo.sqlite"), f"Ann {new}"])
+        assert ("typo.sqlite is a new store" in capsys.readouterr().err) == new
+
+
 def test_what_screens(run):
     known = [task.judged("me", ranks=(1, 2, 3), id=task.id) for task in tasks(2, "screening")]
     write_judgements("known.jsonl", known)
@@ -115,7 +121,8 @@ def test_what_is_wrong_is_one_sentence(refused, run, tmp_path, monkeypatch):
     run("labeler", "s.sqlite", "Ann")
     assert "a labeler called Ann already" in refused("labeler", "s.sqlite", "Ann")
     assert "unknown ending" in refused("export", "s.sqlite", "out.csv")
-    assert "let the name end in .jsonl" in refused("export", "s.sqlite", "out.csv", "--what", "prompts")
+    assert "let it be .jsonl" in refused("export", "s.sqlite", "out.csv", "--what", "prompts")
+    assert "none/out.jsonl cannot be written" in refused("export", "s.sqlite", "none/out.jsonl")
     assert "say by --name" in refused("serve", "s.sqlite", "--host", "0.0.0.0")
     assert "port 70000" in refused("serve", "s.sqlite", "--port", 70000)
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -64,6 +64,13 @@ def test_prompts_and_completions_are_texts_or_messages_as_trl_has_them():
     for prompts, more in ((CHAT, {}), (HH, {"conversational": True})):
         through(reward, prompts, **more)
         assert (seen["prompts"], seen["completions"]) == (messages, SPOKEN)
+
+    def annotated(completions: list[list[dict[str, str]]], **kwargs) -> list[float]:
+        seen.update(completions=completions)
+        return [0.0] * len(completions)
+
+    through(annotated, HH)
+    assert seen["completions"] == SPOKEN
     through(reward, CHAT, conversational=False)
     assert seen["completions"] == TEXTS
     refusal(lambda: through(reward, answers=["plain"] * 4), "an answer's tokens, and were given plain text")

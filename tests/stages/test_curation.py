@@ -47,6 +47,7 @@ def test_each_prompt_goes_by_the_first_step_that_drops_it():
     )
     given += prompts("One more?", "And another one?", "And a third?", user="u")
     given += prompts("ok then")
+    refusal(lambda: Curation(shortest=10, longest=5), "shortest is 10 and longest 5: no prompt is of such a length")
     settings = Curation(per_user=2, similarity=0.8, pii=True, languages="en, de", shortest=3, longest=300)
     found = curate(given, settings)
     assert found.kept == [given[i] for i in (1, 3, 5, 7, 8)]

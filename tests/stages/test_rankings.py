@@ -54,6 +54,16 @@ def test_all_that_was_said_lies_beside_the_rankings(tmp_path, capsys):
     assert skipped and alike
 
 
+def test_a_round_in_which_nobody_prefers_anything_adds_nothing(tmp_path):
+    before = stages.ask(tmp_path / "one", ANSWERS, POOL, RUN)
+    assert stages.ask(tmp_path / "two", ANSWERS, [BOB, DAN], RUN, before=before) == before
+    assert stages.ask(tmp_path / "two", ANSWERS, [BOB, DAN], RUN, before=before) == before
+    refusal(
+        lambda: stages.ask(tmp_path / "three", ANSWERS, [BOB, DAN], RUN),
+        f"{tmp_path / 'three'}: no labeler put an answer above another",
+    )
+
+
 def test_a_round_s_rankings_come_behind_those_before_and_another_labeler_is_drawn_for_each_prompt(tmp_path):
     pool = [Ranker(f"labeler {i}", lambda prompt, answers: (1, 2, 3)) for i in range(5)]
     first = stages.ask(tmp_path / "rankings_1", ANSWERS, pool, RUN)

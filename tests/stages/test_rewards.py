@@ -1,6 +1,7 @@
 """Reward functions: how they are asked, what they give together, and every way in which they go wrong."""
 
 import asyncio
+import importlib
 import json
 import math
 import signal
@@ -450,6 +451,13 @@ def test_a_config_names_functions_of_files_and_modules_with_weights(here):
     assert said.tolist() == [[0, 1, 0, 0], [2] * 4, [0, 1, 0, 0], [1] * 4, [0, 1, 0, 0]]
     assert json.loads("1") == 1 and sys.modules["json"] is json
     assert rewards_in("my_rewards.py:exact", "", START).weights == ()
+
+
+def test_a_file_s_name_is_not_taken_from_a_module_that_nobody_has_imported_yet(here, monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    (here / "wave.py").write_text("def exact(prompts, answers, rows):\n    return [1.0] * len(answers)\n")
+    assert rewards_in("wave.py:exact", "", START).named == ["exact"]
+    assert hasattr(importlib.import_module("wave"), "open")
 
 
 def test_what_a_file_s_function_takes_from_the_file_beside_it_counts_in_its_hash(here):
