@@ -77,23 +77,15 @@ def _normalizers(form: Any) -> list[dict[str, Any]]:
 def _merges(pieces: list[Any]) -> list[tuple[str, str]]:
     """All pairs of pieces that make a piece, the best score first.
 
-    Pairs that make the same piece p have one score, and sentencepiece takes the leftmost place. Where s₁s₂ = s₂s₃ = p, the
-    text s₁s₂s₃ holds both, and s₁s₂ has to go first. With i = |s₁| these are the splits of p at i and at |p| − i, and p is
-    as it was when it is shifted by i. Where it is so by |p| − i as well, p repeats one word, whose first occurrences merge
-    into the longer part, since merging goes from the left.
+    Pairs that make the same piece have one score, and sentencepiece takes the leftmost place. The library would take the one
+    that comes first here; but that both stand in a text and overlap, s₁s₂ = s₂s₃, merging from the left does not leave.
     """
     scores = {p.piece: p.score for p in pieces if p.type in (NORMAL, UNUSED)}
     order = {piece: i for i, piece in enumerate(scores)}
-
-    def rank(piece: str, i: int) -> tuple[bool, int]:
-        shifted = piece[i:] == piece[: len(piece) - i]
-        back = piece[len(piece) - i :] == piece[:i]
-        return (not shifted if shifted != back else i * 2 < len(piece)), -i
-
     made = []
     for piece in sorted(scores, key=lambda piece: (-scores[piece], order[piece])):
-        splits = [i for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
-        made += [(piece[:i], piece[i:]) for i in sorted(splits, key=lambda i: rank(piece, i))]
+        cuts = range(1, len(piece))
+        made += [(piece[:i], piece[i:]) for i in cuts if piece[:i] in scores and piece[i:] in scores]
     return made
 
 
