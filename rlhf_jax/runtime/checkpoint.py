@@ -21,6 +21,7 @@ from orbax.checkpoint.options import AsyncOptions
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.runtime.files import disk_reason
+from rlhf_jax.runtime.interruption import Interruption
 from rlhf_jax.runtime.progress import info
 from rlhf_jax.runtime.tree_hash import hash_of_sums, leaf_sums, path_name, tree_hash
 
@@ -212,7 +213,7 @@ class Checkpoints:
     def _restore(self, target: PyTree, step: int) -> tuple[PyTree, dict]:
         record = self._read_record(step)
         self._require_same_leaves(target, step, record)
-        with _damaged_if_unreadable(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with _damaged_if_unreadable(), _reader(ocp.StandardCheckpointHandler()) as reader:
             arguments = ocp.args.StandardRestore(jax.tree.map(_abstract, target))
             state = reader.restore(self._state(step), args=arguments)
         if tree_hash(state) != record["sha256"]:
@@ -240,7 +241,7 @@ class Checkpoints:
         wanted = jax.tree_util.tree_map_with_path(target, {part: structure[part]})
         found = wanted
         if jax.tree.leaves(wanted):  # else there is nothing to read, as of a part that is None
-            with _damaged_if_unreadable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            with _damaged_if_unreadable(), _reader(ocp.PyTreeCheckpointHandler()) as reader:
                 arguments = ocp.args.PyTreeRestore(
                     item=wanted,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
@@ -271,7 +272,7 @@ class Checkpoints:
         if not (self.folder / str(step)).is_dir():
             raise _DamagedError("is missing")
         try:
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            with _reader(ocp.JsonCheckpointHandler()) as reader:
                 record = reader.restore(self.folder / str(step) / "record", args=ocp.args.JsonRestore())
             seal = record.pop("seal")
         except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -305,6 +306,13 @@ class Checkpoints:
             raise InputError(
                 f"cannot write to {self.folder}: {reason} and run the same command again, it {then}"
             ) from error
+
+
+@contextmanager
+def _reader(handler: ocp.CheckpointHandler) -> Iterator[ocp.Checkpointer]:
+    """Orbax's, which SIGTERM and Ctrl-C let end: stopped halfway, its threads would call a loop that is gone."""
+    with Interruption("stops when the checkpoint is read"), ocp.Checkpointer(handler) as reader:
+        yield reader
 
 
 @contextmanager

@@ -22,10 +22,11 @@ class Interruption:
     """Hears SIGTERM and Ctrl-C inside its `with`, in the main thread; another thread hears nothing.
 
     The first is told by `asked`; Ctrl-C after it ends the process with 130. What is heard and never told goes, at the end,
-    to the handlers that were there before.
+    to the handlers that were there before. then: what Ctrl-C is answered with.
     """
 
-    def __init__(self):
+    def __init__(self, then: str = "stops and saves after this step"):
+        self._then = then
         self._heard = self._told = 0
         self._vote: jax.Array | None = None
         self._previous: dict = {}
@@ -63,7 +64,7 @@ class Interruption:
             os._exit(130)
         self._heard = self._heard or number
         if number == signal.SIGINT:
-            _write("\nstops and saves after this step; Ctrl-C again stops at once\n")
+            _write(f"\n{self._then}; Ctrl-C again stops at once\n")
 
 
 def _write(sentence: str) -> None:

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.runtime import Checkpoints, make_mesh, tree_hash
+from rlhf_jax.runtime import Checkpoints, make_mesh, run, tree_hash
 
 
 @struct.dataclass
@@ -56,6 +57,25 @@ def saved(folder, steps, keep=None):
         checkpoints.save(step, make_state(step), {"position": step})
     checkpoints.close()
     return checkpoints
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_reading_end(tmp_path, monkeypatch, number, code, capfd):
+    """Orbax reads in threads of its own, which would go on with what is gone."""
+    saved(tmp_path / "checkpoints", [1])
+    read, ended = ocp.Checkpointer.restore, []
+
+    def interrupted(self, *arguments, **more):
+        signal.raise_signal(number)
+        found = read(self, *arguments, **more)
+        ended.append(found)
+        return found
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: Checkpoints(tmp_path / "checkpoints", None).restore(make_state()))
+    assert stopped.value.code == code and len(ended) == 1
+    assert ("stops when the checkpoint is read" in capfd.readouterr().err) == (number == signal.SIGINT)
 
 
 def data_file(folder, step):
