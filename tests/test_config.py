@@ -515,7 +515,7 @@ def test_help_minds_no_check_of_values_and_a_run_does(capsys):
 
 def test_help_of_a_program_is_its_docstring(folder):
     (folder / "program.py").write_text(
-        '"""Counts to ten.\n\n  python program.py x\n"""\n'
+        '"""Counts to ten.\n\n  python program.py x\n\nIt ends.\n"""\n'  # else 3.13 takes the indent away
         "from dataclasses import dataclass\nfrom rlhf_jax.config import load_config\n"
         "@dataclass(frozen=True)\nclass Config:\n    seed: int = 0  # of the count\nload_config(Config)\n"
     )

@@ -386,6 +386,9 @@ def _cells(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _source_tree(function: Any) -> ast.AST | None:
     """The parsed source without docstrings; None where there is no source, or it does not tell which function is meant."""
+    code = function if isinstance(function, types.CodeType) else getattr(inspect.unwrap(function), "__code__", None)
+    if code is not None and code.co_filename == "<string>":
+        return None  # of exec: from 3.13 on Python gives it the text of python -c
     try:
         tree: ast.AST = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
