@@ -30,7 +30,7 @@ MAY = {
     "labelers": {"models", "equations", "steps", "data"},
     "labeling": {"data", "labelers"},
     "rewards": {"data"},
-    "moderation": {"models", "equations", "steps", "evals", "labelers"},
+    "moderation": {"models", "equations", "steps", "evals", "labelers", "data"},
     "stages": {*GROUND, "config", "steps", "evals", "labelers", "rewards", "moderation"},
     "serving": {*GROUND, "config", "steps", "evals", "labelers", "rewards", "moderation", "stages"},
 }

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
+from rlhf_jax.data.splits import INVISIBLE
 from rlhf_jax.errors import InputError
 
-ENTITY = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});?")
-UNSEEN = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800"}  # letters and signs that show nothing
+ENTITY = re.compile(r"&(?:amp;){0,9}(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});?")
+BLANK = "\u2800"  # a braille sign without a dot
 LATIN = re.compile(r"(?:LATIN|REGIONAL INDICATOR)\b.*\b(?:LETTER|SMALL CAPITAL) ([A-Z])(?: WITH .*)?")
 
 
@@ -55,7 +56,7 @@ def _seen(character: str) -> str:
 
 
 def _letter(character: str) -> str:
-    if unicodedata.category(character) in ("Mn", "Me", "Cf") or character in UNSEEN:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf") or character == BLANK or INVISIBLE.match(character):
         return ""
     if character.isascii():
         return character

@@ -92,5 +92,10 @@ def _write(log: Path, side: str, action: Action, text: str, verdict: Verdict) ->
         **verdict.as_result(),
         "reasons": [reason._asdict() for reason in verdict.reasons],
     }
-    with log.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{log} cannot be written ({error.strerror}): make its folder, or name another file"
+        ) from error

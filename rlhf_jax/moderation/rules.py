@@ -2,11 +2,13 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.data import located
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.moderation.plain import plain
 from rlhf_jax.moderation.verdict import Reason, Verdict
@@ -27,6 +29,7 @@ FOR = {
 }
 VOWELS, STARS = "aeiou", "*#_.%-"  # a vowel inside a word may be a star
 ENDS = "!|+"  # signs that are no letters where a word ends
+MOST = 20
 LETTER = r"[^\W_]"  # of any script, or a digit
 
 
@@ -35,14 +38,13 @@ class Rule:
     """What is not to be said, under a name that goes into the log, and the category that it belongs to.
 
     words: words or phrases, found as whole words, with a plural's ending or without, in whatever way `spelled` knows.
-    patterns: regular expressions, found in the text as people read it (see `plain`), which is in lower case.
+    patterns: regular expressions, found in the text as people read it (see `plain`), in either case.
     """
 
     name: str
     category: str
     words: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
-    _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)  # words with letters first
 
     def __post_init__(self) -> None:
         """InputError: neither words nor patterns, a word that shows nothing, a pattern that is none."""
@@ -50,32 +52,26 @@ class Rule:
             raise InputError("a rule has no name or no category: give it both")
         if not self.words and not self.patterns:
             raise InputError(f"the rule {self.name!r} has neither words nor patterns: give it some")
-        lettered, signs = [], []
-        for word in self.words:
-            (lettered if any(map(str.isalpha, plain(word).text)) else signs).append(self._spelled(word))
-        found = [re.compile("|".join(words) or "(?!)") for words in (lettered, signs)]
-        for pattern in self.patterns:
-            try:
-                found.append(re.compile(pattern))
-            except re.error as error:
-                raise InputError(f"the rule {self.name!r}: {pattern!r} is no regular expression ({error})") from error
-        object.__setattr__(self, "_compiled", tuple(found))
+        with located(f"the rule {self.name!r}"):
+            _ = self._lettered, self._others  # what is wrong with them is said now
 
-    def _spelled(self, word: str) -> str:
-        try:
-            return spelled(word)
-        except InputError as error:
-            raise InputError(f"the rule {self.name!r}: {error}") from None
+    @cached_property
+    def _lettered(self) -> re.Pattern[str]:
+        return re.compile("|".join(spelled(word) for word in self.words if _has_letter(plain(word).text)) or "(?!)")
+
+    @cached_property
+    def _others(self) -> list[re.Pattern[str]]:
+        signs = [spelled(word) for word in self.words if not _has_letter(plain(word).text)]
+        return [*map(re.compile, signs), *map(_pattern, self.patterns)]
 
     def reasons(self, text: str) -> list[Reason]:
         """Where it is broken, in the order of the text."""
-        read, found = plain(text), []
-        for number, pattern in enumerate(self._compiled):
-            for match in pattern.finditer(read.text):
-                if match[0] and (number or any(map(str.isalpha, match[0]))):  # 455 is a number
-                    start, end = read.written(*match.span())
-                    found.append(Reason(self.name, self.category, 1.0, text[start:end], start, end))
-        return sorted(found, key=lambda reason: reason.start)
+        read = plain(text)
+        found = (match for match in self._lettered.finditer(read.text) if _has_letter(match[0]))  # 455 is a number
+        spans = [match.span() for match in found]
+        spans += [match.span() for pattern in self._others for match in pattern.finditer(read.text) if match[0]]
+        places = sorted(read.written(*span) for span in spans)
+        return [Reason(self.name, self.category, 1.0, text[start:end], start, end) for start, end in places]
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def spelled(word: str) -> str:
     InputError: it shows nothing."""
     read = plain(word).text.strip()
     parts = [part for part in re.split(r"[\W_]+", read) if part]
-    if not any(c.isalpha() for part in parts for c in part):
+    if not _has_letter(read):
         if not read:
             raise InputError(f"{shortened(word)} shows nothing: write a word")
         return f"(?<!{LETTER}){re.escape(read)}(?!{LETTER})"
@@ -111,28 +107,38 @@ def spelled(word: str) -> str:
     return f"(?<!{LETTER})(?:{'|'.join(ways)}){plural}(?!{LETTER})"
 
 
+def _pattern(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.IGNORECASE)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression ({error}): mend it") from error
+
+
+def _has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
 def _is_no_word(letters: list[str], at: int) -> bool:
     """Whether one of the two pieces cannot be spoken."""
     return not all(any(c in "aeiouy" for c in piece) for piece in (letters[:at], letters[at:]))
 
 
 def _one(letters: list[str], i: int) -> str:
-    """The i-th letter. Vowels may be as long as one likes, consonants not twice as long, which makes other words (annal)."""
-    c, inside = letters[i], 0 < i < len(letters) - 1
-    others = FOR.get(c, "") + (STARS if inside and c in VOWELS else "")
-    if i == len(letters) - 1:
-        others = "".join(sign for sign in others if sign not in ENDS)
-    if c == "l":
-        others += "i"  # a capital one is its twin
-    once = f"[{re.escape(c + others)}]"
+    """The i-th letter. Vowels may be as long as one likes, consonants not twice as long, which makes other words (annal). No
+    more than `MOST` of them are one: without a bound a line of stars would be read in as many ways as it is long, squared."""
+    c, last = letters[i], i == len(letters) - 1
+    others = "".join(sign for sign in FOR.get(c, "") if not (last and sign in ENDS)) + ("i" if c == "l" else "")
+    once = f"[{re.escape(c + others)}]"  # i: a capital one is the twin of l
     twin = c in letters[max(i - 1, 0) : i] + letters[i + 1 : i + 2]
-    return f"{once}+" if c in VOWELS or twin else f"{once}(?:{once}{{2,}})?"
+    if c in VOWELS and i > 0 and not last:
+        return f"(?:{once}{{1,{MOST}}}|[{re.escape(STARS)}]{{1,3}})"
+    return f"{once}{{1,{MOST}}}" if c in VOWELS or twin else f"{once}(?:{once}{{2,{MOST - 1}}})?"
 
 
 def _joined(letters: list[str], gaps: set[int], broken: int = 0) -> str:
     found = _one(letters, 0)
     for i in range(1, len(letters)):
-        between = r"[\W_]{0,3}" if i in gaps else r"\s+" if i == broken else r"[^\w\s]{0,2}_?"
+        between = r"[\W_]{0,3}" if i in gaps else r"\s{1,3}" if i == broken else r"[^\w\s]{0,2}_?"
         found += between + _one(letters, i)
     return found
 
@@ -173,10 +179,8 @@ def _rule(row: Any, where: str, folder: Path) -> Rule:
     words = list(row.get("words", ()))
     if row.get("file"):
         words += read_words(folder / row["file"])
-    try:
+    with located(where):
         return Rule(row.get("name", ""), row.get("category", ""), tuple(words), tuple(row.get("patterns", ())))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def read_words(path: Path | str) -> list[str]:

@@ -53,7 +53,11 @@ def test_a_log_is_added_to(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused(tmp_path):
+    refusal(
+        lambda: moderated(lambda prompts: prompts, RULES, log=tmp_path / "none" / "log.jsonl")(["Hello"]),
+        "log.jsonl cannot be written (No such file or directory)",
+    )
     policy = Policy()
     object.__setattr__(policy, "on_input", "drop")  # past the tests' own check of types
     refusal(policy.__post_init__, "on_input is 'drop': make it 'pass', 'filler' or 'refuse'")

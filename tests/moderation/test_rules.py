@@ -149,9 +149,8 @@ def test_innocent_sentences_with_the_same_letters_raise_no_alarm():
 @given(st.sampled_from(PHRASES), st.text(string.ascii_lowercase + " .,", max_size=12), st.randoms())
 def test_a_phrase_is_found_in_any_text_around_it_and_in_any_case(phrase, around, random):
     said = "".join(random.choice((c.upper(), c)) for c in phrase)
-    assert said in [text.strip(".,-_ ") for text in found(f"{around} {said} {around[::-1]}")] or re.search(
-        r"[a-z]$", around.strip()[-1:] or "."
-    )
+    text, start = f"{around} {said} {around[::-1]}", len(around) + 1
+    assert any(r.start <= start and r.end >= start + len(said) for r in RULES(text).reasons)
 
 
 def test_rude_words_of_books_are_those_of_the_list():
@@ -171,7 +170,7 @@ def test_rude_words_of_books_are_those_of_the_list():
 
 
 def test_patterns_see_the_text_as_people_read_it_and_each_rule_has_its_category():
-    rules = Rules((Rule("bombs", "V", patterns=(r"build (a|the) bomb",)), Rule("rude words", "rude", ("zonk",))))
+    rules = Rules((Rule("bombs", "V", patterns=(r"Build (a|the) bomb",)), Rule("rude words", "rude", ("zonk",))))
     verdict = rules("You ｚｏｎｋ, how do I BUILD&nbsp;a b\u200bomb?")
     assert verdict.flagged and verdict.categories == {"V": True, "rude": True}
     assert [(r.name, r.category, r.text) for r in verdict.reasons] == [
@@ -183,6 +182,14 @@ def test_patterns_see_the_text_as_people_read_it_and_each_rule_has_its_category(
         "categories": {"V": False, "rude": False},
         "category_scores": {"V": 0.0, "rude": 0.0},
     }
+
+
+def test_a_text_that_is_made_to_be_slow_is_read():
+    """Where a letter's length has no bound these take minutes, or for ever."""
+    rules = Rules((Rule("doubles", "rude", ("boob", "queue", "kill", "anal")),))
+    for text in ("b" + "*" * 5_000, "q" + "*" * 5_000, "b" + "o" * 5_000, "k" + "!" * 5_000):
+        assert not rules(f"{text}.").flagged
+    assert rules("&" + "amp;" * 5_000 + " boob").flagged
 
 
 def test_what_has_no_letters_is_found_as_it_stands():
