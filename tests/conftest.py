@@ -29,6 +29,11 @@ LONGEST = (
     "test_programs.py",
     "test_kills.py",
     "test_ppo_options.py",
+    "test_experience.py",
+    "test_ppo_iteration.py",
+    "test_rollouts.py",
+    "test_episodes.py",
+    "test_dropout.py",
 )
 
 

@@ -26,7 +26,7 @@ MAY = {
     "__main__": {"config"},
     **{room: set() for room in GROUND},
     "steps": {"models", "equations"},
-    "evals": {"models", "equations", "steps"},
+    "evals": {"models", "equations", "steps", "data"},
     "labelers": {"models", "equations", "steps", "data"},
     "labeling": {"data", "labelers"},
     "rewards": {"data"},

@@ -33,17 +33,38 @@ def likelihood(
 ) -> Likelihood:
     """log p(target | context) of each row. Rows longer than `length` lose the beginning of their context.
 
+    Rows of about one length share a batch, and a batch is as wide as its longest row, in one of a few widths, for each of
+    which a program is compiled.
+
     Raises ValueError for a row without context or with a target that does not fit.
     """
-    tokens = np.zeros((len(rows), length), np.int32)
-    target = np.zeros((len(rows), length), bool)
     for i, row in enumerate(rows):
         if not row.context or len(row.target) >= length:
             raise ValueError(f"row {i} has {len(row.context)} tokens of context and {len(row.target)} to predict")
-        joined = [*row.context, *row.target][-length:]
-        tokens[i, : len(joined)] = joined
-        target[i, len(joined) - len(row.target) : len(joined)] = True
-    return Likelihood(*per_row(model, params, TextBatch(tokens, target), batch=batch))
+    joined = [[*row.context, *row.target][-length:] for row in rows]
+    order = sorted(
+        range(len(rows)), key=lambda i: -len(joined[i])
+    )  # the longest first, so that memory runs out at once
+    found = [np.zeros(len(rows), dtype) for dtype in (np.float32, np.float32, bool)]
+    for start in range(0, len(rows), batch):
+        here = order[start : start + batch]
+        tokens = np.zeros((batch, width_of(len(joined[here[0]]), length)), np.int32)
+        target = np.zeros(tokens.shape, bool)
+        for at, i in enumerate(here):
+            end = len(joined[i])
+            tokens[at, :end] = joined[i]
+            target[at, end - len(rows[i].target) : end] = True
+        for column, values in zip(found, per_row(model, params, TextBatch(tokens, target), batch=batch), strict=True):
+            column[here] = values[: len(here)]
+    return Likelihood(*found)
+
+
+def width_of(longest: int, most: int) -> int:
+    """The width of a batch whose longest row has so many tokens: 16, 24, 32, 48, 64, 96, …, and `most` at most."""
+    width = 16
+    while width < longest:
+        width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
+    return min(width, most)
 
 
 def likeliest(

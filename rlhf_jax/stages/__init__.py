@@ -49,6 +49,7 @@ from rlhf_jax.stages.evaluation import (
 )
 from rlhf_jax.stages.export import export
 from rlhf_jax.stages.folds import Fold, folds
+from rlhf_jax.stages.measuring import Measured, continuation, measure, measured_now, that_fit
 from rlhf_jax.stages.model import (
     Decoder,
     Format,
@@ -113,6 +114,7 @@ __all__ = [
     "Layouts",
     "Loaded",
     "Lora",
+    "Measured",
     "Memory",
     "Model",
     "Optimiser",
@@ -151,6 +153,7 @@ __all__ = [
     "choose_epoch",
     "compare",
     "comparisons",
+    "continuation",
     "curate",
     "curate_parts",
     "data_of",
@@ -175,6 +178,8 @@ __all__ = [
     "label",
     "labelers_agree",
     "loaded",
+    "measure",
+    "measured_now",
     "model_in",
     "networks",
     "open_stage",
@@ -205,6 +210,7 @@ __all__ = [
     "simulated",
     "starting_model",
     "supervised",
+    "that_fit",
     "trained",
     "trained_in",
     "truthful",

@@ -123,7 +123,7 @@ def importance(logp, logp_old, advantages, mask, coef):
     return -advantages * jnp.exp(logp - logp_old), {}
 
 
-@pytest.mark.parametrize("objective", [reinforce, importance])
+@pytest.mark.parametrize("objective", [reinforce, pytest.param(importance, marks=pytest.mark.long)])
 def test_the_objective_is_an_argument(tiny, experience, objective):
     """Both have the gradient −mean A·ρ·∇log π, where REINFORCE has ρ = 1; by hand from the model's logits. What stands
     outside the answers, NaN included, has no influence."""
