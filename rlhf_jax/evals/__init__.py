@@ -2,6 +2,7 @@
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.attempts import attempts, pass_at
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.figures import MODELS
@@ -61,6 +62,7 @@ __all__ = [
     "Value",
     "Write",
     "answer",
+    "attempts",
     "choice_entropy_bits",
     "differences",
     "figures_of",
@@ -69,6 +71,7 @@ __all__ = [
     "mean_interval",
     "over_seeds",
     "paired_interval",
+    "pass_at",
     "per_row",
     "ratio_interval",
     "row_of",

@@ -1,5 +1,6 @@
 """What was measured: the rows behind figures, each of one item, and the figures that they make, of one model or of two."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,9 +8,8 @@ import numpy as np
 
 from rlhf_jax.evals.intervals import Estimate, Scale, ratio_interval
 
-Value = (
-    float | tuple[float, float]
-)  # a number; or a part, and what it is a part of (right pairs of pairs, bits of bytes)
+Number = int | float
+Value = Number | tuple[Number, Number]  # a number; or a part and its whole: right pairs of pairs, bits of bytes
 
 
 class Row(NamedTuple):
@@ -89,7 +89,7 @@ def _names(rows: Sequence[Row]) -> Iterable[str]:
 def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
     found = {row.id: row for row in rows}
     if len(found) < len(rows):
-        twice = next(row.id for row in rows if found[row.id] is not row)
+        twice = Counter(row.id for row in rows).most_common(1)[0][0]
         raise ValueError(f"Two rows have the id {twice!r}; each item has one.")
     return found
 

@@ -74,15 +74,26 @@ def submission(store: Store, labeler: str, given: Mapping[str, Any]) -> Judgemen
 
 def _judged(task: Comparison, order: Sequence[int], labeler: str, said: Mapping[str, Any]) -> Judgement:
     as_shown = task._replace(completions=tuple(task.completions[i] for i in order))
-    judged = as_shown.judged(labeler, **said)  # so that a sentence counts the answers as the labeler does
+    try:
+        judged = as_shown.judged(labeler, **said)
+    except InputError as error:  # it speaks of answers as the page does
+        raise InputError(re.sub(r"\bcompletion (\d+)", lambda m: f"answer {letter(int(m[1]))}", str(error))) from error
     for name in ("ranks", "ratings", "flags"):
         if len(getattr(judged, name)) < len(order):
             raise InputError(f"there are no {name}: give each answer its own")
     for number, flags in enumerate(judged.flags, 1):
         if flags.keys() != FLAGS.keys():
-            raise InputError(f"answer {number} has {len(flags)} of the {len(FLAGS)} flags: give each, true or false")
+            raise InputError(
+                f"answer {letter(number)} has {len(flags)} of the {len(FLAGS)} flags: give each, true or false"
+            )
     places = {name: _by_task(getattr(judged, name), order) for name in ("ranks", "ratings", "flags")}
     return judged._replace(completions=task.completions, order=tuple(order), **places)
+
+
+def letter(number: int) -> str:
+    """What the page calls an answer, from 1: A to Z, AA, AB, …"""
+    rest, last = divmod(number - 1, 26)
+    return (letter(rest) if rest else "") + chr(ord("A") + last)
 
 
 def _by_task(shown: Sequence[Any], order: Sequence[int]) -> tuple:

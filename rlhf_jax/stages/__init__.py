@@ -49,7 +49,7 @@ from rlhf_jax.stages.evaluation import (
 )
 from rlhf_jax.stages.export import export
 from rlhf_jax.stages.folds import Fold, folds
-from rlhf_jax.stages.measuring import Measured, continuation, measure, measured_now, that_fit
+from rlhf_jax.stages.measuring import Measured, continuation, looked, measure, measured_now, that_fit
 from rlhf_jax.stages.model import (
     Decoder,
     Format,
@@ -178,6 +178,7 @@ __all__ = [
     "label",
     "labelers_agree",
     "loaded",
+    "looked",
     "measure",
     "measured_now",
     "model_in",

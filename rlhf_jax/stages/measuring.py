@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from rlhf_jax.data import Prompt, content_sha256, encode_prompt, encode_turn, located
 from rlhf_jax.errors import InputError, shortened
@@ -32,8 +33,8 @@ from rlhf_jax.evals import (
 )
 from rlhf_jax.models import LanguageModel
 from rlhf_jax.runtime import Made, Origin, first_process, info, meet, progress, write_atomically
-from rlhf_jax.stages.evaluation import Loaded, loaded
-from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.evaluation import Loaded
+from rlhf_jax.stages.model import Model, Trained
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import parents
 from rlhf_jax.types import PromptBatch
@@ -86,7 +87,8 @@ def measure(folder: Path | str, model: Trained | Loaded, task: Task, run: Run = 
     else:
         folder.mkdir(parents=True, exist_ok=True)
     meet("the rows are read")
-    for new in _in_parts(model if isinstance(model, Loaded) else loaded(model), task, run, len(rows)):
+    params = model.params if isinstance(model, Loaded) else trained.params()
+    for new in _in_parts(trained, params, task, run, len(rows)):
         rows += new
         if first_process():
             with (folder / ROWS).open("a", encoding="utf-8") as file:
@@ -97,14 +99,20 @@ def measure(folder: Path | str, model: Trained | Loaded, task: Task, run: Run = 
     return Measured(rows, found, task.scales)
 
 
-def measured_now(this: Loaded, task: Task, run: Run = RUN) -> Measured:
-    """The same of parameters in memory, without a folder: a look during training."""
+def measured_now(model: Model, params: PyTree, task: Task, run: Run = RUN) -> Measured:
+    """The same of parameters in memory, which may lie on a mesh (jax.set_mesh), without a folder."""
     _require_items(task)
-    rows = [row for part in _in_parts(this, task, run, 0) for row in part]
+    rows = [row for part in _in_parts(model, params, task, run, 0) for row in part]
     return Measured(rows, _figures(task, rows), task.scales)
 
 
-def that_fit(task: Task, model: Trained) -> Task:
+def looked(tasks: Sequence[Task], model: Model, params: PyTree, run: Run = RUN) -> dict[str, float]:
+    """What a stage logs of tasks while it trains: task/figure → its mean."""
+    each = ((task.name, measured_now(model, params, task, run).figures) for task in tasks)
+    return {f"{name}/{figure}": estimate.mean for name, figures in each for figure, estimate in figures.items()}
+
+
+def that_fit(task: Task, model: Model) -> Task:
     """The task with those items alone of which all fits the model's context; how many go is said. InputError: none fits."""
 
     def fits(item: Any) -> bool:
@@ -123,7 +131,7 @@ def _require_items(task: Task) -> None:
         raise InputError(f"{task.name}: there are no items to ask about; give at least one")
 
 
-def _in_parts(this: Loaded, task: Task, run: Run, start: int) -> Iterator[list[Row]]:
+def _in_parts(model: Model, params: PyTree, task: Task, run: Run, start: int) -> Iterator[list[Row]]:
     """The rows of so many items at a time as a batch has, behind the first `start`. A part's random numbers are its own."""
     batch, items = run.runtime.batch, task.items
     cut: list[int] = []
@@ -132,7 +140,7 @@ def _in_parts(this: Loaded, task: Task, run: Run, start: int) -> Iterator[list[R
             part = items[at : at + batch]
             asked = [list(task.asks(item)) for item in part]
             key = jax.random.fold_in(run.key(task.name), at)
-            found = iter(_replies(this, task, [ask for asks in asked for ask in asks], key, batch, cut))
+            found = iter(_replies(model, params, task, [ask for asks in asked for ask in asks], key, batch, cut))
             replies = [[next(found) for _ in asks] for asks in asked]
             rows = list(task.rows(part, replies))
             if len(rows) != len(part):
@@ -142,50 +150,57 @@ def _in_parts(this: Loaded, task: Task, run: Run, start: int) -> Iterator[list[R
             yield rows
             advance()
     if cut:
-        room = this.model.decoder.context
+        room = model.decoder.context
         info(f"{task.name}: {len(cut)} documents are longer than the {room} tokens of the model's context, and cut off")
 
 
 def _replies(
-    this: Loaded, task: Task, asks: Sequence[Likely | Write], key: jax.Array, batch: int, cut: list[int]
+    model: Model,
+    params: PyTree,
+    task: Task,
+    asks: Sequence[Likely | Write],
+    key: jax.Array,
+    batch: int,
+    cut: list[int],
 ) -> list[Reply]:
     """In the order of the questions."""
-    model, found = this.model, dict[int, Reply]()
+    found = dict[int, Reply]()
     likely = {i: ask for i, ask in enumerate(asks) if isinstance(ask, Likely)}
     if likely:
         pairs = [continuation(ask, model) for ask in likely.values()]
         room = model.decoder.context
         for ask, pair in zip(likely.values(), pairs, strict=True):
             _require_room(ask.context, len(pair.context) + len(pair.target), len(pair.target) + 1, room, cut)
-        rows = likelihood(LanguageModel(model.decoder), this.params, pairs, batch=batch, length=room)
+        rows = likelihood(LanguageModel(model.decoder), params, pairs, batch=batch, length=room)
         each = zip(rows.total.tolist(), rows.tokens.tolist(), rows.greedy.tolist(), strict=True)
         found |= {i: LogProb(total, int(n), greedy) for i, (total, n, greedy) in zip(likely, each, strict=True)}
     write = {i: ask for i, ask in enumerate(asks) if isinstance(ask, Write)}
     if write:
-        texts = _written([ask.context for ask in write.values()], this, task, key, batch, cut)
+        texts = _written([ask.context for ask in write.values()], model, params, task, key, batch, cut)
         found |= dict(zip(write, texts, strict=True))
     return [found[i] for i in range(len(asks))]
 
 
-def continuation(ask: Likely, model: Trained) -> Continuation:
+def continuation(ask: Likely, model: Model) -> Continuation:
     """The tokens of a context and of the text behind it.
 
     Behind a document's beginning both are encoded as one text and cut where the beginning's own tokens end, spaces at its
     end going to the text, as lm-evaluation-harness has it: a tokenizer may join what stands on either side. In a
-    conversation it is the assistant's answer, without its end.
+    conversation it is the assistant's answer, set off as the form has it and without its end.
     """
     t = model.tokenizer
     if isinstance(ask.context, Prompt):
         with located(shortened(ask.context.text)):
-            context, target = encode_turn(ask.context.conversation, ask.text, t)
-        return Continuation(context, target[:-1] if target and target[-1] in t.ends else target)
+            context, target = encode_turn(ask.context.conversation, ask.text.lstrip(), t)
+        end = max((i for i, token in enumerate(target) if token in t.ends), default=len(target))
+        return Continuation(context, target[:end])
     blanks = len(ask.context) - len(ask.context.rstrip())
     context = ask.context[: len(ask.context) - blanks]
     whole, begun = t.encode(ask.context + ask.text), t.encode(context)
     return Continuation([*t.begins, *whole[: len(begun)]], whole[len(begun) :])
 
 
-def _encoded(context: Context, model: Trained) -> list[int]:
+def _encoded(context: Context, model: Model) -> list[int]:
     if isinstance(context, Prompt):
         with located(shortened(context.text)):
             return encode_prompt(context.conversation, model.tokenizer)
@@ -193,10 +208,16 @@ def _encoded(context: Context, model: Trained) -> list[int]:
 
 
 def _written(
-    contexts: Sequence[Context], this: Loaded, task: Task, key: jax.Array, batch: int, cut: list[int]
+    contexts: Sequence[Context],
+    model: Model,
+    params: PyTree,
+    task: Task,
+    key: jax.Array,
+    batch: int,
+    cut: list[int],
 ) -> list[Said]:
     """Prompts of about one length share a batch."""
-    model, t = this.model, this.model.tokenizer
+    t = model.tokenizer
     most = _max_tokens(task, model)
     room = model.decoder.context - most
     ids = [_encoded(context, model) for context in contexts]
@@ -214,7 +235,7 @@ def _written(
         mask = np.arange(width) >= width - np.array([len(ids[i]) for i in here])[:, None]
         said = answer(
             LanguageModel(model.decoder),
-            this.params,
+            params,
             PromptBatch(tokens, mask),
             jax.random.fold_in(key, start),
             batch=batch,
@@ -234,7 +255,7 @@ def cut_off(text: str, stops: Sequence[str], ended: bool) -> Said:
     return Said(text, ended) if first < 0 else Said(text[:first], True)
 
 
-def _max_tokens(task: Task, model: Trained) -> int:
+def _max_tokens(task: Task, model: Model) -> int:
     most = task.max_tokens or model.format.answer_tokens
     if most >= model.decoder.context:
         raise InputError(
@@ -243,7 +264,7 @@ def _max_tokens(task: Task, model: Trained) -> int:
     return most
 
 
-def _length(ask: Likely | Write, task: Task, model: Trained) -> int:
+def _length(ask: Likely | Write, task: Task, model: Model) -> int:
     if isinstance(ask, Likely):
         return sum(map(len, continuation(ask, model)))
     return len(_encoded(ask.context, model)) + _max_tokens(task, model)

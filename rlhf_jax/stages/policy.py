@@ -31,7 +31,7 @@ from rlhf_jax.config import (
 from rlhf_jax.data import Prompt, batch_indices, content_sha256, encode_prompts, take
 from rlhf_jax.equations import ensemble_score, nothing_seen, seen
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.evals import per_row
+from rlhf_jax.evals import Task, per_row
 from rlhf_jax.models import (
     LanguageModel,
     Sampling,
@@ -55,6 +55,7 @@ from rlhf_jax.stages.episodes import (
 )
 from rlhf_jax.stages.functions import asked
 from rlhf_jax.stages.iterations import around, by_models, on_host, reading_of, recording, replayed
+from rlhf_jax.stages.measuring import looked
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.rewards import (
     RewardError,
@@ -197,6 +198,7 @@ def policy(
     replay: Path | str | None = None,
     environment: Environment | None = None,
     episodes: Episodes = Episodes(),
+    looks: Sequence[Task] = (),
 ) -> Trained:
     """Trains a policy by reinforcement learning, with a KL penalty towards the model that it starts from.
 
@@ -206,6 +208,7 @@ def policy(
     fresh projection. prompts: .train to learn from,
     .valid to evaluate on; without parts all are to learn from. text: .train for the pretraining mix, .valid for its loss.
     iteration: two pure halves, see rlhf_jax.steps.Iteration. judge: figures of the answers to .valid, for the curves.
+    looks: tasks, whose figures are logged beside the judge's, as task/figure.
     answers: to each prompt, one after the other. order: runs with the same one get the same prompts in the same order. The
     folder's name deals out the sampling. environment: with whom the policy speaks in turn from each prompt, in `episodes` of
     several turns, which it rewards turn by turn; a reward beside it is of whole episodes, and reward may be None.
@@ -321,7 +324,7 @@ def policy(
     def due(i: int, every: int) -> bool:
         return every > 0 and (i == 0 or (i + 1) % every == 0 or i + 1 == stage.total)
 
-    evaluate = evaluation(start, prompts, text, judge, c, run)
+    evaluate = evaluation(start, prompts, text, judge, c, run, looks)
     record = recording(folder / ROLLOUTS, folder.name, stage.record, stage.total, run.runtime.record_every)
     for i in stage.steps(int(state.step), rl_watch()):
         chosen, batch = batch_of(i)
@@ -335,8 +338,8 @@ def policy(
             stage.failed(i, state, error.code, rewards.name_of(error.code))
             raise InputError(f"{error}{there}") from error
         forget_failure(folder)
-        looks, records, tables = due(i, run.runtime.evaluate_every), due(i, run.runtime.record_every), {}
-        if looks or records:
+        look, records, tables = due(i, run.runtime.evaluate_every), due(i, run.runtime.record_every), {}
+        if look or records:
             drawn = on_host(drawn._replace(told=()), mesh)._replace(told=drawn.told)
             earned = drawn.parts or dict(zip(rewards.recorded, drawn.scores, strict=not rewards.functions))
             asked, P = batch.prompts, start.format.prompt_tokens
@@ -344,7 +347,7 @@ def policy(
                 asked = PromptBatch(drawn.x.tokens[:, :P], drawn.x.mask[:, :P])
         if records:
             record(i + 1, chosen, asked, drawn, earned, start)
-        if looks:
+        if look:
             tables = {"answers": few(chosen, drawn, earned, start)}
             say(folder.name, i + 1, tables["answers"])
             try:
@@ -355,7 +358,7 @@ def policy(
                 stage.save(i, state, 1)
                 raise
         stage.log(i, metrics, tables)
-        stage.save(i, state, 1 if looks and stage.is_best(metrics) else run.runtime.save_every)
+        stage.save(i, state, 1 if look and stage.is_best(metrics) else run.runtime.save_every)
     return result(stage, start)
 
 
@@ -441,9 +444,15 @@ def batches(
 
 
 def evaluation(
-    model: Trained, prompts: Parts[Prompt], text: Parts[str] | None, judge: Judge | None, c: PPO, run: Run
+    model: Trained,
+    prompts: Parts[Prompt],
+    text: Parts[str] | None,
+    judge: Judge | None,
+    c: PPO,
+    run: Run,
+    looks: Sequence[Task] = (),
 ) -> Callable[[PyTree], dict[str, float]]:
-    """How parameters do on validation prompts and validation text, for the curves."""
+    """How parameters do on validation prompts, validation text and tasks, for the curves."""
     batch = run.runtime.batch
     held = packed(text.valid, model) if text and has_row(text.valid, model) else None
     rows = None if held is None else TextBatch(held.tokens[:batch], held.predict[:batch])
@@ -458,7 +467,7 @@ def evaluation(
         if judge and encoded is not None:
             answers = answers_of(model, params, encoded, run.key("look"), c.sampling, batch)
             figures |= judged(judge, chosen, decoded(model, answers))
-        return figures
+        return figures | looked(looks, model, params, run)
 
     return evaluate
 

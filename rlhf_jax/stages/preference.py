@@ -24,9 +24,11 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.equations import Mean, values
 from rlhf_jax.errors import InputError
+from rlhf_jax.evals import Task
 from rlhf_jax.models import LanguageModel
 from rlhf_jax.runtime import mapped, place, shard_rows
-from rlhf_jax.stages.model import Trained
+from rlhf_jax.stages.measuring import looked
+from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
     Epochs,
@@ -94,12 +96,14 @@ def preference(
     run: Run = RUN,
     *,
     objective: Callable | None = None,
+    looks: Sequence[Task] = (),
 ) -> Trained:
     """Trains a language model on pairs of ranked answers, itself being the reference.
 
     Of each ranking one pair is drawn anew in each epoch; KTO takes it as a liked and a disliked answer, or learns from
     answers that were liked or not, each by itself (`read_feedback`), settings.batch of them a step. objective: a loss on
-    pairs of one's own in the place of settings.objective, as rlhf_jax.steps.dpo. The folder's name deals out the order.
+    pairs of one's own in the place of settings.objective, as rlhf_jax.steps.dpo. looks: tasks, whose figures are logged at
+    the end of each epoch, as task/figure. The folder's name deals out the order.
     Rankings with nothing but ties are left out. With LoRA corrections are trained, and the reference is the model with those
     that it starts from. InputError: the folder was made from something else; a ranking is broken; answers with labels for
     pairs; a reward model to start from.
@@ -150,7 +154,11 @@ def preference(
     program, coef = mapped(one, mesh, run.mesh.pmap), place(coef, mesh)
     for i in stage.steps(int(state.step), supervised_watch()):
         state, metrics = program(state, shard_rows(batch_of(i), mesh), coef, (reference, base))
-        stage.log(i, values(metrics))
+        metrics = values(metrics)
+        if looks and passes.end_in(i):
+            with jax.set_mesh(mesh):
+                metrics |= looked(looks, start, whole(state.params, base, start.lora), run)
+        stage.log(i, metrics)
         stage.save(i, state, run.runtime.save_every)
     return result(stage, start)
 

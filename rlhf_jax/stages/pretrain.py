@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -23,8 +24,10 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.equations import values
 from rlhf_jax.errors import InputError
+from rlhf_jax.evals import Task
 from rlhf_jax.models import LanguageModel, TransformerConfig
 from rlhf_jax.runtime import gather_rows, join_rows, mapped, place, rows_here, shard_rows
+from rlhf_jax.stages.measuring import looked
 from rlhf_jax.stages.model import Model, Trained
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
@@ -70,10 +73,12 @@ def pretrain(
     run: Run = RUN,
     *,
     step: Callable = text_step,
+    looks: Sequence[Task] = (),
 ) -> Trained:
     """Trains a language model on text, from random parameters (a Model) or from a trained one.
 
-    text: documents, or a Stream of files. step: one update, as rlhf_jax.steps.text_step. A trained model comes back as it is
+    text: documents, or a Stream of files. step: one update, as rlhf_jax.steps.text_step. looks: tasks, whose figures are
+    logged every runtime.save_every steps and at the end, as task/figure. A trained model comes back as it is
     where settings.steps is 0. InputError: the folder was made from something else; text that is shorter than a row.
     """
     c, folder = settings, Path(folder)
@@ -115,7 +120,11 @@ def pretrain(
         rows.seek(stage.resumed["stream"])
     for i in stage.steps(int(state.step), supervised_watch()):
         state, metrics = program(state, batch_of(i), coef)
-        stage.log(i, values(metrics))
+        metrics = values(metrics)
+        if looks and ((i + 1) % run.runtime.save_every == 0 or i + 1 == stage.total):
+            with jax.set_mesh(mesh):
+                metrics |= looked(looks, start, state.params, run)
+        stage.log(i, metrics)
         stage.save(i, state, run.runtime.save_every, partial(position, rows, mesh))
     return result(stage, start)
 

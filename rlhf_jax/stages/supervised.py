@@ -26,11 +26,12 @@ from rlhf_jax.data import (
 )
 from rlhf_jax.equations import values
 from rlhf_jax.errors import InputError
-from rlhf_jax.evals import per_row
+from rlhf_jax.evals import Task, per_row
 from rlhf_jax.models import LanguageModel, Sampling
 from rlhf_jax.runtime import Checkpoints, info, mapped, place, shard_rows, write_atomically
 from rlhf_jax.stages.answers import answers_of, scores_of
 from rlhf_jax.stages.datasets import Parts, parts_of
+from rlhf_jax.stages.measuring import looked
 from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.saved import chosen_step, trained
@@ -88,13 +89,15 @@ def supervised(
     *,
     text: Sequence[str] = (),
     step: Callable = text_step,
+    looks: Sequence[Task] = (),
 ) -> Trained:
     """Trains a language model on the answers of demonstrations, and keeps every epoch.
 
     The folder's name deals out the order of the rows. demonstrations: of .valid the loss is taken after each epoch; without
-    parts all are trained on. text: documents for settings.pretrain_share. step: one update, as rlhf_jax.steps.text_step. It
-    returns the last epoch; see `best_epoch` and `choose_epoch` for others. InputError: the folder was made from something
-    else; no demonstration fits; a share of pretraining text, and no text; a reward model.
+    parts all are trained on. text: documents for settings.pretrain_share. step: one update, as rlhf_jax.steps.text_step.
+    looks: tasks, whose figures are logged after each epoch, as task/figure. It returns the last epoch; see `best_epoch`
+    and `choose_epoch` for others. InputError: the folder was made from something else; no demonstration fits; a share of
+    pretraining text, and no text; a reward model.
     """
     demonstrations = parts_of(demonstrations)
     c, folder = settings, Path(folder)
@@ -147,11 +150,13 @@ def supervised(
             batch = jax.tree.map(lambda *parts: np.concatenate(parts), batch, more)
         state, metrics = program(state, shard_rows(without_padding(batch), mesh), coef, base)
         metrics = values(metrics)
-        if passes.end_in(i) and valid is not None:
+        if passes.end_in(i) and (valid is not None or looks):
             with jax.set_mesh(mesh):
                 params = whole(state.params, base, start.lora)
-                total, tokens, _ = per_row(LanguageModel(start.decoder), params, valid, batch=c.batch)
-            metrics["loss/valid"] = -total.sum() / tokens.sum()
+                if valid is not None:
+                    total, tokens, _ = per_row(LanguageModel(start.decoder), params, valid, batch=c.batch)
+                    metrics["loss/valid"] = -total.sum() / tokens.sum()
+                metrics |= looked(looks, start, params, run)
         stage.log(i, metrics)
         every = 1 if passes.end_in(i) else run.runtime.save_every
         stage.save(i, state, every, partial(_epoch, metrics, passes, i))

@@ -7,7 +7,9 @@ import pytest
 from rlhf_jax.data import Messages
 from rlhf_jax.labelers import FLAGS, Assignment, Store, comparison
 from rlhf_jax.labeling import app
+from rlhf_jax.labeling.submission import letter, submission
 from tests.labeling.served import judged, served
+from tests.refusals import refusal
 
 SCRIPT = "</script><script>alert(1)</script><img src=x onerror=alert(1)> {{7*7}} ' OR 1=1 --"
 TEXTS = ["Yes.", "No.", "Perhaps.", "Never.", "Always."]
@@ -256,3 +258,18 @@ def test_what_the_disk_does_is_no_answer_and_is_said_to_the_owner_alone(place, c
 def test_flags_and_the_scale_are_the_stores(place):
     answer = place.next(place.ann)
     assert answer["flags"] == FLAGS and answer["scale"] == [1, 7]
+
+
+def test_a_refusal_names_an_answer_as_the_page_does(tmp_path):
+    with Store(tmp_path / "labels.sqlite") as store:
+        store.add_tasks([comparison("Name a fruit.", ("An apple.", "A pear.", "A plum."))], 1)
+        store.add_labeler("Ann")
+        lease = store.lease("Ann")
+        assert lease is not None
+        flags = dict.fromkeys(FLAGS, False)
+        given = {"id": "i" * 20, "task": lease.key, "session": "s" * 20, "seconds": 3.0}
+        given |= {"ranks": [1, 2, 3], "ratings": [7, 6, 5], "flags": [flags] * 3}
+        for wrong in ({"ranks": [1, 2, 4]}, {"ratings": [1, 2, 8]}, {"flags": [flags, flags, {}]}):
+            refusal(lambda given=given | wrong: submission(store, "Ann", given), "answer C has")
+        assert submission(store, "Ann", given).ranks
+    assert [letter(n) for n in (1, 26, 27, 52, 53, 702, 703)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
