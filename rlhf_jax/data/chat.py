@@ -244,6 +244,12 @@ def encode_whole(messages: Messages, tokenizer: Tokenizer) -> list[int]:
     return _encode(_checked(messages, tokenizer, tokenizer.chat), tokenizer, tokenizer.chat, prompt=False)[0]
 
 
+def encode_rendered(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a text as `render_chat` writes it: the text of a special token becomes its id, wherever it stands. The
+    tokens with which the tokenizer opens a text are those alone that are written. InputError: as `Tokenizer.encode`."""
+    return _tokens(text, [], tokenizer)[0]
+
+
 def encode_learned(
     prompt: Conversation, answer: Answer, tokenizer: Tokenizer, turns: Turns = "last"
 ) -> tuple[list[int], list[bool]]:

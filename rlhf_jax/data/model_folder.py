@@ -117,6 +117,10 @@ class Configs:
             raise InputError(f"{self.folder}: its added tokens are no tokens with ids: copy its files anew") from None
         return tokens | more
 
+    def denies(self, role: str) -> bool:
+        """Whether tokenizer_config.json says that there is no such token, as Qwen's of BOS, whatever config.json says."""
+        return self._files["tokenizer_config"].get(f"{role}_token", "") is None
+
     def require_added(self, vocabulary: Vocabulary) -> None:
         """InputError: the folder adds a token that the vocabulary has elsewhere, or, being one of texts, not at all."""
         listed = self._files["tokenizer_config"].get("added_tokens_decoder") or {}

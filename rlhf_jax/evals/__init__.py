@@ -6,6 +6,7 @@ from rlhf_jax.evals.attempts import attempts, pass_at
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.figures import MODELS
+from rlhf_jax.evals.harness import harness, harness_model
 from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.intervals import (
     CONFIDENCE,
@@ -66,6 +67,8 @@ __all__ = [
     "choice_entropy_bits",
     "differences",
     "figures_of",
+    "harness",
+    "harness_model",
     "likeliest",
     "likelihood",
     "mean_interval",

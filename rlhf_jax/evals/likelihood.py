@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 from numpy import ndarray
 
-from rlhf_jax.equations import entropy, states_before, token_logps
+from rlhf_jax.equations import entropy, token_logps
 from rlhf_jax.models import LanguageModel, hidden_states, over_logits, replicate_rows
 from rlhf_jax.types import AnyArray, TextBatch
 
@@ -31,7 +31,8 @@ class Likelihood(NamedTuple):
 def likelihood(
     model: LanguageModel, params: PyTree, rows: Sequence[Continuation], *, batch: int, length: int
 ) -> Likelihood:
-    """log p(target | context) of each row. Rows longer than `length` lose the beginning of their context.
+    """log p(target | context) of each row. Rows longer than `length` lose the beginning of their context; the last token of a
+    row is predicted and not read, so that `length` may be the model's context and one.
 
     Rows of about one length share a batch, and a batch is as wide as its longest row, in one of a few widths, for each of
     which a program is compiled.
@@ -48,7 +49,8 @@ def likelihood(
     found = [np.zeros(len(rows), dtype) for dtype in (np.float32, np.float32, bool)]
     for start in range(0, len(rows), batch):
         here = order[start : start + batch]
-        tokens = np.zeros((batch, width_of(len(joined[here[0]]), length)), np.int32)
+        # A row's last token is predicted and not read.
+        tokens = np.zeros((batch, 1 + width_of(len(joined[here[0]]) - 1, length - 1)), np.int32)
         target = np.zeros(tokens.shape, bool)
         for at, i in enumerate(here):
             end = len(joined[i])
@@ -91,9 +93,8 @@ def per_row(
 
 @partial(jax.jit, static_argnames="model")
 def _score(params, tokens: Int[AnyArray, "B T"], predict: Bool[AnyArray, "B T"], model: LanguageModel):
-    T = tokens.shape[1] - 1
-    hidden, _ = hidden_states(model, params, tokens, jnp.ones(tokens.shape, bool))
-    before = states_before(hidden, T)
+    read = tokens[:, :-1]
+    before, _ = hidden_states(model, params, read, jnp.ones(read.shape, bool))
     logp, greedy = over_logits(
         lambda scored, token: (token_logps(scored, token), jnp.argmax(scored, axis=-1) == token),
         model,
