@@ -1,7 +1,7 @@
 """Parameters + data → figures."""
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
-from rlhf_jax.evals.answers import Answers, answer, scores
+from rlhf_jax.evals.answers import Answers, answer, continued, scores
 from rlhf_jax.evals.attempts import attempts, pass_at
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.browser import Browsed, write_browser
@@ -65,6 +65,7 @@ __all__ = [
     "answer",
     "attempts",
     "choice_entropy_bits",
+    "continued",
     "differences",
     "figures_of",
     "harness",

@@ -1,6 +1,7 @@
 """What a model writes after each of a list of prompts. Under jax.set_mesh its parameters may be cut over the mesh, and the
 rows of a batch are spread over it; with several processes all call and all get the answers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from numpy import ndarray
 
+from rlhf_jax.evals.likelihood import width_of
 from rlhf_jax.models import LanguageModel, Sampling, generate, replicate_rows
 from rlhf_jax.types import PromptBatch, Response
 
@@ -58,6 +60,38 @@ def answer(
         responses.append(jax.device_get(replicate_rows(written)))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:N], *responses)
     return Answers(prompts, joined)
+
+
+def continued(
+    model: LanguageModel,
+    params: PyTree,
+    contexts: Sequence[Sequence[int]],
+    key: Key[Array, ""],
+    *,
+    room: int,
+    batch: int,
+    max_tokens: int,
+    sampling: Sampling,
+    eos: int | tuple[int, ...],
+    pad: int,
+) -> list[tuple[list[int], bool]]:
+    """The tokens that a model writes after each of any number of contexts of tokens, without its EOS, and whether it came to
+    it. Contexts longer than `room` lose their beginning. Those of about one length share a batch."""
+    rows = [list(ids[-room:]) for ids in contexts]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    found: list[tuple[list[int], bool]] = [([], False)] * len(rows)
+    for start in range(0, len(rows), batch):
+        here = order[start : start + batch]
+        width = width_of(len(rows[here[0]]), room)
+        tokens = np.full((len(here), width), pad, np.int32)
+        for at, i in enumerate(here):
+            tokens[at, width - len(rows[i]) :] = rows[i]
+        mask = np.arange(width) >= width - np.array([len(rows[i]) for i in here])[:, None]
+        about = {"batch": batch, "max_tokens": max_tokens, "sampling": sampling, "eos": eos, "pad": pad}
+        said = answer(model, params, PromptBatch(tokens, mask), jax.random.fold_in(key, start), **about)
+        for i, ids, ended in zip(here, said.ids(eos), said.ended(eos).tolist(), strict=True):
+            found[i] = ids, ended
+    return found
 
 
 @partial(jax.jit, static_argnames=("model", "max_tokens", "sampling", "eos", "pad"))

@@ -5,16 +5,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import PyTree
 
 from rlhf_jax.data import ChatTemplate, Tokenizer, encode_rendered, load_chat_template, render_chat
 from rlhf_jax.data.model_folder import Configs
 from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.evals.answers import answer
-from rlhf_jax.evals.likelihood import width_of
 from rlhf_jax.models import LanguageModel, Sampling
-from rlhf_jax.types import PromptBatch
 
 MAX_TOKENS = 256  # that are written where a task does not say; of lm_eval's hf model
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is there counts
@@ -137,38 +133,10 @@ def _number(name: str, value: Any) -> float:
         raise InputError(f"{name} in generation_kwargs is {shortened(value)}: give a number") from None
 
 
-def written(
-    model: LanguageModel,
-    params: PyTree,
-    tokenizer: Tokenizer,
-    contexts: Sequence[Sequence[int]],
-    key: Key[Array, ""],
-    *,
-    writing: Writing,
-    room: int,
-    batch: int,
-) -> list[str]:
-    """What the model writes after each of at most `batch` contexts of tokens. Those longer than `room` lose their
-    beginning."""
-    rows = [list(ids[-room:]) for ids in contexts]
-    width = width_of(max(map(len, rows)), room)
-    tokens = np.full((len(rows), width), tokenizer.pad, np.int32)
-    for row, ids in zip(tokens, rows, strict=True):
-        row[width - len(ids) :] = ids
-    mask = np.arange(width) >= width - np.array([len(ids) for ids in rows])[:, None]
-    said = answer(
-        model,
-        params,
-        PromptBatch(tokens, mask),
-        key,
-        batch=batch,
-        max_tokens=writing.max_tokens,
-        sampling=writing.sampling,
-        eos=tokenizer.ends,
-        pad=tokenizer.pad,
-    )
+def texts_of(found: Sequence[tuple[list[int], bool]], tokenizer: Tokenizer, stops: Sequence[str]) -> list[str]:
+    """What a model wrote, up to the first of the stops."""
     unknown = tokenizer.named.get("unk")  # a special token to Transformers, which leaves it out
-    return [_until(tokenizer.decode(i for i in row if i != unknown), writing.stops) for row in said.ids(tokenizer.ends)]
+    return [_until(tokenizer.decode(i for i in row if i != unknown), stops) for row, _ in found]
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

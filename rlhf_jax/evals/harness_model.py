@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from rlhf_jax.data import Tokenizer, located
 from rlhf_jax.errors import InputError, shortened
+from rlhf_jax.evals.answers import continued
 from rlhf_jax.evals.harness import (
     conversation_text,
     encode_as_hf,
     prefix_of,
     template_of_tokenizer,
+    texts_of,
     writing_of,
-    written,
 )
 from rlhf_jax.evals.likelihood import Continuation, likelihood
 from rlhf_jax.models import LanguageModel
@@ -137,16 +138,19 @@ class HarnessModel(TemplateLM):
         order = sorted(places, key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self.batch_size):
             here = order[start : start + self.batch_size]
-            said = written(
+            found = continued(
                 self.model,
                 self.params,
-                self.vocabulary,
                 [ids[i] for i in here],
                 jax.random.fold_in(key, start),
-                writing=writing,
                 room=room,
                 batch=self.batch_size,
+                max_tokens=writing.max_tokens,
+                sampling=writing.sampling,
+                eos=self.vocabulary.ends,
+                pad=self.vocabulary.pad,
             )
+            said = texts_of(found, self.vocabulary, writing.stops)
             for i, text in zip(here, said, strict=True):
                 texts[i] = text
                 self.cache_hook.add_partial("generate_until", requests[i].args, text)

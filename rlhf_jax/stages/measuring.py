@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
 from rlhf_jax.data import Prompt, content_sha256, encode_prompt, encode_turn, located
@@ -24,12 +23,11 @@ from rlhf_jax.evals import (
     Scale,
     Task,
     Write,
-    answer,
+    continued,
     differences,
     figures_of,
     likelihood,
     row_of,
-    width_of,
 )
 from rlhf_jax.models import LanguageModel
 from rlhf_jax.runtime import Made, Origin, first_process, info, meet, progress, write_atomically
@@ -37,7 +35,6 @@ from rlhf_jax.stages.evaluation import Loaded
 from rlhf_jax.stages.model import Model, Trained
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import parents
-from rlhf_jax.types import PromptBatch
 
 ROWS, FIGURES = "rows.jsonl", "figures.json"
 
@@ -216,37 +213,15 @@ def _written(
     batch: int,
     cut: list[int],
 ) -> list[Said]:
-    """Prompts of about one length share a batch."""
     t = model.tokenizer
     most = _max_tokens(task, model)
     room = model.decoder.context - most
     ids = [_encoded(context, model) for context in contexts]
     for context, row in zip(contexts, ids, strict=True):
         _require_room(context, len(row), 1, room, cut)
-    ids = [row[-room:] for row in ids]
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    found = [Said("", False)] * len(ids)
-    for start in range(0, len(ids), batch):
-        here = order[start : start + batch]
-        width = width_of(len(ids[here[0]]), room)
-        tokens = np.full((len(here), width), t.pad, np.int32)
-        for row, i in zip(tokens, here, strict=True):
-            row[width - len(ids[i]) :] = ids[i]
-        mask = np.arange(width) >= width - np.array([len(ids[i]) for i in here])[:, None]
-        said = answer(
-            LanguageModel(model.decoder),
-            params,
-            PromptBatch(tokens, mask),
-            jax.random.fold_in(key, start),
-            batch=batch,
-            max_tokens=most,
-            sampling=task.sampling,
-            eos=t.ends,
-            pad=t.pad,
-        )
-        for i, row, ended in zip(here, said.ids(t.ends), said.ended(t.ends).tolist(), strict=True):
-            found[i] = cut_off(t.decode(row), task.stops, ended)
-    return found
+    about = {"batch": batch, "max_tokens": most, "sampling": task.sampling, "eos": t.ends, "pad": t.pad}
+    found = continued(LanguageModel(model.decoder), params, ids, key, room=room, **about)
+    return [cut_off(t.decode(row), task.stops, ended) for row, ended in found]
 
 
 def cut_off(text: str, stops: Sequence[str], ended: bool) -> Said:
