@@ -46,7 +46,7 @@ def harness_model(
     InputError: lm_eval is not installed. What a task asks for and no model can do is an InputError as well, when it asks.
     """
     harness()
-    return importlib.import_module("rlhf_jax.evals.harness_model").HarnessModel(
+    return importlib.import_module("rlhf_jax.evals.harness_adapter").HarnessModel(
         model, params, tokenizer, context=context, batch=batch, seed=seed
     )
 

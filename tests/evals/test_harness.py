@@ -269,6 +269,8 @@ def test_what_is_drawn_depends_on_the_seed(folder):
 MERGED = "the theory in another inner banner"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_requests_are_answered_as_by_hf(folder):
     a, b = ours(folder), theirs(folder)
     pairs = [
@@ -423,7 +425,7 @@ def flat(value) -> list:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_program_writes_each_sample(folder, data, tmp_path, monkeypatch, capsys):
+def test_the_program_writes_each_sample(folder, data, tmp_path, capsys):
     pytest.importorskip("lm_eval")
     program = importlib.import_module("experiments.harness")
     out, tasks = tmp_path / "out" / "found.json", tasks_in(tmp_path / "tasks", data)
