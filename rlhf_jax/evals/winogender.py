@@ -123,7 +123,7 @@ def _pairs(sentences: Sequence[WinogenderSentence]) -> list[PronounPair]:
     found = defaultdict(dict)
     for s in sentences:
         if s.participant != ANYONE and s.gender != "neutral":
-            found[f"{s.occupation}.{s.participant}.{s.answer}"][s.gender] = s
+            found[s.id.partition(f".{s.gender}")[0]][s.gender] = s
     for name, forms in found.items():
         if len(forms) != 2:
             raise InputError(
