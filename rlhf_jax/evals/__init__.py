@@ -1,8 +1,10 @@
 """Parameters + data → figures."""
 
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
+from rlhf_jax.evals.answering import Answered, Asked, answered, answering
 from rlhf_jax.evals.answers import Answers, answer, scores
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
+from rlhf_jax.evals.bradley_terry import Duel, bradley_terry, elo, expected_win
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.inspector import Inspected, write_inspector
@@ -17,6 +19,7 @@ from rlhf_jax.evals.intervals import (
     paired_interval,
     ratio_interval,
 )
+from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
 from rlhf_jax.evals.likelihood import (
     Continuation,
     Likelihood,
@@ -38,17 +41,21 @@ __all__ = [
     "RATING",
     "SHARE",
     "SYMBOLS",
+    "Answered",
     "Answers",
     "Ask",
+    "Asked",
     "Audit",
     "Browsed",
     "Cell",
     "Claim",
     "Context",
     "Continuation",
+    "Duel",
     "Estimate",
     "Example",
     "Inspected",
+    "LengthControlled",
     "Likelihood",
     "Likely",
     "Line",
@@ -61,9 +68,16 @@ __all__ = [
     "Value",
     "Write",
     "answer",
+    "answered",
+    "answering",
+    "bradley_terry",
     "choice_entropy_bits",
     "differences",
+    "elo",
+    "expected_win",
     "figures_of",
+    "instruction_difficulty",
+    "length_controlled",
     "likeliest",
     "likelihood",
     "mean_interval",

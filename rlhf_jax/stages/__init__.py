@@ -18,6 +18,13 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.comparing import (
+    duels_of,
+    require_impartial,
+    to_compare,
+    win_rate,
+    win_rate_of_people,
+)
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -162,6 +169,7 @@ __all__ = [
     "decoded",
     "described",
     "distance",
+    "duels_of",
     "environment_in",
     "evaluate",
     "evaluate_in_turn",
@@ -197,6 +205,7 @@ __all__ = [
     "reference_moments",
     "require_belonging",
     "require_figure",
+    "require_impartial",
     "require_prompts",
     "reward_model",
     "rewarded",
@@ -211,10 +220,13 @@ __all__ = [
     "starting_model",
     "supervised",
     "that_fit",
+    "to_compare",
     "trained",
     "trained_in",
     "truthful",
     "whole",
+    "win_rate",
+    "win_rate_of_people",
     "with_lora",
     "world_dialogue",
     "write",
