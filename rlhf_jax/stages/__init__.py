@@ -82,6 +82,7 @@ from rlhf_jax.stages.rollouts import browsed, recorded
 from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
 from rlhf_jax.stages.sampled import sample_rollouts
 from rlhf_jax.stages.saved import model_in, trained, trained_in
+from rlhf_jax.stages.scoring import Choice, Reworded, scored_choices, scored_pairs, scored_paraphrases
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
 from rlhf_jax.stages.text_reward import ReadsText, read_as_text
@@ -106,6 +107,7 @@ __all__ = [
     "AnswersToRank",
     "CandidateRows",
     "Candidates",
+    "Choice",
     "Curation",
     "DataSets",
     "Decoder",
@@ -135,6 +137,7 @@ __all__ = [
     "Reward",
     "RewardFunction",
     "Rewards",
+    "Reworded",
     "Run",
     "Runtime",
     "Stream",
@@ -214,6 +217,9 @@ __all__ = [
     "sample_answers",
     "sample_rollouts",
     "say_curated",
+    "scored_choices",
+    "scored_pairs",
+    "scored_paraphrases",
     "scores_by",
     "scores_of",
     "simulated",
