@@ -224,10 +224,10 @@ def ties_score(choices: Sequence[ScoredChoice]) -> TiesScore:
     spread = np.array([several[id][1] for id in both])
     with np.errstate(divide="ignore", invalid="ignore"):
         margin = float(np.nan_to_num(np.tanh(less / spread - 1), nan=0.0).mean())
-    shares = [float(np.mean([g > 0 for g, _ in form.values()])) for form in (one, several)]
-    apart = float(np.mean(gap > spread)), float(np.mean(less > spread))
-    score = 0.3 * shares[1] + 0.3 * shares[0] + 0.2 * apart[0] + 0.2 * apart[1] + 0.01 * margin
-    return TiesScore(score, *shares, *apart, margin)
+    one_right, several_right = (float(np.mean([g > 0 for g, _ in form.values()])) for form in (one, several))
+    apart, in_both = float(np.mean(gap > spread)), float(np.mean(less > spread))
+    score = 0.3 * several_right + 0.3 * one_right + 0.2 * apart + 0.2 * in_both + 0.01 * margin
+    return TiesScore(score, one_right, several_right, apart, in_both, margin)
 
 
 # Under other words.

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from rlhf_jax import stages
 from rlhf_jax.data import Prompt, prompt_text
 from rlhf_jax.evals import RATING, SHARE, Said, answering, length_controlled, mean_interval
 from rlhf_jax.labelers import Opinion, Ranker, by_scores, read_judgements
+from rlhf_jax.models import LanguageModel
 from tests.refusals import refusal
 
 PROMPTS = [Prompt(prompt_text(f"Question {i}?"), "open_qa" if i % 2 else "chat", f"user {i // 2}") for i in range(12)]
@@ -207,3 +210,22 @@ def test_an_endpoint_s_order_is_the_caller_s_where_it_is_told_so(monkeypatch):
     url = "http://localhost:1/v1/chat/completions"
     assert chat_completions("j", url, "m").rank(prompt, ["x", "y"]).ranks == (1, 1)
     assert chat_completions("j", url, "m", both_orders=False).rank(prompt, ["x", "y"]).ranks == (1, 2)
+
+
+def test_two_models_answer_and_are_compared(tmp_path, tokenizer):
+    """From parameters to a win rate, through files."""
+    shape = stages.Decoder(width=8, layers=1, heads=1, kv_heads=1, hidden=8)
+    of = stages.described(shape, tokenizer, stages.Format(40, 6))
+    model = LanguageModel(of.decoder)
+    tokens = jnp.ones((1, 4), jnp.int32)
+    task, answers = answering(PROMPTS), []
+    for seed in (0, 1):
+        params = model.init(jax.random.key(seed), tokens, tokens > 0)["params"]
+        trained = stages.Trained(of.decoder, tokenizer, of.format, sha256=str(seed), step=1)
+        answers.append(stages.measure(tmp_path / f"answers {seed}", stages.Loaded(trained, params), task))
+    ours, theirs = (one.rows for one in answers)
+    assert [row.shown["answer"] for row in ours] != [row.shown["answer"] for row in theirs]
+    found = stages.win_rate(tmp_path / "out", ours, theirs, LONGEST)
+    stripped = [[len(row.shown["answer"].strip()) for row in rows] for rows in (ours, theirs)]
+    assert by_hand(found, "win") == [(1 + np.sign(a - b)) / 2 for a, b in zip(*stripped, strict=True)]
+    assert {row.cluster for row in found.rows} == {f"user {i}" for i in range(6)}
