@@ -3,7 +3,10 @@
 from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, continued, scores
 from rlhf_jax.evals.attempts import attempts, pass_at
+from rlhf_jax.evals.answering import Answered, Asked, answered, answering
+from rlhf_jax.evals.answers import Answers, answer, scores
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
+from rlhf_jax.evals.bradley_terry import Duel, bradley_terry, elo, expected_win
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.crows_pairs import CrowsPair, crows_pairs, read_crows_pairs
 from rlhf_jax.evals.figures import MODELS
@@ -21,6 +24,7 @@ from rlhf_jax.evals.intervals import (
     paired_interval,
     ratio_interval,
 )
+from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
 from rlhf_jax.evals.likelihood import (
     Continuation,
     Likelihood,
@@ -33,6 +37,22 @@ from rlhf_jax.evals.likelihood import (
 )
 from rlhf_jax.evals.measured import Row, Value, differences, figures_of, row_of
 from rlhf_jax.evals.report import scale_of, table_text, write_report
+from rlhf_jax.evals.reward_accuracy import (
+    Bin,
+    Calibration,
+    Paraphrased,
+    Reliable,
+    ScoredChoice,
+    ScoredPair,
+    TiesScore,
+    accuracy_by_difference,
+    accuracy_by_margin,
+    agreement_under_paraphrase,
+    best_of,
+    calibration,
+    clustered_bootstrap,
+    ties_score,
+)
 from rlhf_jax.evals.task import Ask, Context, Likely, LogProb, Reply, Said, Task, Write
 from rlhf_jax.evals.toxicity import (
     NUCLEUS,
@@ -62,10 +82,14 @@ __all__ = [
     "RATING",
     "SHARE",
     "SYMBOLS",
+    "Answered",
     "Answers",
     "Ask",
+    "Asked",
     "Audit",
+    "Bin",
     "Browsed",
+    "Calibration",
     "Cell",
     "Claim",
     "Context",
@@ -75,11 +99,18 @@ __all__ = [
     "Example",
     "Inspected",
     "Instruction",
+    "Duel",
+    "Estimate",
+    "Example",
+    "Inspected",
+    "LengthControlled",
     "Likelihood",
     "Likely",
     "Line",
     "LogProb",
     "PronounPair",
+    "Paraphrased",
+    "Reliable",
     "Reply",
     "Row",
     "Said",
@@ -87,9 +118,16 @@ __all__ = [
     "Scorer",
     "Task",
     "ToxicityPrompt",
+    "ScoredChoice",
+    "ScoredPair",
+    "Task",
+    "TiesScore",
     "Value",
     "WinogenderSentence",
     "Write",
+    "accuracy_by_difference",
+    "accuracy_by_margin",
+    "agreement_under_paraphrase",
     "answer",
     "attempts",
     "choice_entropy_bits",
@@ -102,6 +140,19 @@ __all__ = [
     "harness",
     "harness_model",
     "instructed",
+    "answered",
+    "answering",
+    "best_of",
+    "bradley_terry",
+    "calibration",
+    "choice_entropy_bits",
+    "clustered_bootstrap",
+    "differences",
+    "elo",
+    "expected_win",
+    "figures_of",
+    "instruction_difficulty",
+    "length_controlled",
     "likeliest",
     "likelihood",
     "mean_interval",
@@ -120,6 +171,7 @@ __all__ = [
     "table_text",
     "toxicity",
     "uniform_in_toxicity",
+    "ties_score",
     "width_of",
     "win_scores",
     "winogender_pronouns",

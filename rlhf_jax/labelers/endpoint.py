@@ -39,15 +39,16 @@ class Judge:
     timeout: float
     tries: int
     pause: float
+    both_orders: bool
 
     def __call__(self, prompt: Prompt, answers: Sequence[str]) -> Opinion:
-        """The ranks by the mean of the places that both orders give an answer, equal means being ties; skipped where one
+        """The ranks by the mean of the places that the orders give an answer, equal means being ties; skipped where one
         of the replies ranks nothing."""
         K = len(answers)
         if not 2 <= K <= len(ascii_uppercase):
             raise InputError(f"there are {K} answers to compare: give 2 to {len(ascii_uppercase)}")
         places = [0.0] * K
-        for order in (range(K), range(K - 1, -1, -1)):
+        for order in (range(K), range(K - 1, -1, -1))[: 1 + self.both_orders]:
             found = self._places(prompt, [answers[i] for i in order])
             if found is None:
                 return Opinion(skipped="its reply ranks nothing")
@@ -112,19 +113,21 @@ def chat_completions(
     tries: int = 3,
     pause: float = 1.0,
     group: str = "",
+    both_orders: bool = True,
 ) -> Ranker:
     """A judge behind an endpoint, such as "http://localhost:8000/v1/chat/completions". It ranks all answers twice, in two
     opposite orders, so that a liking for what stands first cancels; what it then is not of one mind about ties.
 
     key: the environment variable that holds the API's key. timeout: seconds that a reply may take. tries: of a request
     that fails for now, with pauses that double from `pause` seconds, and of replies that rank nothing, after which the judge
-    abstains. InputError: no URL of HTTP; when it ranks, an endpoint that does not answer, or gives something else.
+    abstains. both_orders: False where who asks shows the answers in both orders, as `win_rate` does. InputError: no URL of
+    HTTP; when it ranks, an endpoint that does not answer, or gives something else.
     """
     if not re.match(r"https?://[^/]", url):
         raise InputError(f"{shortened(url)} is no URL: give one as http://localhost:8000/v1/chat/completions")
     if tries < 1 or not timeout > 0:
         raise InputError(f"there are {tries} tries of {timeout} seconds: give it one try or more, and some time")
-    return Ranker(name, Judge(url, model, instructions, key, temperature, timeout, tries, pause), group)
+    return Ranker(name, Judge(url, model, instructions, key, temperature, timeout, tries, pause, both_orders), group)
 
 
 def places_in(reply: str, count: int) -> list[float] | None:

@@ -21,7 +21,7 @@ from rlhf_jax.runtime.mesh import (
     sharding_of,
 )
 from rlhf_jax.runtime.metrics import MetricsWriter, read_metrics
-from rlhf_jax.runtime.origin import Origin, set_aside
+from rlhf_jax.runtime.origin import Origin, ancestors, set_aside
 from rlhf_jax.runtime.program import run, undo_if_refused
 from rlhf_jax.runtime.progress import info, progress
 from rlhf_jax.runtime.source import source_name, source_sha256, values_sha256
@@ -38,6 +38,7 @@ __all__ = [
     "Rule",
     "Stage",
     "Watch",
+    "ancestors",
     "check_finite",
     "cores_as_devices",
     "disk_reason",

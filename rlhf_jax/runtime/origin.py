@@ -127,6 +127,18 @@ def set_aside(out: Path, name: str) -> list[str]:
     return moved
 
 
+def ancestors(out: Path, sha256: str) -> set[str]:
+    """The hashes of all that a result was made from, itself or through others, as far as folders below `out` say so."""
+    links = [_results_and_inputs(folder) for folder in _made_below(out)]
+    found, waiting = set[str](), [sha256]
+    while waiting:
+        child = waiting.pop()
+        parents = {parent for results, inputs in links if child in results for parent in inputs} - found
+        found |= parents
+        waiting += parents
+    return found
+
+
 def _require_same_inputs(folder: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     for name in [*found, *wanted]:
         old, new = found.get(name), wanted.get(name)

@@ -18,6 +18,13 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.comparing import (
+    duels_of,
+    require_impartial,
+    to_compare,
+    win_rate,
+    win_rate_of_people,
+)
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -75,6 +82,7 @@ from rlhf_jax.stages.rollouts import browsed, recorded
 from rlhf_jax.stages.run import RUN, Devices, Optimiser, Run, Runtime
 from rlhf_jax.stages.sampled import sample_rollouts
 from rlhf_jax.stages.saved import model_in, trained, trained_in
+from rlhf_jax.stages.scoring import Choice, Reworded, scored_choices, scored_pairs, scored_paraphrases
 from rlhf_jax.stages.start import Imported, TokenizerSettings, run_tokenizer, starting_model
 from rlhf_jax.stages.supervised import RL_INIT, Supervised, best_epoch, choose_epoch, supervised
 from rlhf_jax.stages.text_reward import ReadsText, read_as_text
@@ -99,6 +107,7 @@ __all__ = [
     "AnswersToRank",
     "CandidateRows",
     "Candidates",
+    "Choice",
     "Curation",
     "DataSets",
     "Decoder",
@@ -128,6 +137,7 @@ __all__ = [
     "Reward",
     "RewardFunction",
     "Rewards",
+    "Reworded",
     "Run",
     "Runtime",
     "Stream",
@@ -162,6 +172,7 @@ __all__ = [
     "decoded",
     "described",
     "distance",
+    "duels_of",
     "environment_in",
     "evaluate",
     "evaluate_in_turn",
@@ -198,6 +209,7 @@ __all__ = [
     "reference_moments",
     "require_belonging",
     "require_figure",
+    "require_impartial",
     "require_prompts",
     "reward_model",
     "rewarded",
@@ -206,16 +218,22 @@ __all__ = [
     "sample_answers",
     "sample_rollouts",
     "say_curated",
+    "scored_choices",
+    "scored_pairs",
+    "scored_paraphrases",
     "scores_by",
     "scores_of",
     "simulated",
     "starting_model",
     "supervised",
     "that_fit",
+    "to_compare",
     "trained",
     "trained_in",
     "truthful",
     "whole",
+    "win_rate",
+    "win_rate_of_people",
     "with_lora",
     "world_dialogue",
     "write",
