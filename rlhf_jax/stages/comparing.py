@@ -21,11 +21,10 @@ from rlhf_jax.evals import (
     answered,
     figures_of,
     length_controlled,
-    row_of,
 )
 from rlhf_jax.labelers import Comparison, Completion, Judgement, Opinion, Ranker, comparison, write_judgements
 from rlhf_jax.runtime import Made, Origin, ancestors, first_process, info, progress, write_atomically
-from rlhf_jax.stages.measuring import FIGURES, ROWS, Measured
+from rlhf_jax.stages.measuring import FIGURES, ROWS, Measured, line_of, rows_in
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rankings import JUDGEMENTS, judged_by, opinion_of
 from rlhf_jax.stages.run import RUN, Run
@@ -95,13 +94,13 @@ def win_rate(
     inputs = {name: content_sha256(map(_hashable, rows)) for name, rows in (("ours", ours), ("theirs", theirs))}
     made = Made(folder, Origin(settings, inputs, {"judge": judge.rank}, model={}))
     if made.complete:
-        rows = _rows(folder / ROWS)
+        rows = rows_in(folder / ROWS)
         return Measured(rows, _figures(rows), SCALES)
-    rows = _rows(folder / ROWS) if made.begun else []
+    rows = rows_in(folder / ROWS) if made.begun else []
     rows = rows[: len(rows) - len(rows) % AT_ONCE]
     if first_process():
         made.start()
-        write_atomically(folder / ROWS, "".join(map(_line, rows)))
+        write_atomically(folder / ROWS, "".join(map(line_of, rows)))
     with progress(f"judging by {judge.name}", len(pairs), len(rows)) as advance:
         for start in range(len(rows), len(pairs), AT_ONCE):
             new = []
@@ -111,7 +110,7 @@ def win_rate(
             rows += new
             if first_process():
                 with (folder / ROWS).open("a", encoding="utf-8") as file:
-                    file.write("".join(map(_line, new)))
+                    file.write("".join(map(line_of, new)))
     _say(rows)
     found = _figures(rows)
     if first_process():
@@ -324,21 +323,3 @@ def _win(row: Row) -> float:
 
 def _hashable(row: Row) -> tuple:
     return (row.id, row.cluster, row.shown)
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row.as_json()) + "\n"
-
-
-def _rows(path: Path) -> list[Row]:
-    """Up to the first that is torn."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
-        try:
-            row = row_of(json.loads(line))
-        except (ValueError, LookupError, AttributeError, TypeError):
-            break
-        if not line.endswith("\n"):
-            break
-        rows.append(row)
-    return rows

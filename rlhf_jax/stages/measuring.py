@@ -74,13 +74,13 @@ def measure(folder: Path | str, model: Trained | Loaded, task: Task, run: Run = 
     code = {name: f for name in ("asks", "rows", "more") if (f := getattr(task, name)) is not None}
     made = Made(folder, Origin(settings, inputs, code, model={}))
     if made.complete:
-        rows = _read(folder / ROWS)
+        rows = rows_in(folder / ROWS)
         return Measured(rows, _figures(task, rows), task.scales)
-    rows = _read(folder / ROWS) if made.begun else []
+    rows = rows_in(folder / ROWS) if made.begun else []
     rows = rows[: len(rows) - len(rows) % run.runtime.batch]
     if first_process():
         made.start()
-        write_atomically(folder / ROWS, "".join(map(_line, rows)))
+        write_atomically(folder / ROWS, "".join(map(line_of, rows)))
     else:
         folder.mkdir(parents=True, exist_ok=True)
     meet("the rows are read")
@@ -89,7 +89,7 @@ def measure(folder: Path | str, model: Trained | Loaded, task: Task, run: Run = 
         rows += new
         if first_process():
             with (folder / ROWS).open("a", encoding="utf-8") as file:
-                file.write("".join(map(_line, new)))
+                file.write("".join(map(line_of, new)))
     found = _figures(task, rows)
     write_atomically(folder / FIGURES, json.dumps({k: e._asdict() for k, e in found.items()}, indent=1))
     made.finish(ROWS, FIGURES)
@@ -261,19 +261,20 @@ def _figures(task: Task, rows: Sequence[Row]) -> dict[str, Estimate]:
     return figures_of(rows, task.scales) | (task.more(rows) if task.more else {})
 
 
-def _line(row: Row) -> str:
+def line_of(row: Row) -> str:
+    """Of rows.jsonl."""
     return json.dumps(row.as_json()) + "\n"
 
 
-def _read(path: Path) -> list[Row]:
-    """Rows up to the first that is torn."""
+def rows_in(path: Path) -> list[Row]:
+    """The rows of a file, up to the first that is torn; none where there is no file."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
         try:
-            rows.append(row_of(json.loads(line)))
-        except (ValueError, KeyError, AttributeError):
+            row = row_of(json.loads(line))
+        except (ValueError, LookupError, AttributeError, TypeError):
             break
         if not line.endswith("\n"):
-            rows.pop()
             break
+        rows.append(row)
     return rows
