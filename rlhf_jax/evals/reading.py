@@ -50,7 +50,7 @@ def read_squad(source: str) -> list[Passage]:
     InputError, with the line or the question: a key that is missing, or not of its kind.
     """
     found, before = [], {}
-    for where, title, passage, id, question, texts in _squad_rows(source):
+    for title, passage, id, question, texts in _squad_rows(source):
         answers = tuple((text,) for text in dict.fromkeys(texts) if squad_words(text))
         earlier = before.setdefault((title, passage), [])
         found.append(Passage(id, title, title, passage, tuple(earlier), question, answers))
@@ -81,11 +81,12 @@ def squad(items: Sequence[Passage], shots: Sequence[Passage] = (), chat: bool = 
     """Greedy answers up to the first newline: squad/exact and squad/f1 against the best of the right answers, and both of
     questions with an answer (squad_answerable/…) and without one (squad_unanswerable/…) by themselves.
 
-    The prompt is "Title: …\\n\\nBackground: …\\n\\nQ: …\\n\\nA:" with the passage's earlier questions and answers between (Brown
-    et al. 2020, Fig. G.28, and OpenAI's released samples of InstructGPT), behind InstructGPT's instruction; shots are whole
-    prompts of others with their answers. "Not in background." is the answer where there is none, and so is an empty one.
+    The prompt is "Title: …\\n\\nBackground: …\\n\\nQ: …\\n\\nA:" with the passage's earlier questions and answers
+    between (Brown et al. 2020, Fig. G.28, and OpenAI's released samples of InstructGPT), behind InstructGPT's instruction;
+    shots are whole prompts of others with their answers. "Not in background." is the answer where there is none, and so is
+    an empty one.
     """
-    scales = dict.fromkeys(("squad", "squad_answerable", "squad_unanswerable"), SHARE)
+    scales = {"squad": SHARE, "squad_answerable": SHARE, "squad_unanswerable": SHARE}
     opening = "\n\n".join([INSTRUCTION, *(f"{_squad_prompt(shot)} {_shown_answer(shot)}" for shot in shots)]) + "\n\n"
     asks = partial(_asks, opening, chat, _squad_prompt)
     name = _name("squad", shots, chat)
@@ -96,8 +97,8 @@ def drop(items: Sequence[Passage], shots: Sequence[Passage] = (), chat: bool = F
     """Greedy answers up to the first newline: drop/exact and drop/f1 of the answer as one span, as lm-evaluation-harness has
     it, and drop_list/… of the answer as the spans that stand between ", " and " and ", which those of several are.
 
-    The prompt is "Passage: …\\nQuestion: …\\nAnswer:" (Brown et al. 2020, Fig. G.20, and the released samples, where spans are
-    joined by " and "); shots are prompts of others with their answers, a blank line between.
+    The prompt is "Passage: …\\nQuestion: …\\nAnswer:" (Brown et al. 2020, Fig. G.20, and the released samples, where
+    spans are joined by " and "); shots are prompts of others with their answers, a blank line between.
     """
     opening = "".join(f"{_drop_prompt(shot)} {_shown_answer(shot)}\n\n" for shot in shots)
     asks = partial(_asks, opening, chat, _drop_prompt)
@@ -230,8 +231,8 @@ def _drop_scored(items: Sequence[Passage], replies: Sequence[Sequence[Said]]) ->
     return rows
 
 
-def _squad_rows(source: str) -> Iterator[tuple[str, str, str, str, str, list[str]]]:
-    """Where, title, passage, id, question, answers."""
+def _squad_rows(source: str) -> Iterator[tuple[str, str, str, str, list[str]]]:
+    """Title, passage, id, question, answers."""
     official = _official(source, "data", list)
     if official is None:
         for row in read_rows(source):
@@ -239,14 +240,15 @@ def _squad_rows(source: str) -> Iterator[tuple[str, str, str, str, str, list[str
             texts = answers.get("text") if isinstance(answers, dict) else None
             if texts is None or not all(isinstance(text, str) for text in texts):
                 raise InputError(f"{row.where}: 'answers' has no list of texts: make it {{'text': […]}}")
-            yield (row.where, *(row.text(key) for key in ("title", "context", "id", "question")), list(texts))
+            title, passage, id, question = (row.text(key) for key in ("title", "context", "id", "question"))
+            yield title, passage, id, question, list(texts)
         return
     for article in official:
         try:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
                     texts = [answer["text"] for answer in qa["answers"]]
-                    yield source, article["title"], paragraph["context"], str(qa["id"]), qa["question"], texts
+                    yield article["title"], paragraph["context"], str(qa["id"]), qa["question"], texts
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"{source}: an article of 'data' has no {error} where SQuAD has it: take the official file"
@@ -263,9 +265,8 @@ def _drop_rows(source: str) -> Iterator[tuple[str, str, str, str, str, list[dict
                 raise InputError(f"{row.where}: 'answer' is no object: make it {{'number', 'date', 'spans'}}")
             # The hub has a list of objects as an object of lists.
             names = ("number", "date", "spans")
-            more = [
-                dict(zip(names, each, strict=True)) for each in zip(*(others.get(n, []) for n in names), strict=True)
-            ]
+            each = zip(*(others.get(name, []) for name in names), strict=True)
+            more = [{"number": number, "date": date, "spans": spans} for number, date, spans in each]
             section, passage, id, question = (
                 row.text(key) for key in ("section_id", "passage", "query_id", "question")
             )

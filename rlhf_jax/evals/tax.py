@@ -1,12 +1,13 @@
 """The alignment tax: what a model has lost, or won, of what another can do (InstructGPT, §4.2 and App. E.6)."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals.intervals import Estimate
 
 
+@runtime_checkable
 class Found(Protocol):
     """What a task found of a model (`rlhf_jax.stages.Measured` is one)."""
 
