@@ -10,6 +10,10 @@ from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.crows_pairs import CrowsPair, crows_pairs, read_crows_pairs
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.harness import harness, harness_model
+from rlhf_jax.evals.closed_domain import Closed, closed_domain, read_closed_domain, unsupported
+from rlhf_jax.evals.figures import MODELS
+from rlhf_jax.evals.held_out import Piece, held_out, read_pieces
+from rlhf_jax.evals.hellaswag import Ending, hellaswag, read_hellaswag
 from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.instruction import INSTRUCTIONS, Instruction, instructed
 from rlhf_jax.evals.intervals import (
@@ -24,6 +28,7 @@ from rlhf_jax.evals.intervals import (
     ratio_interval,
 )
 from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
+from rlhf_jax.evals.lambada import LastWord, lambada, read_lambada
 from rlhf_jax.evals.likelihood import (
     Continuation,
     Likelihood,
@@ -35,6 +40,17 @@ from rlhf_jax.evals.likelihood import (
     win_scores,
 )
 from rlhf_jax.evals.measured import Row, Value, differences, figures_of, row_of
+from rlhf_jax.evals.reading import (
+    Passage,
+    drop,
+    drop_exact,
+    drop_f1,
+    read_drop,
+    read_squad,
+    squad,
+    squad_exact,
+    squad_f1,
+)
 from rlhf_jax.evals.report import scale_of, table_text, write_report
 from rlhf_jax.evals.reward_accuracy import (
     Bin,
@@ -71,6 +87,8 @@ from rlhf_jax.evals.winogender import (
     winogender_pronouns,
     winogender_resolution,
 )
+from rlhf_jax.evals.tax import tax_table
+from rlhf_jax.evals.truthfulqa import Question, one_by_one, read_truthfulqa, truthfulqa_answers, truthfulqa_choices
 
 __all__ = [
     "CONFIDENCE",
@@ -91,6 +109,7 @@ __all__ = [
     "Calibration",
     "Cell",
     "Claim",
+    "Closed",
     "Context",
     "Continuation",
     "CrowsPair",
@@ -100,6 +119,11 @@ __all__ = [
     "Inspected",
     "Instruction",
     "LengthControlled",
+    "Ending",
+    "Estimate",
+    "Example",
+    "Inspected",
+    "LastWord",
     "Likelihood",
     "Likely",
     "Line",
@@ -107,6 +131,9 @@ __all__ = [
     "Paraphrased",
     "PronounPair",
     "Reliable",
+    "Passage",
+    "Piece",
+    "Question",
     "Reply",
     "Row",
     "Said",
@@ -145,9 +172,19 @@ __all__ = [
     "instructed",
     "instruction_difficulty",
     "length_controlled",
+    "closed_domain",
+    "differences",
+    "drop",
+    "drop_exact",
+    "drop_f1",
+    "figures_of",
+    "held_out",
+    "hellaswag",
+    "lambada",
     "likeliest",
     "likelihood",
     "mean_interval",
+    "one_by_one",
     "over_seeds",
     "paired_interval",
     "pass_at",
@@ -157,13 +194,27 @@ __all__ = [
     "read_crows_pairs",
     "read_toxicity_prompts",
     "read_winogender",
+    "read_closed_domain",
+    "read_drop",
+    "read_hellaswag",
+    "read_lambada",
+    "read_pieces",
+    "read_squad",
+    "read_truthfulqa",
     "row_of",
     "scale_of",
     "scores",
+    "squad",
+    "squad_exact",
+    "squad_f1",
     "table_text",
     "ties_score",
     "toxicity",
     "uniform_in_toxicity",
+    "tax_table",
+    "truthfulqa_answers",
+    "truthfulqa_choices",
+    "unsupported",
     "width_of",
     "win_scores",
     "winogender_pronouns",
