@@ -59,6 +59,15 @@ from rlhf_jax.data.dialogue import (
 from rlhf_jax.data.examples import how_many
 from rlhf_jax.data.layouts import Layout
 from rlhf_jax.data.model_folder import CONFIG_FILES, TOKENIZER_FILES, tokenizer_files
+from rlhf_jax.data.moderated import (
+    CATEGORIES,
+    LabelledText,
+    alike,
+    dealt,
+    encode_labelled,
+    encode_text,
+    read_labelled_texts,
+)
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Columns,
@@ -78,6 +87,7 @@ from rlhf_jax.data.tokenizer_folder import write_tokenizer
 
 __all__ = [
     "ASSISTANT",
+    "CATEGORIES",
     "CONFIG_FILES",
     "HUMAN",
     "KWARGS",
@@ -88,6 +98,7 @@ __all__ = [
     "Conversation",
     "Demonstration",
     "Judged",
+    "LabelledText",
     "Layout",
     "Message",
     "Messages",
@@ -104,6 +115,7 @@ __all__ = [
     "TooLongError",
     "Turns",
     "UnusableRowError",
+    "alike",
     "as_text_batch",
     "batch_indices",
     "by_role",
@@ -111,14 +123,17 @@ __all__ = [
     "checked_ranking",
     "coefficient_table",
     "content_sha256",
+    "dealt",
     "encode_chat",
     "encode_chats",
     "encode_demonstrations",
+    "encode_labelled",
     "encode_learned",
     "encode_prompt",
     "encode_prompts",
     "encode_rankings",
     "encode_reply",
+    "encode_text",
     "encode_turn",
     "encode_whole",
     "exchange_answers",
@@ -144,6 +159,7 @@ __all__ = [
     "ranking_fits",
     "read_demonstrations",
     "read_feedback",
+    "read_labelled_texts",
     "read_prompts",
     "read_rankings",
     "read_rows",

@@ -18,6 +18,7 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.classifier import Classify, calibrate, classifier, moderator, text_logits
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -99,6 +100,7 @@ __all__ = [
     "AnswersToRank",
     "CandidateRows",
     "Candidates",
+    "Classify",
     "Curation",
     "DataSets",
     "Decoder",
@@ -150,7 +152,9 @@ __all__ = [
     "best_epoch",
     "browsed",
     "by_reward_model",
+    "calibrate",
     "choose_epoch",
+    "classifier",
     "compare",
     "comparisons",
     "continuation",
@@ -181,6 +185,7 @@ __all__ = [
     "measure",
     "measured_now",
     "model_in",
+    "moderator",
     "networks",
     "open_stage",
     "ordered",
@@ -210,6 +215,7 @@ __all__ = [
     "simulated",
     "starting_model",
     "supervised",
+    "text_logits",
     "that_fit",
     "trained",
     "trained_in",
