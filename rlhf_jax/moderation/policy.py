@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rlhf_jax.errors import InputError, shortened
+from rlhf_jax.errors import InputError
 from rlhf_jax.moderation.verdict import Moderator, Verdict, verdicts_of
 
 Action = Literal["pass", "filler", "refuse"]
@@ -47,17 +47,15 @@ def moderated(
     """respond (prompts → answers) with a moderator before and behind it. Prompts that are flagged do not reach it, unless the
     policy lets them pass.
 
-    log: a .jsonl file, to which each verdict is added as it is made: when, on which side, what was done, the text, the scores
-    and the reasons. InputError: as many answers as prompts did not come; a moderator that gives no Verdict.
+    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called, and those of the answers behind
+    it: when, on which side, what was done, the text, the scores and the reasons. InputError: as many answers as prompts did
+    not come; a moderator that gives no Verdict.
     """
 
     def looked_at(texts: Sequence[str], side: Literal["input", "output"]) -> list[tuple[Verdict, Action]]:
-        verdicts = verdicts_of(moderator, texts) if texts else []
-        return [judged(text, verdict, side) for text, verdict in zip(texts, verdicts, strict=True)]
+        return [acted(text, verdict, side) for text, verdict in zip(texts, verdicts_of(moderator, texts), strict=True)]
 
-    def judged(text: str, verdict: Verdict, side: Literal["input", "output"]) -> tuple[Verdict, Action]:
-        if not isinstance(verdict, Verdict):
-            raise InputError(f"the moderator gave {shortened(verdict)} for {shortened(text)}: let it give a Verdict")
+    def acted(text: str, verdict: Verdict, side: Literal["input", "output"]) -> tuple[Verdict, Action]:
         on = policy.on_input if side == "input" else policy.on_output
         action: Action = on if verdict.flagged else "pass"
         if log is not None:

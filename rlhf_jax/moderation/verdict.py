@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rlhf_jax.errors import InputError, shortened
+
 
 class Reason(NamedTuple):
     """What made a verdict: a rule that is broken, or a score that is over its threshold."""
@@ -40,9 +42,16 @@ Moderator = Callable[[str], Verdict]
 
 
 def verdicts_of(moderator: Moderator, texts: Sequence[str]) -> list[Verdict]:
-    """Of each text; by moderator.verdicts, where it has that, else one text after the other."""
+    """Of each text; by moderator.verdicts, where it has that, else one text after the other. InputError: it gives no Verdict,
+    or not one for each."""
     several = getattr(moderator, "verdicts", None)
-    return [moderator(text) for text in texts] if several is None else list(several(texts))
+    found = [moderator(text) for text in texts] if several is None else list(several(texts))
+    if len(found) != len(texts):
+        raise InputError(f"the moderator gave {len(found)} verdicts for {len(texts)} texts: let it give one for each")
+    for text, verdict in zip(texts, found, strict=True):
+        if not isinstance(verdict, Verdict):
+            raise InputError(f"the moderator gave {shortened(verdict)} for {shortened(text)}: let it give a Verdict")
+    return found
 
 
 @dataclass(frozen=True)
