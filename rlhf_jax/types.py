@@ -4,6 +4,7 @@
     T  tokens of a row; of a response, when the array is one number per response token
     P  tokens of a prompt, padded on the left
     K  answers ranked for one prompt
+    C  categories of a classifier
     V  vocabulary
     D  width of the model
 
@@ -47,6 +48,16 @@ class RankingBatch:
     tokens: Int[AnyArray, "*B K T"]  # prompt and answer, padded on the right
     mask: Bool[AnyArray, "*B K T"]  # False everywhere in an empty slot
     ranks: Int[AnyArray, "*B K"]  # 1 is best, equal ranks are ties; 0: an empty slot; −1: made up
+
+
+@struct.dataclass
+class LabelBatch:
+    """Rows of text and what is known of each in each category."""
+
+    tokens: Int[AnyArray, "*B T"]  # padded on the right
+    mask: Bool[AnyArray, "*B T"]
+    labels: Bool[AnyArray, "*B C"]
+    known: Bool[AnyArray, "*B C"]  # False: nobody has said
 
 
 @struct.dataclass

@@ -60,6 +60,15 @@ from rlhf_jax.data.dialogue import (
 from rlhf_jax.data.examples import how_many
 from rlhf_jax.data.layouts import Layout
 from rlhf_jax.data.model_folder import CONFIG_FILES, TOKENIZER_FILES, tokenizer_files
+from rlhf_jax.data.moderated import (
+    CATEGORIES,
+    LabelledText,
+    alike,
+    dealt,
+    encode_labelled,
+    encode_text,
+    read_labelled_texts,
+)
 from rlhf_jax.data.permutation import permute
 from rlhf_jax.data.prompts import (
     Columns,
@@ -79,6 +88,7 @@ from rlhf_jax.data.tokenizer_folder import write_tokenizer
 
 __all__ = [
     "ASSISTANT",
+    "CATEGORIES",
     "CONFIG_FILES",
     "HUMAN",
     "KWARGS",
@@ -89,6 +99,7 @@ __all__ = [
     "Conversation",
     "Demonstration",
     "Judged",
+    "LabelledText",
     "Layout",
     "Message",
     "Messages",
@@ -105,6 +116,7 @@ __all__ = [
     "TooLongError",
     "Turns",
     "UnusableRowError",
+    "alike",
     "as_text_batch",
     "batch_indices",
     "by_role",
@@ -112,15 +124,18 @@ __all__ = [
     "checked_ranking",
     "coefficient_table",
     "content_sha256",
+    "dealt",
     "encode_chat",
     "encode_chats",
     "encode_demonstrations",
+    "encode_labelled",
     "encode_learned",
     "encode_prompt",
     "encode_prompts",
     "encode_rankings",
     "encode_rendered",
     "encode_reply",
+    "encode_text",
     "encode_turn",
     "encode_whole",
     "exchange_answers",
@@ -146,6 +161,7 @@ __all__ = [
     "ranking_fits",
     "read_demonstrations",
     "read_feedback",
+    "read_labelled_texts",
     "read_prompts",
     "read_rankings",
     "read_rows",

@@ -9,10 +9,10 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.types import MaskedTextBatch, PromptBatch, RankingBatch, TextBatch
+from rlhf_jax.types import LabelBatch, MaskedTextBatch, PromptBatch, RankingBatch, TextBatch
 
-Batch = TypeVar("Batch", TextBatch, MaskedTextBatch, PromptBatch, RankingBatch)
-Rows = TypeVar("Rows", TextBatch, RankingBatch)  # padded on the right
+Batch = TypeVar("Batch", TextBatch, MaskedTextBatch, PromptBatch, RankingBatch, LabelBatch)
+Rows = TypeVar("Rows", TextBatch, RankingBatch, LabelBatch)  # padded on the right
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Int[ndarray, "batch"]:
@@ -40,16 +40,16 @@ def take(batch: Batch, indices: Int[ndarray, "N"]) -> Batch:
 
 
 def without_padding(batch: Rows) -> Rows:
-    """The batch without the columns on the right that none of its rows needs: those past the last token of a ranking's
-    answers, or past the last that is to be predicted. Widths are multiples of an eighth of the whole, rounded up to one of
-    8, so that a step is compiled for eight of them at most."""
-    used = batch.mask if isinstance(batch, RankingBatch) else batch.predict
+    """The batch without the columns on the right that none of its rows needs: those past the last token of a text, or of a
+    ranking's answers, or past the last that is to be predicted. Widths are multiples of an eighth of the whole, rounded up to
+    one of 8, so that a step is compiled for eight of them at most."""
+    used = batch.predict if isinstance(batch, TextBatch) else batch.mask
     width = used.shape[-1]
     piece = -(-width // 64) * 8
     last = np.flatnonzero(used.reshape(-1, width).any(axis=0)).max(initial=0)
     kept = min((last // piece + 1) * piece, width)
-    arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return dataclasses.replace(batch, **{n: x[..., :kept] for n, x in arrays.items() if x.shape == used.shape})
+    columns = [field.name for field in dataclasses.fields(batch) if field.name in ("tokens", "mask", "predict")]
+    return dataclasses.replace(batch, **{name: getattr(batch, name)[..., :kept] for name in columns})
 
 
 @lru_cache(maxsize=4)  # consecutive steps ask for the same epoch

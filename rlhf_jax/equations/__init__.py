@@ -4,6 +4,7 @@ from rlhf_jax.equations.advantages import gae, token_rewards
 from rlhf_jax.equations.averages import ema
 from rlhf_jax.equations.groups import group_relative, leave_one_out
 from rlhf_jax.equations.kl import adapted_scale, best_of_n_kl, kl_exact, kl_k1, kl_k2, kl_k3
+from rlhf_jax.equations.labels import label_accuracy, label_loss
 from rlhf_jax.equations.logprobs import entropy, states_before, token_logps
 from rlhf_jax.equations.masked import (
     Mean,
@@ -64,6 +65,8 @@ __all__ = [
     "kl_k2",
     "kl_k3",
     "kto_loss",
+    "label_accuracy",
+    "label_loss",
     "leave_one_out",
     "linear",
     "linear_decay",

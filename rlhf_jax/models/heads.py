@@ -72,6 +72,30 @@ class ScalarModel(nn.Module):
         return jnp.einsum("btd,d->bt", hidden.astype(jnp.float32), kernel) + bias
 
 
+class LabelModel(nn.Module):
+    """The unembedding replaced by a projection to one logit a category, read off a row's last token: one decoder for all
+    categories, a head for each (Markov et al. 2022, arXiv:2208.03274, §3.3). Starts as a ScalarModel does."""
+
+    config: TransformerConfig
+    categories: int
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"],
+        deterministic: bool = True,
+        row_b: Int[AnyArray, " B"] | None = None,
+    ) -> Float[Array, "B C"]:
+        transformer = Transformer(self.config, name="transformer")
+        hidden, _ = transformer(tokens, mask, deterministic=deterministic, row_b=row_b)
+        init = nn.initializers.normal((self.config.out_width + 1) ** -0.5)
+        kernel = self.param("kernel", init, (self.config.out_width, self.categories))
+        bias = self.param("bias", nn.initializers.zeros, (self.categories,))
+        last = jnp.take_along_axis(hidden, last_token(mask)[:, None, None], axis=1)[:, 0]
+        return jnp.einsum("bd,dc->bc", last.astype(jnp.float32), kernel) + bias[None]
+
+
 class Adapted(NamedTuple):
     """A model whose matrices are frozen and only corrected, so that several models share them in memory (LoRA, Hu et al.
     2021, arXiv:2106.09685). Stands wherever a model does; the parameters beside it are then {"lora", "head"}, see
@@ -88,9 +112,11 @@ class Adapted(NamedTuple):
 
 AnyLanguageModel = LanguageModel | Adapted
 AnyScalarModel = ScalarModel | Adapted
+AnyLabelModel = LabelModel | Adapted
+AnyModel = LanguageModel | ScalarModel | LabelModel | Adapted
 
 
-def _apply(model: AnyLanguageModel | AnyScalarModel, params: PyTree, *args, **kwargs) -> Any:
+def _apply(model: AnyModel, params: PyTree, *args, **kwargs) -> Any:
     if isinstance(model, Adapted):
         scaled = jax.tree_util.tree_map_with_path(
             lambda path, x: x * model.scale if path[-1].key == "b" else x, params["lora"]
@@ -131,21 +157,52 @@ def scalars(
     return _apply(model, params, tokens, mask)
 
 
+def label_logits(
+    model: AnyLabelModel,
+    params: PyTree,
+    tokens: Int[AnyArray, "B T"],
+    mask: Bool[AnyArray, "B T"],
+    *,
+    dropout_key: Key[Array, ""] | None = None,
+    rows: Int[AnyArray, " B"] | None = None,
+) -> Float[Array, "B C"]:
+    """A logit for each category of each row. Dropout as in `hidden_states`."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return _apply(model, params, tokens, mask, dropout_key is None, rows, rngs=rngs)
+
+
 def scalar_head(config: TransformerConfig, key: Key[Array, ""]) -> PyTree:
     """A fresh projection {"kernel": [D], "bias": []}: what ScalarModel(config).init draws from the key beside its
     transformer, which is not made here."""
-    without = ScalarModel(replace(config, layers=0, vocab_size=2, scan=False))
+    return _head(ScalarModel(_without(config)), key)
+
+
+def label_head(config: TransformerConfig, categories: int, key: Key[Array, ""]) -> PyTree:
+    """A fresh projection {"kernel": [D, C], "bias": [C]} of a LabelModel, likewise."""
+    return _head(LabelModel(_without(config), categories), key)
+
+
+def _without(config: TransformerConfig) -> TransformerConfig:
+    return replace(config, layers=0, vocab_size=2, scan=False)
+
+
+def _head(without: ScalarModel | LabelModel, key: Key[Array, ""]) -> PyTree:
     row = jnp.zeros((1, 2), jnp.int32)
     params = without.init(key, row, row == 0)["params"]
     return {name: leaf for name, leaf in params.items() if name != "transformer"}
 
 
 def scalar_from_language_model(language_params: PyTree, head: PyTree) -> PyTree:
-    """The scalar model that starts from a language model: its transformer, a fresh projection."""
+    """The scalar model, or with such a head the label model, that starts from a language model: its transformer, a fresh
+    projection."""
     return {**head, "transformer": language_params["transformer"]}
 
 
 def last_token_score(scores: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, " B"]:
     """The score of a row: the number at its last real token, wherever the padding stands."""
-    last = scores.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    return jnp.take_along_axis(scores, last[:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(scores, last_token(mask)[:, None], axis=1)[:, 0]
+
+
+def last_token(mask: Bool[Array, "B T"]) -> Int[Array, " B"]:
+    """The column of each row's last real token."""
+    return mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)

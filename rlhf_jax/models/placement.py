@@ -32,7 +32,7 @@ AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("down", "kernel"): ("mlp", "embed"),
     ("down", "bias"): (None,),
     ("", "unembedding"): ("embed", "vocab"),
-    ("", "kernel"): (None,),  # of a scalar head
+    ("", "kernel"): (None,),  # of a scalar head, or one a category
     ("", "bias"): (),
 }
 

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from rlhf_jax.errors import InputError
-from rlhf_jax.models.heads import Adapted, AnyLanguageModel, AnyScalarModel
+from rlhf_jax.models.heads import Adapted, AnyModel
 from rlhf_jax.models.placement import row_shards
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=AnyLanguageModel | AnyScalarModel)
+Model = TypeVar("Model", bound=AnyModel)
 
 
-def by_rows(fn: Callable[..., T], model: AnyLanguageModel | AnyScalarModel, *rows: PyTree) -> T:
+def by_rows(fn: Callable[..., T], model: AnyModel, *rows: PyTree) -> T:
     """fn(*rows), where every leaf given and returned has the B rows of the batch in front and fn treats each by itself.
 
     model.config.micro_batches: so many parts of the batch go through one after the other, at most: the greatest divisor

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rlhf_jax.errors import InputError, shortened
-from rlhf_jax.moderation.verdict import Moderator, Verdict
+from rlhf_jax.errors import InputError
+from rlhf_jax.moderation.verdict import Moderator, Verdict, verdicts_of
 
 Action = Literal["pass", "filler", "refuse"]
 
@@ -47,14 +47,15 @@ def moderated(
     """respond (prompts → answers) with a moderator before and behind it. Prompts that are flagged do not reach it, unless the
     policy lets them pass.
 
-    log: a .jsonl file, to which each verdict is added as it is made: when, on which side, what was done, the text, the scores
-    and the reasons. InputError: as many answers as prompts did not come; a moderator that gives no Verdict.
+    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called, and those of the answers behind
+    it: when, on which side, what was done, the text, the scores and the reasons. InputError: as many answers as prompts did
+    not come; a moderator that gives no Verdict.
     """
 
-    def looked_at(text: str, side: Literal["input", "output"]) -> tuple[Verdict, Action]:
-        verdict = moderator(text)
-        if not isinstance(verdict, Verdict):
-            raise InputError(f"the moderator gave {shortened(verdict)} for {shortened(text)}: let it give a Verdict")
+    def looked_at(texts: Sequence[str], side: Literal["input", "output"]) -> list[tuple[Verdict, Action]]:
+        return [acted(text, verdict, side) for text, verdict in zip(texts, verdicts_of(moderator, texts), strict=True)]
+
+    def acted(text: str, verdict: Verdict, side: Literal["input", "output"]) -> tuple[Verdict, Action]:
         on = policy.on_input if side == "input" else policy.on_output
         action: Action = on if verdict.flagged else "pass"
         if log is not None:
@@ -65,18 +66,17 @@ def moderated(
         return {"pass": text, "filler": policy.filler, "refuse": None}[action]
 
     def decide(prompts: Sequence[str]) -> list[Decision]:
-        before = [looked_at(prompt, "input") for prompt in prompts]
+        before = looked_at(prompts, "input")
         asked = [prompt for prompt, (_, action) in zip(prompts, before, strict=True) if action == "pass"]
         answers = list(respond(asked)) if asked else []
         if len(answers) != len(asked):
             raise InputError(f"{len(asked)} prompts got {len(answers)} answers: let respond give one for each")
-        left, found = iter(answers), []
+        left, found = iter(zip(answers, looked_at(answers, "output"), strict=True)), []
         for verdict, action in before:
             if action != "pass":
                 found.append(Decision(of(action, ""), verdict, None))
                 continue
-            answer = next(left)
-            behind, then = looked_at(answer, "output")
+            answer, (behind, then) = next(left)
             found.append(Decision(of(then, answer), verdict, behind))
         return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import located
+from rlhf_jax.data.sources import expand
 from rlhf_jax.errors import InputError, shortened
 from rlhf_jax.moderation.plain import plain
 from rlhf_jax.moderation.verdict import Reason, Verdict
@@ -184,9 +185,10 @@ def _rule(row: Any, where: str, folder: Path) -> Rule:
 
 
 def read_words(path: Path | str) -> list[str]:
-    """A word or phrase a line; empty lines and those that begin with # are none. InputError: the file cannot be read."""
+    """A word or phrase a line; empty lines and those that begin with # are none. ${VARIABLE} in the name is expanded.
+    InputError: the file cannot be read."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(expand(str(path))).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no words can be read ({error}): give a text file in UTF-8") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

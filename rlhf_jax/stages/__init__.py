@@ -25,6 +25,7 @@ from rlhf_jax.stages.comparing import (
     win_rate,
     win_rate_of_people,
 )
+from rlhf_jax.stages.classifier import Classify, calibrate, classifier, moderator, text_logits
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -108,6 +109,7 @@ __all__ = [
     "CandidateRows",
     "Candidates",
     "Choice",
+    "Classify",
     "Curation",
     "DataSets",
     "Decoder",
@@ -160,7 +162,9 @@ __all__ = [
     "best_epoch",
     "browsed",
     "by_reward_model",
+    "calibrate",
     "choose_epoch",
+    "classifier",
     "compare",
     "comparisons",
     "continuation",
@@ -193,6 +197,7 @@ __all__ = [
     "measure",
     "measured_now",
     "model_in",
+    "moderator",
     "networks",
     "open_stage",
     "ordered",
@@ -226,6 +231,7 @@ __all__ = [
     "simulated",
     "starting_model",
     "supervised",
+    "text_logits",
     "that_fit",
     "to_compare",
     "trained",

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rlhf_jax.data import Tokenizer, write_tokenizer
+from rlhf_jax.errors import InputError
 from rlhf_jax.models import SCORE_BIAS, TransformerConfig, save_pretrained, write_transformer_config
 from rlhf_jax.runtime import require_writable
 from rlhf_jax.stages.model import Trained
@@ -23,8 +24,12 @@ def export(model: Trained, folder: Path | str) -> None:
     Transformers finds a row's last token by its pad, so a reward model whose tokenizer has none of its own gets one, with a
     row of the embedding behind the last. A language model's stays as it is, for such a row would be one more answer to
     choose. What its generation_config.json said of sampling is left out: the policy was trained with sampling of its own.
-    InputError: the folder holds a model, or no config.json can say the decoder.
+    InputError: the folder holds a model, or no config.json can say the decoder; a classifier.
     """
+    if model.categories:
+        raise InputError(
+            f"{model.folder} is a classifier, which is read here alone; export a language or a reward model"
+        )
     folder, tokenizer = Path(folder), model.tokenizer
     require_writable(folder)
     decoder, params = model.decoder, model.params()

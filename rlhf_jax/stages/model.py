@@ -26,6 +26,7 @@ from rlhf_jax.data import (
 from rlhf_jax.errors import InputError
 from rlhf_jax.models import (
     Adapted,
+    LabelModel,
     LanguageModel,
     ScalarModel,
     TransformerConfig,
@@ -131,14 +132,22 @@ class Trained(Model):
     step: int | None = None  # of a checkpoint; None in a Hugging Face folder
     part: str = "params"  # of the checkpoint's state
     scalar: bool = False  # a reward model
+    categories: tuple[str, ...] = ()  # of a classifier
     lora: Lora | None = None  # models made from this one are corrections of `base`, or of this one if that is None
     seed: int | None = None  # of the run that trained it; None in a Hugging Face folder
     base: "Trained | None" = None  # what the parameters here are corrections of
 
     @property
-    def of(self) -> LanguageModel | ScalarModel:
+    def of(self) -> LanguageModel | ScalarModel | LabelModel:
         """The module that the whole parameters belong to."""
+        if self.categories:
+            return LabelModel(self.decoder, len(self.categories))
         return ScalarModel(self.decoder) if self.scalar else LanguageModel(self.decoder)
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return "a classifier" if self.categories else "a reward model" if self.scalar else "a language model"
 
     def learned(self, devices: Devices | None = None, mesh: Mesh | None = None, role: str = "policy") -> PyTree:
         """What was trained: all parameters, or with LoRA the corrections; on one device, or as its role lies on the mesh.

@@ -61,9 +61,7 @@ class Rewards:
             raise InputError(f"the rewards have {len(self.functions)} functions and {len(self.names)} names; name each")
         for model in self.models:
             if not model.scalar:
-                raise InputError(
-                    f"{model.folder} is a language model; give a reward model, or a function, as the reward"
-                )
+                raise InputError(f"{model.folder} is {model.kind}; give a reward model, or a function, as the reward")
         for function, name in zip(self.functions, self.named, strict=True):
             require_arguments(function, name)
         listed = list(self.weights) if isinstance(self.weights, Sequence | ndarray) and np.ndim(self.weights) else None

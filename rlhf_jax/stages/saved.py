@@ -91,16 +91,19 @@ def read_model(folder: Path, said: Mapping[str, Any], step: int, sha256: str) ->
         step=step,
         part=said["part"],
         scalar=said["scalar"],
+        categories=tuple(said.get("categories", ())),
         lora=None if said["lora"] is None else Lora(**said["lora"]),
     )
     if said["base"] is None:
         return model
     where = Path(os.path.normpath(folder / said["base"]["folder"]))
     base = {name: said["base"][name] for name in ("sha256", "step", "part")}
-    return replace(model, base=replace(model, folder=where, scalar=False, lora=None, **base))
+    return replace(model, base=replace(model, folder=where, scalar=False, categories=(), lora=None, **base))
 
 
-def model_record(model: Model, folder: Path, part: str, scalar: bool = False, best: str = "") -> dict[str, Any]:
+def model_record(
+    model: Model, folder: Path, part: str, scalar: bool = False, best: str = "", categories: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """What the record of a checkpoint in the folder says of its model, and `read_model` reads."""
     base = model.lora_base if isinstance(model, Trained) else None
     return {
@@ -111,6 +114,7 @@ def model_record(model: Model, folder: Path, part: str, scalar: bool = False, be
         "values": None if model.values is None else dict(model.values),
         "part": part,
         "scalar": scalar,
+        **({"categories": list(categories)} if categories else {}),
         "best": best,
         "lora": asdict(model.lora) if isinstance(model, Trained) and model.lora else None,
         "base": base

@@ -159,18 +159,8 @@ def supervised(
                 metrics |= looked(looks, start, params, run)
         stage.log(i, metrics)
         every = 1 if passes.end_in(i) else run.runtime.save_every
-        stage.save(i, state, every, partial(_epoch, metrics, passes, i))
+        stage.save(i, state, every, partial(passes.record, metrics, i))
     return result(stage, start)
-
-
-def _epoch(metrics: dict, passes: Epochs, i: int) -> dict[str, float]:
-    """What the record of a checkpoint says of the epoch that it ends; nothing where it ends none."""
-    if not passes.end_in(i):
-        return {}
-    return {
-        "epoch": min((i + 1) * passes.batch // passes.rows, passes.count),
-        "valid": float(metrics.get("loss/valid", np.inf)),
-    }
 
 
 def epochs(model: Trained) -> dict[int, float]:

@@ -40,9 +40,7 @@ class ReadsText:
     def __post_init__(self) -> None:
         for model in self.models:
             if not model.scalar:
-                raise InputError(
-                    f"{model.folder} is a language model; give a reward model, or a function, as the reward"
-                )
+                raise InputError(f"{model.folder} is {model.kind}; give a reward model, or a function, as the reward")
 
     @property
     def __name__(self) -> str:

@@ -39,17 +39,17 @@ NO_RANKING = "no ranking is left to learn from; train the SFT model longer, or r
 
 
 def require_belonging(start: Trained, rewards: Sequence[Trained] = (), value: Trained | None = None) -> None:
-    """InputError: `start` is a reward model; a reward model or the value network is a language model, or has another
-    tokenizer; a model has positions for fewer tokens than start's texts have."""
+    """InputError: `start` is no language model; a reward model or the value network is none of its kind, or has
+    another tokenizer; a model has positions for fewer tokens than start's texts have."""
     others = [*((model, "reward") for model in rewards), *([(value, "value network")] if value is not None else [])]
     for model in (start, *(model for model, _ in others)):
         if not isinstance(model, Trained):
             raise InputError(f"{shortened(model)} is no trained model; give one, such as stages.trained(folder)")
-    if start.scalar:
-        raise InputError(f"{start.folder} is a reward model; start from a language model")
+    if start.scalar or start.categories:
+        raise InputError(f"{start.folder} is {start.kind}; start from a language model")
     for model, role in others:
         if not model.scalar:
-            raise InputError(f"{model.folder} is a language model; give a reward model as the {role}")
+            raise InputError(f"{model.folder} is {model.kind}; give a reward model as the {role}")
         if model.tokenizer.sha256 != start.tokenizer.sha256:
             raise InputError(f"{model.folder} and {start.folder} have different tokenizers; train them from one")
         if model.tokenizer.chat != start.tokenizer.chat:
@@ -92,17 +92,18 @@ def open_stage(
     *,
     part: str = "params",
     scalar: bool = False,
+    categories: tuple[str, ...] = (),
     marked: str = "",
     best: str = "",
     fixed_length: str = "",
 ) -> Stage:
     """The stage in a folder. Its record has the seed, the optimiser's constants, the model and its format, the stage's own
     settings, and of each input its sha256; a folder that was made from something else is an InputError that names it. So is a
-    reward model where the stage makes none (scalar)."""
+    reward model or a classifier where the stage makes none (scalar, categories)."""
     folder = Path(folder)
-    if isinstance(model, Trained) and not scalar:
+    if isinstance(model, Trained) and not scalar and not categories:
         require_belonging(model)
-    said = model_record(model, folder, part, scalar, best)
+    said = model_record(model, folder, part, scalar, best, categories)
     common = {
         "seed": run.seed,
         "optimiser": asdict(run.optimiser),
@@ -163,6 +164,15 @@ class Epochs:
     def end_in(self, i: int) -> bool:
         """Whether step i has the last row of a pass."""
         return self.rows > 0 and i * self.batch // self.rows < min((i + 1) * self.batch // self.rows, self.count)
+
+    def record(self, metrics: Mapping[str, Any], i: int) -> dict[str, float]:
+        """What the record of a checkpoint says of the epoch that step i ends; nothing where it ends none."""
+        if not self.end_in(i):
+            return {}
+        return {
+            "epoch": min((i + 1) * self.batch // self.rows, self.count),
+            "valid": float(metrics.get("loss/valid", np.inf)),
+        }
 
     def filled_up(self, folder: Path) -> str:
         """Why a stage of these rows cannot go on beyond its passes, however many they were; "" where it can."""

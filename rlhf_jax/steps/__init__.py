@@ -1,5 +1,6 @@
 """Equations ∘ models → loss(params, batch, coef) and step(state, batch, coef)."""
 
+from rlhf_jax.steps.classifier import classifier_logits, classifier_loss, classifier_step
 from rlhf_jax.steps.episodes import read_episodes, sample_turn
 from rlhf_jax.steps.language_model import masked_token_loss, next_token_loss, text_logps, text_step
 from rlhf_jax.steps.optimiser import SCHEDULES, Schedule, TextCoef, adam, descend, gradient, text_coef, update
@@ -80,6 +81,9 @@ __all__ = [
     "adam",
     "answer_logps",
     "centred",
+    "classifier_logits",
+    "classifier_loss",
+    "classifier_step",
     "clipped",
     "descend",
     "divergences",

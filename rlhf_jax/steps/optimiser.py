@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rlhf_jax.equations import Mean, constant, cosine, linear_decay, mean
 from rlhf_jax.errors import InputError
-from rlhf_jax.models import AnyLanguageModel, AnyScalarModel, averaged_over
+from rlhf_jax.models import AnyModel, averaged_over
 from rlhf_jax.types import Scalar, TrainState
 
 Schedule = Literal["constant", "linear", "cosine"]  # a formula and not a number: another choice is another program
@@ -93,7 +93,7 @@ def _by_path(says: Callable[[str], bool], params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def gradient(loss: Callable[..., tuple[Float[Array, ""], dict[str, Mean]]], model: AnyLanguageModel | AnyScalarModel):
+def gradient(loss: Callable[..., tuple[Float[Array, ""], dict[str, Mean]]], model: AnyModel):
     """(params, batch, coef) → (gradient, metrics) of a loss that reads the model by rows. InputError: the model computes in
     float16, whose numbers end at 6e-8, below most of a gradient: nothing here scales losses up for it."""
     if model.config.compute == "float16":

@@ -70,6 +70,16 @@ FORMS = {
         ([[1.0, 2.5]], [[1, 2]]),
         softplus(1.5),
     ),
+    "label_loss": (
+        equations.label_loss,
+        ([[2.0, -1.0, 9.0]], [[True, True, False]], [[True, True, False]]),
+        (softplus(-2.0) + softplus(1.0), 2.0),
+    ),
+    "label_accuracy": (
+        equations.label_accuracy,
+        ([[2.0, -1.0, 9.0]], [[True, True, False]], [[True, True, False]]),
+        (1.0, 2.0),
+    ),
     "dpo_loss": (equations.dpo_loss, ([2.0, -1.0], 0.5), (softplus(-1.0) + softplus(0.5), 2.0)),
     "ipo_loss": (equations.ipo_loss, ([2.0, -1.0], 0.5), (5.0, 2.0)),
     "simpo_loss": (
