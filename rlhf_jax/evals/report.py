@@ -264,6 +264,11 @@ def section_html(name: str, title: str, body: str) -> str:
     return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>'
 
 
+def scroll_html(body: str, name: str) -> str:
+    """What may be wider than the window and scrolls inside the page, by keys as well; its name is for who cannot see it."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(name)}">{body}</div>'
+
+
 def _header(title: str, notes: Mapping[str, Any]) -> str:
     findings = notes.get("findings") or ()
     findings = [findings] if isinstance(findings, str) else findings
@@ -301,7 +306,7 @@ def _table(evaluation: Evaluation, colours: Mapping[str, int]) -> str:
         )
     head = f'<tr><th></th>{top}<th scope="col" class="n">n</th></tr>'
     body = "\n".join(lines)
-    return f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+    return scroll_html(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>", "figures") + "\n"
 
 
 def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
@@ -431,7 +436,9 @@ tbody .group span { position: sticky; left: 0 }
 td small { display: block; color: var(--muted); font-size: 11.5px; min-height: 1.3em } td.best span {
   font-weight: 700 }
 .n, td.n { color: var(--muted); font-weight: 400; font-size: 13px }
-.claims td.text { white-space: normal; text-align: left; min-width: 24em } .claims th { white-space: normal }
+.claims td.text { white-space: normal; text-align: left; min-width: 24em } .claims th { white-space: normal;
+  min-width: 11em; position: static }
+.wrapped thead th { white-space: normal; min-width: 6.5em } .wrapped tbody th { min-width: 7em; white-space: nowrap }
 .chip { white-space: nowrap } .chip::before { content: ""; display: inline-block; width: 10px; height: 10px;
   border-radius: 2px; background: var(--c); margin-right: 7px }
 .legend { font-size: 13.5px; line-height: 1.5; color: var(--muted); max-width: 62em } p.legend { margin:
