@@ -7,8 +7,10 @@ sweep.csv and sweep.json. The page says of each of the paper's four claims wheth
 interval over the seeds of every difference that it rests on lies on its side of 0, it does not where its opposite is seen in
 that way, and it is undecided otherwise. A claim that looks at several settings to find one has wider intervals (Bonferroni),
 so that in a grid of pure noise each claim holds in at most 5 % of cases, and fails in at most 5 %. A difference of which one
-seed has diverged is unknown: the seeds that are left are no fair sample. A claim about a regression has nothing to repair where PPO
-without the mix is seen to end below where it started, and is undecided where it is not seen to end above.
+seed has diverged is unknown: the seeds that are left are no fair sample.
+
+A claim about a regression has nothing to repair where PPO without the mix is seen to end below where it started, and is
+undecided where it is not seen to end above.
 
 Differences from the paper: 1. the grid is small and on the built-in world; 2. the seeds differ in PPO only; 3. closed tasks
 are the last word of held-out texts and facts of the world, for the paper's DROP and SQuAD.
