@@ -16,6 +16,7 @@ from rlhf_jax.evals.intervals import (
     over_seeds,
     paired_interval,
     ratio_interval,
+    says_little,
 )
 from rlhf_jax.evals.likelihood import (
     Continuation,
@@ -72,6 +73,7 @@ __all__ = [
     "per_row",
     "ratio_interval",
     "row_of",
+    "says_little",
     "scale_of",
     "scores",
     "table_text",
