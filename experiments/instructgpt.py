@@ -107,7 +107,16 @@ def before_ppo(c: Config) -> Before:
         rankings = data.rankings.train
     names = ["reward_model", *(f"reward_model_{i}" for i in range(2, c.reward_models + 1))]
     rewards = [
-        reward_model(out / name, writer, rankings, c.reward, run, centre_on=data.demonstrations.train) for name in names
+        reward_model(
+            out / name,
+            writer,
+            rankings,
+            c.reward,
+            run,
+            valid=data.rankings.valid,
+            centre_on=data.demonstrations.train,
+        )
+        for name in names
     ]
     sft = choose_epoch(epochs, rewards[0], data.prompts.valid, run) if data.demonstrations.valid else epochs
     rl_init = supervised(out / "rl_init", base, data.demonstrations, c.rl_init, run, text=data.text.train)

@@ -50,7 +50,9 @@ class Config(Program):
 
 def main(c: Config) -> None:
     start, data = model_in(c.given.start, c.format, c.memory, c.lora), data_sets(c.files, c.seed)
-    reward = reward_model(c.folder / "reward_model", start, data.rankings.train, c.reward, c.run)
+    reward = reward_model(
+        c.folder / "reward_model", start, data.rankings.train, c.reward, c.run, valid=data.rankings.valid
+    )
     figures = agreement_on(data, loaded(reward), start, AnswersToRank(), Evaluate(), c.run)
     as_json = {name: figure._asdict() for name, figure in figures.items()}
     write_atomically(c.folder / "reward_model.json", json.dumps(as_json, indent=1))

@@ -26,6 +26,7 @@ from rlhf_jax.evals.intervals import (
     over_seeds,
     paired_interval,
     ratio_interval,
+    says_little,
 )
 from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
 from rlhf_jax.evals.lambada import LastWord, lambada, read_lambada
@@ -202,6 +203,7 @@ __all__ = [
     "read_squad",
     "read_truthfulqa",
     "row_of",
+    "says_little",
     "scale_of",
     "scores",
     "squad",

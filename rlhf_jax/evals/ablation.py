@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from rlhf_jax.evals.figures import MARKERS, MUTED, PALETTE, WIDTH, Drawing, panel
 from rlhf_jax.evals.intervals import Estimate
-from rlhf_jax.evals.report import escaped, figure_html, section_html, write_page
+from rlhf_jax.evals.report import NO_VALUE, escaped, figure_html, scroll_html, section_html, write_page
 
 SYMBOLS = {"beta": "β", "gamma": "γ"}
 COLUMNS = {
@@ -30,11 +30,12 @@ class Cell(NamedTuple):
     coefficients: Mapping[str, float]
     figures: Mapping[str, Estimate]  # over the seeds that ended; empty where all diverged
     diverged: int = 0  # seeds
+    by_seed: Sequence[Mapping[str, float]] = ()  # the figures of each seed that ended
 
 
 class Claim(NamedTuple):
     claim: str
-    verdict: str  # holds, does not hold, undecided
+    verdict: str  # holds, does not hold, undecided, nothing to repair
     evidence: str
 
 
@@ -44,6 +45,7 @@ class Line(NamedTuple):
     steps: Float[ndarray, " N"]
     mean: Float[ndarray, " N"]
     half: Float[ndarray, " N"]
+    each: Sequence[Float[ndarray, " N"]] = ()  # of the single seeds
 
 
 def write_ablation(
@@ -67,7 +69,8 @@ def write_ablation(
     drawings = [
         Drawing(
             "The pretraining mix: the alignment tax against γ",
-            "Means over the seeds with 95 % intervals. Dashed: where RL started from. InstructGPT, Figure 33 in shape.",
+            "Means over the seeds with 95 % intervals, and single seeds as dots beside them. Dashed: where RL started from. "
+            "InstructGPT, Figure 33 in shape.",
             of_beta,
             tuple(_along(cells, "gamma", "beta", name, levels) for name in taxes),
         ),
@@ -86,8 +89,8 @@ def write_ablation(
         ),
         Drawing(
             "Longer training: pretraining loss on the mix's own rows",
-            "Running mean over the seeds that did not diverge, with its 95 % interval, at the config's β. InstructGPT, "
-            "Figure 35 in shape.",
+            "Running mean over the seeds that did not diverge, with its 95 % interval, at the config's β; thin lines are "
+            "single seeds. InstructGPT, Figure 35 in shape.",
             of_gamma,
             (_over_training(curves, colours),) if curves else (),
             () if curves else ("No curve was logged at the config's β.",),
@@ -104,7 +107,7 @@ def write_ablation(
         ),
         Drawing(
             "Reward against distance from where RL started",
-            "A mark a setting, with 95 % intervals both ways; the number beside it is β.",
+            "A mark a setting, with 95 % intervals both ways, and a dot a seed; the number beside it is β.",
             of_gamma,
             tuple(_frontier(cells, name, colours) for name in ("reward", "rating") if _measured(cells, name)),
         ),
@@ -119,9 +122,9 @@ def write_ablation(
         section_html(
             "claims",
             "What the paper says, and what is seen here",
-            f'<div class="scroll"><table class="claims"><tbody>{rows}</tbody></table></div>',
+            scroll_html(f'<table class="claims"><tbody>{rows}</tbody></table>', "claims"),
         ),
-        section_html("settings", "Every setting", _table(cells)),
+        section_html("settings", "Every setting", _table(cells) + _seeds(cells)),
         section_html("figures", "Figures", "".join(figure_html(drawing, colours) for drawing in drawings)),
         section_html(
             "setup", "Set-up", f"<details><summary>Configuration</summary><pre>{escaped(config)}</pre></details>"
@@ -155,6 +158,10 @@ def _along(cells: Sequence[Cell], x: str, lines: str, name: str, levels: Mapping
                 ax.plot(
                     [place, place], _bounds(cell.figures[name], scale), color=PALETTE[i % len(PALETTE)], linewidth=1.4
                 )
+                seeds = [scale * x for x in _of_seeds(cell, name)]
+                ax.plot(
+                    [place + 0.05] * len(seeds), seeds, ".", color=PALETTE[i % len(PALETTE)], alpha=0.55, markersize=5
+                )
             means = [scale * c.figures[name].mean for c in mine]
             ax.plot(places, means, color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)])
         if name in levels:
@@ -173,6 +180,8 @@ def _over_training(curves: Mapping[float, Line], colours: Mapping[str, int]) -> 
             ax.fill_between(
                 line.steps, line.mean - line.half, line.mean + line.half, color=colour, alpha=0.2, linewidth=0
             )
+            for seed in line.each:
+                ax.plot(line.steps, seed, color=colour, alpha=0.4, linewidth=0.6)
             ax.plot(line.steps, line.mean, color=colour)
         ax.set_xlabel("PPO iteration")
 
@@ -190,6 +199,10 @@ def _frontier(cells: Sequence[Cell], name: str, colours: Mapping[str, int]) -> s
             kl, y = cell.figures["kl/from_rl_init"], cell.figures[name]
             ax.plot(_bounds(kl, 1.0), [scale * y.mean] * 2, color=PALETTE[slot], linewidth=1.0, alpha=0.6)
             ax.plot([kl.mean] * 2, _bounds(y, scale), color=PALETTE[slot], linewidth=1.0, alpha=0.6)
+            seeds = [
+                (s["kl/from_rl_init"], scale * s[name]) for s in cell.by_seed if {"kl/from_rl_init", name} <= s.keys()
+            ]
+            ax.plot(*zip(*seeds, strict=True), ".", color=PALETTE[slot], alpha=0.45, markersize=4) if seeds else None
             ax.plot(kl.mean, scale * y.mean, MARKERS[slot], color=PALETTE[slot])
             ax.annotate(
                 f"{cell.coefficients['beta']:g}",
@@ -212,10 +225,35 @@ def _table(cells: Sequence[Cell]) -> str:
         setting = ", ".join(f"{SYMBOLS[k]} = {v:g}" for k, v in cell.coefficients.items())
         setting += f"<small>{cell.diverged} diverged</small>" if cell.diverged and cell.figures else ""
         rows.append(f'<tr><th scope="row">{setting}</th>{"".join(_entry(cell, name) for name in names)}</tr>')
+    table = f'<table class="wrapped"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"{scroll_html(table, 'every setting')}"
         '<p class="legend">Means over the seeds that did not diverge, with 95 % intervals below them.</p>'
     )
+
+
+def _seeds(cells: Sequence[Cell]) -> str:
+    """The figures of the single seeds, folded away; nothing where none is given."""
+    names, rows = [name for name in COLUMNS if _measured(cells, name)], []
+    for cell in cells:
+        setting = ", ".join(f"{SYMBOLS[k]} = {v:g}" for k, v in cell.coefficients.items())
+        for seed in cell.by_seed:
+            each = "".join(f"<td>{_shown(seed[name], name) if name in seed else NO_VALUE}</td>" for name in names)
+            rows.append(f'<tr><th scope="row">{setting}</th>{each}</tr>')
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{escaped(COLUMNS[name][0])}</th>' for name in names)
+    table = f'<table class="wrapped"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f"<details><summary>Single seeds</summary>{scroll_html(table, 'single seeds')}</details>"
+
+
+def _of_seeds(cell: Cell, name: str) -> list[float]:
+    return [seed[name] for seed in cell.by_seed if name in seed]
+
+
+def _shown(value: float, name: str) -> str:
+    _, scale, digits = COLUMNS[name]
+    return f"{scale * value:.{digits}f}".replace("-", "−")
 
 
 def _entry(cell: Cell, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.evals.inspector import CSS, HIGH, LOW, QUANTITIES, Quantity
+from rlhf_jax.evals.inspector import CSS, HIGH, LOW, MOST, QUANTITIES, Quantity
 from rlhf_jax.evals.report import escaped, write_page
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
@@ -41,6 +41,7 @@ def write_browser(path: Path, title: str, answers: Sequence[Browsed]) -> None:
     prompts = list(dict.fromkeys(answer.prompt for answer in answers))
     data = {
         "colours": [LOW, HIGH],
+        "most": MOST,
         "quantities": [{**q._asdict(), "scale": _scale(q, answers)} for q in quantities],
         "words": words,
         "prompts": prompts,
@@ -127,7 +128,7 @@ const shown = (data, want) => {
 };
 const tint = (data, q, x) => {
   const away = x - q.neutral;
-  return `rgba(${data.colours[away > 0 ? 1 : 0]}, ${Math.min(Math.abs(away) / q.scale, 1).toFixed(2)})`;
+  return `rgba(${data.colours[away > 0 ? 1 : 0]}, ${(data.most * Math.min(Math.abs(away) / q.scale, 1)).toFixed(2)})`;
 };
 const signed = (x, digits) => {
   const text = x.toFixed(digits);

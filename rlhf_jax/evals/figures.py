@@ -43,6 +43,7 @@ RL_PANELS = {
     "objective/entropy": "Entropy, nats",
     "loss/policy_avg": "Policy loss",
     "loss/value_avg": "Value loss",
+    "policy/ema_lag": "How far the policy is ahead of its average",
 }
 
 # Okabe and Ito's colours, safe for the colour-blind; base is grey because the others are changes of it.
@@ -254,6 +255,11 @@ def rl_curves(curves: Curves, colours: Mapping[str, int]) -> Drawing:
         panels.append(panel(draw, label, (WIDTH, 210), f"rl {name}"))
     sentence = f"Not logged: {', '.join(missing)}." if panels else "No PPO curve was logged."
     caption = "Faint: as logged. Strong: running mean over a twentieth of the run."
+    if "policy/ema_lag" not in missing:
+        caption += (
+            " Ahead of its moving average, which is the result: as a share of the policy's way from where RL started; near 1 "
+            "the run is too short for ppo.ema."
+        )
     return Drawing(
         title,
         caption if panels else "",

@@ -11,6 +11,8 @@ from numpy import ndarray
 from rlhf_jax.evals.report import escaped, section_html, write_page
 
 LOW, HIGH = "0, 114, 178", "213, 94, 0"  # below and above the neutral value
+# The opacity of the strongest tint: with more of it the page's text would have less than WCAG's contrast of 4.5 to 1 on it.
+MOST = 0.6
 
 
 class Quantity(NamedTuple):
@@ -66,7 +68,7 @@ def _line(answer: Inspected, quantity: Quantity, scale: float) -> str:
     spans = []
     for token, number in zip(answer.tokens, answer.numbers[quantity.name], strict=True):
         away = float(number) - quantity.neutral
-        tint = f"rgba({HIGH if away > 0 else LOW}, {min(abs(away) / scale, 1.0):.2f})"
+        tint = f"rgba({HIGH if away > 0 else LOW}, {MOST * min(abs(away) / scale, 1.0):.2f})"
         shown = f"{float(number):.{quantity.digits}f}"
         shown = shown.replace("-", "−") if float(shown) else shown.removeprefix("-")  # what rounds to zero has no sign
         spans.append(f'<span class="token" style="background:{tint}">{escaped(token)}<small>{shown}</small></span>')
@@ -77,5 +79,5 @@ CSS = """
 .tokens { display: flex; flex-wrap: wrap; gap: 3px; margin: 4px 0; align-items: baseline }
 .tokens .name { width: 7em; font-size: 12.5px; color: var(--muted) }
 .token { min-width: 2.8em; padding: 1px 4px; border-radius: 3px; font-size: 15px; text-align: center; white-space: pre }
-.token small { display: block; font-size: 10.5px; color: var(--muted) }
+.token small { display: block; font-size: 10.5px; color: var(--ink) }
 """

@@ -18,6 +18,9 @@ RATING = (1.0, 7.0)  # and of a rating
 Scale = tuple[float, float]
 
 
+FEWEST = 10  # draws, below which an interval of them says little: its own width is a guess
+
+
 class Estimate(NamedTuple):
     """A mean over n independent draws and its 95 % interval; the bounds are None where the data cannot say."""
 
@@ -30,6 +33,15 @@ class Estimate(NamedTuple):
         if self.low is None or self.high is None:
             return f"{self.mean:.3f} (n = {self.n})"
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f}, n = {self.n})"
+
+
+def says_little(low: float | None, high: float | None, n: int | None, scale: Scale | None) -> bool:
+    """Whether n is too small for a figure to say anything: there are fewer than 10 draws, or the interval covers half of the
+    figure's scale or more."""
+    if n is not None and n < FEWEST:
+        return True
+    wide = None if scale is None or low is None or high is None else high - low
+    return wide is not None and scale is not None and wide >= (scale[1] - scale[0]) / 2
 
 
 def mean_interval(

@@ -18,10 +18,11 @@ from rlhf_jax.evals.figures import (
     number,
     rl_stages,
 )
-from rlhf_jax.evals.intervals import RATING, SHARE, Scale
+from rlhf_jax.evals.intervals import FEWEST, RATING, SHARE, Scale, says_little
 
 HEADINGS = ("Helpful", "Truthful", "Harmless", "Alignment tax", "Distance", "Reward model", "Other")
 NO_VALUE = "–"
+TOO_FEW = "n too small"
 ARROWS = {1: "↑", -1: "↓", 0: ""}
 SUBORDINATE = ("rating/minus_*", "reward/minus_*", "rating/*", "truth/multiple_choice_*")
 OPEN_SAMPLES = 5
@@ -127,9 +128,10 @@ def write_report(
 
     evaluation: model → metric → {"mean", "low", "high", "n"}; the bounds may be None.
     curves: stage → rows with "step" and metrics.
-    samples: {"prompt", "category", "answers": {model: {"text", "rating", "reward"}}}.
+    samples: {"prompt", "category", "answers": {model: {"text", "rating", "reward"}}}; an answer's "more" are further draws.
     notes: strings by name; "findings" (sentences) head the page, "judge" explains the win rate, "reward_model" has figures of
-    its own as a model has, "session" is a dialogue {"model", "messages": [{"role", "content", and an answer's "rating"}]}.
+    its own as a model has, "session" is a dialogue {"model", "messages": [{"role", "content", and an answer's "rating"}]},
+    "stages" are rows of a name, a date, a duration and versions.
     """
     spoken = [notes["session"]["model"]] if notes.get("session") else []
     models = _ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"]), *spoken])
@@ -239,6 +241,13 @@ def _cell(cell: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
     return show(mean), f"{show(low)}{' to ' if low < 0 else '–'}{show(high)}"
 
 
+def _is_little(cell: Mapping[str, Any] | None, name: str) -> bool:
+    """Of a figure that there is."""
+    if number(cell or {}, "mean") is None or cell is None:
+        return False
+    return says_little(number(cell, "low"), number(cell, "high"), cell.get("n"), scale_of(name))
+
+
 def _count(evaluation: Evaluation, name: str) -> str:
     counts = [metrics[name]["n"] for metrics in evaluation.values() if metrics.get(name, {}).get("n") is not None]
     return "–".join(f"{n:,}" for n in sorted({min(counts), max(counts)})) if counts else ""
@@ -262,6 +271,11 @@ def _colours_css() -> str:
 def section_html(name: str, title: str, body: str) -> str:
     """A section of the page under its heading."""
     return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>'
+
+
+def scroll_html(body: str, name: str) -> str:
+    """What may be wider than the window and scrolls inside the page, by keys as well; its name is for who cannot see it."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(name)}">{body}</div>'
 
 
 def _header(title: str, notes: Mapping[str, Any]) -> str:
@@ -292,7 +306,8 @@ def _table(evaluation: Evaluation, colours: Mapping[str, int]) -> str:
         for model, metrics in evaluation.items():
             mean, interval = _cell(metrics.get(name), metric)
             mark = " class=best" if model in best else ""
-            cells += f"<td{mark}><span>{mean}</span><small>{interval}</small></td>"
+            few = f"<small>{TOO_FEW}</small>" if _is_little(metrics.get(name), name) else ""
+            cells += f"<td{mark}><span>{mean}</span><small>{interval}</small>{few}</td>"
         unit = f"{metric.unit} {ARROWS[metric.better]}".strip()
         sub = ' class="sub"' if metric.name in SUBORDINATE else ""
         lines.append(
@@ -301,7 +316,7 @@ def _table(evaluation: Evaluation, colours: Mapping[str, int]) -> str:
         )
     head = f'<tr><th></th>{top}<th scope="col" class="n">n</th></tr>'
     body = "\n".join(lines)
-    return f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+    return scroll_html(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>", "figures") + "\n"
 
 
 def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
@@ -316,7 +331,9 @@ def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
     return (
         '<p class="legend">Means, with 95 % intervals below them. ↑ higher is better, ↓ lower is better; '
         "the best mean of a row is <b>bold</b>, which is no test of significance. "
-        f'n&nbsp;counts what was drawn: prompts, facts, people, occupations.{judge}</p>\n<dl class="legend">{items}</dl>'
+        f"n&nbsp;counts what was drawn: prompts, facts, people, occupations. “{TOO_FEW}” stands where they are fewer than "
+        f"{FEWEST}, or the interval covers half of the figure's scale.{judge}</p>\n"
+        f'<dl class="legend">{items}</dl>'
     )
 
 
@@ -347,12 +364,14 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
     answers = []
     for model in [m for m in models if m in sample["answers"]]:
         answer = sample["answers"][model]
-        scores = [(name, number(answer, name), digits) for name, digits in (("rating", 1), ("reward", 2))]
-        line = " · ".join(f"{n} {v:.{d}f}".replace("-", "−") for n, v, d in scores if v is not None)
-        body = escaped(answer["text"]) if answer["text"].strip() else "<i>empty</i>"
+        drawn = "".join(
+            f'<p class="who">drawn again<small>{_scored(more)}</small></p><div>{_said(more["text"])}</div>'
+            for more in answer.get("more", ())
+        )
         answers.append(
             f'<div class="answer" style="--c:var(--m{colours[model]})"><p class="who">'
-            f"{escaped(MODELS.get(model, model))}<small>{line}</small></p><div>{body}</div></div>"
+            f"{escaped(MODELS.get(model, model))}<small>{_scored(answer)}</small></p><div>{_said(answer['text'])}</div>"
+            f"{drawn}</div>"
         )
     category = CATEGORIES.get(sample["category"], sample["category"])
     return (
@@ -362,11 +381,20 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
     )
 
 
+def _scored(answer: Mapping[str, Any]) -> str:
+    scores = [(name, number(answer, name), digits) for name, digits in (("rating", 1), ("reward", 2))]
+    return " · ".join(f"{n} {v:.{d}f}".replace("-", "−") for n, v, d in scores if v is not None)
+
+
+def _said(text: str) -> str:
+    return escaped(text) if text.strip() else "<i>empty</i>"
+
+
 def _session(session: Mapping[str, Any], colours: Mapping[str, int]) -> str:
     """A dialogue with one model, turn by turn."""
     model, turns = session["model"], ""
     for message in session["messages"]:
-        said = escaped(message["content"]) if message["content"].strip() else "<i>empty</i>"
+        said = _said(message["content"])
         if message["role"] == "assistant":
             rated = f"rating {message['rating']:.1f}"
             turns += (
@@ -382,12 +410,24 @@ def _setup(notes: Mapping[str, Any]) -> str:
     small = {
         name: text
         for name, text in notes.items()
-        if name not in ("findings", "config", "reward_model", "session") and text
+        if name not in ("findings", "config", "reward_model", "session", "stages") and text
     }
     items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in small.items())
     config = notes.get("config")
     folded = f"<details><summary>Configuration</summary><pre>{escaped(config)}</pre></details>" if config else ""
-    return f'<dl class="setup">{items}</dl>{folded}'
+    return f'<dl class="setup">{items}</dl>{_stages(notes.get("stages") or ())}{folded}'
+
+
+def _stages(stages: Sequence[Sequence[str]]) -> str:
+    """When each stage was made, how long it took and with what; nothing without stages."""
+    if not stages:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("date, UTC", "duration", "made with"))
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(name)}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in stages
+    )
+    return scroll_html(f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>", "stages")
 
 
 LIGHT_PAGE = {"page": "#ffffff", "rule": "#d2d2d7", "tint": "#f6f6f7", "link": "#0b5a96", **PAGE_COLOURS}
@@ -431,7 +471,9 @@ tbody .group span { position: sticky; left: 0 }
 td small { display: block; color: var(--muted); font-size: 11.5px; min-height: 1.3em } td.best span {
   font-weight: 700 }
 .n, td.n { color: var(--muted); font-weight: 400; font-size: 13px }
-.claims td.text { white-space: normal; text-align: left; min-width: 24em } .claims th { white-space: normal }
+.claims td.text { white-space: normal; text-align: left; min-width: 24em } .claims th { white-space: normal;
+  min-width: 11em; position: static }
+.wrapped thead th { white-space: normal; min-width: 6.5em } .wrapped tbody th { min-width: 7em; white-space: nowrap }
 .chip { white-space: nowrap } .chip::before { content: ""; display: inline-block; width: 10px; height: 10px;
   border-radius: 2px; background: var(--c); margin-right: 7px }
 .legend { font-size: 13.5px; line-height: 1.5; color: var(--muted); max-width: 62em } p.legend { margin:

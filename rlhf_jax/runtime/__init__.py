@@ -26,7 +26,9 @@ from rlhf_jax.runtime.program import run, undo_if_refused
 from rlhf_jax.runtime.progress import info, progress
 from rlhf_jax.runtime.source import source_name, source_sha256, values_sha256
 from rlhf_jax.runtime.stage import Stage
+from rlhf_jax.runtime.times import Session, sessions
 from rlhf_jax.runtime.tree_hash import leaf_sums, tree_hash
+from rlhf_jax.runtime.versions import commit_of, made_with
 from rlhf_jax.runtime.watch import Watch, check_finite
 
 __all__ = [
@@ -36,10 +38,12 @@ __all__ = [
     "MetricsWriter",
     "Origin",
     "Rule",
+    "Session",
     "Stage",
     "Watch",
     "ancestors",
     "check_finite",
+    "commit_of",
     "cores_as_devices",
     "disk_reason",
     "file_sha256",
@@ -51,6 +55,7 @@ __all__ = [
     "join_rows",
     "leaf_sums",
     "locked",
+    "made_with",
     "make_mesh",
     "mapped",
     "meet",
@@ -62,6 +67,7 @@ __all__ = [
     "require_writable",
     "rows_here",
     "run",
+    "sessions",
     "set_aside",
     "shapes_on",
     "shard_rows",

@@ -1,10 +1,8 @@
 """What a folder was made from: recorded in it, compared when it is opened again, and set aside with all that came from it."""
 
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from rlhf_jax.runtime.source import (
     source_name,
     source_sha256,
 )
+from rlhf_jax.runtime.versions import made_with
 
 SET_ASIDE = "set_aside"
 CHECKPOINTS = "checkpoints"
@@ -45,7 +44,8 @@ class Change(NamedTuple):
 
 
 def record_of(origin: Origin) -> dict[str, Any]:
-    """An origin as it is written into a folder, with the versions of the libraries that are at work."""
+    """An origin as it is written into a folder, with the versions of the libraries that are at work and the
+    commit of the checkout."""
     functions = {key: f for name, value in origin.code.items() for key, f in functions_of(name, value).items()}
     record = {
         "settings": origin.settings,
@@ -55,7 +55,7 @@ def record_of(origin: Origin) -> dict[str, Any]:
             for name, f in functions.items()
         },
         "model": origin.model,
-        "versions": {name: _version(name) for name in ("rlhf_jax", "jax", "flax", "optax")},
+        "versions": made_with(),
     }
     return json.loads(json.dumps(record, default=_plain))  # as it will be read: tuples become lists, keys strings
 
@@ -250,11 +250,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is no JSON: {value!r}")
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # a checkout that is not installed

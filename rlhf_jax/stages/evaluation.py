@@ -69,6 +69,7 @@ class Evaluate(Checked):
     top_k: Natural = 0  # 0 is off
     top_p: PositiveShare = 1.0  # 1 is off
     shown: Natural = 12  # prompts whose answers stand in the report
+    draws: Count = 2  # answers to each of these; the first is the one that is evaluated
 
     @property
     def sampling(self) -> Sampling:
@@ -146,12 +147,13 @@ def written_by(
     return answers, decoded(model, answers)
 
 
-def write(this: Loaded, judge: Judge, c: Evaluate, run: Run) -> Written:
+def write(this: Loaded, judge: Judge, c: Evaluate, run: Run, role: str = "evaluate") -> Written:
     """A model's answers to the held-out prompts, and what reward model and judge say of them. With an environment the first
-    answers of episodes that begin from those prompts, and what is said and earned in all of an episode."""
+    answers of episodes that begin from those prompts, and what is said and earned in all of an episode. role: by which
+    random numbers are dealt out."""
     if judge.environment is not None:
         return spoken(this, judge, judge.environment, c, run)
-    answers, texts = written_by(this, judge.prompts, "evaluate", c, run)
+    answers, texts = written_by(this, judge.prompts, role, c, run)
     reward = rewarded(judge, answers, texts, run)
     if judge.truth is None or judge.questions is None:
         return Written(answers, texts, reward, reward)

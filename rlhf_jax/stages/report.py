@@ -12,7 +12,14 @@ from rlhf_jax.data import content_sha256
 from rlhf_jax.data.world import follow_ups
 from rlhf_jax.evals import MODELS, Estimate, table_text, write_report
 from rlhf_jax.labelers import rating
-from rlhf_jax.runtime import first_process, info, read_metrics, values_sha256, write_atomically
+from rlhf_jax.runtime import (
+    first_process,
+    info,
+    made_with,
+    read_metrics,
+    values_sha256,
+    write_atomically,
+)
 from rlhf_jax.stages.agreement import agreement_on
 from rlhf_jax.stages.answers import AnswersToRank
 from rlhf_jax.stages.datasets import DataSets, Parts
@@ -33,6 +40,7 @@ from rlhf_jax.stages.evaluation import (
     truthful,
     write,
 )
+from rlhf_jax.stages.history import in_words, stages_below
 from rlhf_jax.stages.model import Trained
 from rlhf_jax.stages.rewards import Rewards, rewards_of
 from rlhf_jax.stages.run import RUN, Run
@@ -101,7 +109,9 @@ def evaluate(
     assert judge.reward is not None
     evaluation["reward_model"] = agreement_on(data, judge.reward, writer, answers, c, run)
     as_json = {model: {k: e._asdict() for k, e in figures.items()} for model, figures in evaluation.items()}
-    samples = samples_of(judge, written, c, run)
+    chosen = shown_prompts(judge, c, run)
+    again = {name: drawn_again(this, judge, chosen, c, run) for name, this in compared.items()}
+    samples = samples_of(judge, written, again, chosen)
     speaker = "ppo_ptx" if "ppo_ptx" in compared else next(iter(compared))
     session = session_of(speaker, compared[speaker], judge, c, run)
     if first_process():
@@ -231,28 +241,50 @@ def name_among(others: Sequence[Trained], start: Trained, taken: str) -> str:
     return name
 
 
-def samples_of(judge: Judge, written: dict[str, Written], c: Evaluate, run: Run) -> list[dict]:
-    """A dozen prompts, of different use-cases where there are such, with the models' answers side by side."""
+def shown_prompts(judge: Judge, c: Evaluate, run: Run) -> list[int]:
+    """A dozen prompts, of different use-cases where there are such."""
     order = list(range(len(judge.prompts)))
     Random(run.seed).shuffle(order)
-    rows: list[dict] = []
+    found: list[int] = []
     seen: dict[str, int] = {}
     for i in order:
         category = judge.prompts[i].category
         seen[category] = seen.get(category, 0) + 1
         if category and seen[category] > 2:
             continue
+        found.append(i)
+    return found[: c.shown]
+
+
+def drawn_again(this: Loaded, judge: Judge, chosen: Sequence[int], c: Evaluate, run: Run) -> list[Written]:
+    """The further draws of a model's answers to these prompts, each with random numbers of its own; none at temperature 0, at
+    which all are alike."""
+    if not chosen or c.temperature == 0:
+        return []
+    questions = [judge.questions[i] for i in chosen] if judge.questions is not None else None
+    these = judge._replace(prompts=[judge.prompts[i] for i in chosen], questions=questions)
+    return [write(this, these, c, run, f"evaluate draw {number}") for number in range(2, c.draws + 1)]
+
+
+def samples_of(
+    judge: Judge, written: Mapping[str, Written], again: Mapping[str, Sequence[Written]], chosen: Sequence[int]
+) -> list[dict]:
+    """The chosen prompts with the models' answers side by side. again: of these prompts, further draws."""
+
+    def one(w: Written, i: int) -> dict[str, Any]:
+        rated = rating(float(w.verdict[i])) if judge.questions else None
+        return {"text": w.texts[i], "rating": rated, "reward": float(w.reward[i])}
+
+    rows: list[dict] = []
+    for place, i in enumerate(chosen):
         answers = {
-            name: {
-                "text": w.texts[i],
-                "rating": rating(float(w.verdict[i])) if judge.questions else None,
-                "reward": float(w.reward[i]),
-            }
+            name: one(w, i) | ({"more": [one(draw, place) for draw in again[name]]} if again.get(name) else {})
             for name, w in written.items()
         }
+        category = judge.prompts[i].category
         text = judge.questions[i].text if judge.questions else judge.prompts[i].text
         rows.append({"prompt": text.strip(), "category": category, "answers": answers})
-    return rows[: c.shown]
+    return rows
 
 
 def session_of(name: str, this: Loaded, judge: Judge, c: Evaluate, run: Run) -> dict | None:
@@ -290,6 +322,8 @@ def page(
     notes = {
         "judge": judge.name,
         "seed": str(run.seed),
+        "evaluated with": in_words(made_with()),
+        "stages": stages_below(out),
         "config": json.dumps(about, indent=1),
         "findings": [*findings(judge, evaluation), *lags(models, curves)],
         "reward_model": shown(evaluation["reward_model"], () if judge.truth else ON_RANKINGS),

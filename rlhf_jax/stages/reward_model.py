@@ -22,7 +22,7 @@ from rlhf_jax.data import (
     take,
     without_padding,
 )
-from rlhf_jax.equations import values
+from rlhf_jax.equations import pair_accuracy, ranking_loss, values
 from rlhf_jax.models import ScalarModel, scalar_from_language_model, scalar_head
 from rlhf_jax.runtime import mapped, place, shard_rows
 from rlhf_jax.stages.answers import scores_of
@@ -30,6 +30,7 @@ from rlhf_jax.stages.model import Trained, whole
 from rlhf_jax.stages.run import RUN, Run
 from rlhf_jax.stages.training import (
     Epochs,
+    checked_rankings,
     open_stage,
     parents,
     rankings_that_fit,
@@ -65,12 +66,14 @@ def reward_model(
     settings: Reward = Reward(),
     run: Run = RUN,
     *,
+    valid: Sequence[Ranking] = (),
     centre_on: Sequence[Demonstration] = (),
     step: Callable = reward_step,
 ) -> Trained:
     """Trains a reward model on rankings, from a language model whose unembedding becomes a projection to one number.
 
-    The folder's name deals out that projection and the order of the rows, so that several calls are an ensemble. centre_on:
+    The folder's name deals out that projection and the order of the rows, so that several calls are an ensemble. valid: other
+    rankings, on which loss and accuracy are taken after each epoch; nothing is learned from them. centre_on:
     demonstrations whose mean reward is made 0 at the end (App. C.2). step: one update, as rlhf_jax.steps.reward_step.
     Rankings with nothing but ties are left out. InputError: the folder was made from something else; a ranking is broken, or
     none fits; a reward model to start from.
@@ -96,8 +99,10 @@ def reward_model(
     )
     if stage.done():
         return result(stage, start)
+    held = rankings_that_fit(checked_rankings(valid), start, "valid rankings")
     mesh, role = run.mesh.mesh(), folder.name
     cut_off, off_topic = (np.random.default_rng(run.numpy_seed(f"{role} {kind}")) for kind in ("cut off", "off topic"))
+    held_out = encoded(held, start) if held else None
     rows = encoded(fit, start, cut_off if c.cut_off else None, off_topic if c.off_topic else None)
     model, optimiser = ScalarModel(start.training(run.mesh)), run.optimiser.make()
 
@@ -114,7 +119,10 @@ def reward_model(
         batch, counts = take(rows, passes.indices(number, i)), passes.counts(i)
         batch = replace(batch, mask=batch.mask & counts[:, None, None], ranks=batch.ranks * counts[:, None])
         state, metrics = program(state, shard_rows(without_padding(batch), mesh), coef, base)
-        stage.log(i, values(metrics))
+        figures = dict(values(metrics))
+        if held_out is not None and passes.end_in(i):
+            figures |= on_held_out(held_out, start, state.params, base, mesh, run)
+        stage.log(i, figures)
         if i + 1 == stage.total and centre_on:
             state = replace(state, params=centred_on(centre_on, start, state.params, base, mesh, run))
         stage.save(i, state, run.runtime.save_every)
@@ -139,6 +147,21 @@ def encoded(
     """Rankings in as many slots as the longest has answers; cut_off, off_topic: see `encode_rankings`."""
     slots = max(len(r.answers) for r in rankings)
     return encode_rankings(rankings, model.tokenizer, model.format.context, slots, cut_off, off_topic)
+
+
+def on_held_out(
+    rows: RankingBatch, model: Trained, params: PyTree, base: PyTree, mesh: Mesh, run: Run
+) -> dict[str, float]:
+    """Eq. 1 and the share of pairs ordered right, of rankings that nothing is learned from."""
+    N, K, T = rows.tokens.shape
+    with jax.set_mesh(mesh):
+        merged = whole(params, base, model.lora)
+        found = scores_of(
+            model, rows.tokens.reshape(-1, T), rows.mask.reshape(-1, T), batch=run.runtime.batch, params=merged
+        )
+    scores, ranks = jnp.asarray(np.asarray(found).reshape(N, K)), jnp.asarray(rows.ranks)
+    means = {"loss/valid": ranking_loss(scores, ranks), "accuracy/valid": pair_accuracy(scores, ranks)}
+    return {name: float(mean.value) for name, mean in means.items()}
 
 
 def centred_on(

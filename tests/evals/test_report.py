@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.evals.report import scale_of, table_text, write_report
+from tests.evals.contrast import LEAST, contrast, schemes
 
 
 def cell(mean, low=None, high=None, n=100):
@@ -250,3 +251,34 @@ def test_a_session_is_shown_turn_by_turn(tmp_path, whole):
         ("", "rating 1.0", "<i>empty</i>"),
     ]
     assert session.count("PPO-ptx") == 2 and "#session" in text and "session" not in whole
+
+
+def test_a_figure_of_few_draws_or_of_half_its_scale_is_said_to_be_too_small(tmp_path):
+    figures = {
+        "rating": cell(4.0, 3.9, 4.1, 9),  # fewer than 10 draws
+        "rating/chat": cell(4.0, 2.0, 5.0, 31),  # 3 of the 6 points from 1 to 7
+        "rudeness/none": cell(0.4, 0.2, 0.6999, 31),
+        "kl/from_rl_init": cell(14.0, 1.0, 99.0, 10),  # without a scale the interval says nothing of n
+        "gold": {},
+    }
+    found = rows(page(tmp_path, {"base": figures}))
+    little = {label for label, cells in found.items() if "n too small" in cells[0]}
+    assert little == {"Rating", "Rating, chat"} and len(found) == 5
+
+
+def test_further_draws_and_the_stages_history_stand_on_the_page(tmp_path):
+    more = [{"text": "<b>again</b>", "rating": 3.0, "reward": -0.25}, {"text": " ", "rating": None, "reward": None}]
+    sample = {**SAMPLES[0], "answers": {"base": {**SAMPLES[0]["answers"]["base"], "more": more}}}
+    notes = NOTES | {"stages": [["sft <1>", "2026-01-02 03:04", "5 min 6 s", "jax 0.10"]]}
+    text = page(tmp_path, samples=[sample], notes=notes)
+    assert text.count("drawn again") == 2 and "&lt;b&gt;again&lt;/b&gt;" in text and "rating 3.0 · reward −0.25" in text
+    (row,) = re.findall(r"<th scope=\"row\">(sft.*?)</tr>", text)
+    assert re.findall(r">?([^<>]+)<", row) == ["sft &lt;1&gt;", "2026-01-02 03:04", "5 min 6 s", "jax 0.10"]
+
+
+def test_text_can_be_read_on_the_page(whole):
+    """Every colour of text on what it stands on: WCAG 2.2, 1.4.3."""
+    texts = set(re.findall(r"[; {]color: var\(--(\w+)\)", whole)) | {"ink"}
+    assert texts == {"ink", "muted", "link"}
+    for colours in schemes(whole):
+        assert min(contrast(colours[text], colours[on]) for text in texts for on in ("page", "tint")) >= LEAST

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import DivergenceError, InputError
-from rlhf_jax.runtime import Checkpoints, Origin, Stage, origin
+from rlhf_jax.runtime import Checkpoints, Origin, Stage, versions
 
 ZERO = {"x": np.zeros((), np.float32)}
 
@@ -278,7 +278,7 @@ def test_a_function_of_the_library_may_change_and_that_is_said(tmp_path, capsys,
         InputError, match="made with another step"
     ):  # the library's f, bound to a function of the user's
         stage(tmp_path, code={"step": functools.partial(other, function("mine", "def f(x): return x"))})
-    monkeypatch.setattr(origin, "_version", lambda name: "9.9")
+    monkeypatch.setattr(versions, "version", lambda name: "9.9")
     stage(tmp_path, code={"step": one})
     assert capsys.readouterr().err == ""  # another version with the same code
     stage(tmp_path, code={"step": other})
@@ -288,8 +288,8 @@ def test_a_function_of_the_library_may_change_and_that_is_said(tmp_path, capsys,
 def test_a_resume_under_other_versions_of_the_libraries_says_so_once(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         train(stage(tmp_path), at=sends(signal.SIGTERM, 1))
-    installed = origin._version
-    monkeypatch.setattr(origin, "_version", lambda name: "0.99" if name in ("jax", "optax") else installed(name))
+    installed = versions.version
+    monkeypatch.setattr(versions, "version", lambda name: "0.99" if name in ("jax", "optax") else installed(name))
     capsys.readouterr()
     with pytest.raises(SystemExit):
         train(stage(tmp_path), at=sends(signal.SIGTERM, 3))
