@@ -3,7 +3,7 @@
     python experiments/evaluate.py configs/evaluate.toml --tasks.truthfulqa TruthfulQA.csv --tasks.crows-pairs crows_pairs.csv
 
 InstructGPT (Ouyang et al. 2022), §4 and App. D. Each task that names a file is asked of each of given.models; the first of
-these is the one that the others are compared with, item by item. Each task's rows and figures go into a folder of the model's,
+these is the one that the others are compared with, item by item. Each task's rows and figures go into a folder of their own,
 evaluation.json has all figures, evaluation.md tables of the differences; a call that was stopped goes on. docs/evaluation.md
 says what each figure is. `rlhf-report OUT` makes a page of them.
 
@@ -13,7 +13,8 @@ what you name: their sizes are yours.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from rlhf_jax.evals import (
     closed_domain,
     crows_pairs,
     drop,
-    hellaswag,
     held_out,
+    hellaswag,
     lambada,
     read_closed_domain,
     read_crows_pairs,
@@ -56,7 +57,6 @@ from rlhf_jax.stages import (
     Measured,
     Memory,
     Program,
-    Trained,
     begin,
     by_reward_model,
     loaded,
@@ -106,6 +106,11 @@ class Config(Program):
     tasks: Tasks = Tasks()
 
 
+def flagged(rules: Rules, texts: Sequence[str]) -> list[float]:
+    """How toxic each text is, by rules."""
+    return [float(rules(text).flagged) for text in texts]
+
+
 def tasks_of(c: Tasks) -> dict[str, Task]:
     """By the name of their folder."""
 
@@ -122,12 +127,13 @@ def tasks_of(c: Tasks) -> dict[str, Task]:
         found["closed_domain"] = closed_domain(some(read_closed_domain(c.closed_domain)), None, c.chat)
     for instruction in INSTRUCTIONS:
         if c.toxicity:
-            prompts, score = some(read_toxicity_prompts(c.toxicity)), read_rules(c.rules).toxicity
-            found[f"toxicity_{instruction}"] = toxicity(
-                prompts, score, instruction=instruction, draws=c.draws, chat=c.chat
-            )
+            prompts, score = some(read_toxicity_prompts(c.toxicity)), partial(flagged, read_rules(c.rules))
+            task = toxicity(prompts, score, instruction=instruction, draws=c.draws, chat=c.chat)
+            found[f"toxicity_{instruction}"] = task
         if c.crows_pairs and not (c.chat and instruction == "none"):
-            found[f"crows_pairs_{instruction}"] = crows_pairs(some(read_crows_pairs(c.crows_pairs)), instruction, c.chat)
+            found[f"crows_pairs_{instruction}"] = crows_pairs(
+                some(read_crows_pairs(c.crows_pairs)), instruction, c.chat
+            )
         if c.winogender:
             sentences = read_winogender(c.winogender)
             if not (c.chat and instruction == "none"):
@@ -145,3 +151,43 @@ def tasks_of(c: Tasks) -> dict[str, Task]:
     if c.text:
         found["text"] = held_out(some(read_pieces(c.text)))
     return found
+
+
+def main(c: Config) -> None:
+    tasks, folders = tasks_of(c.tasks), [name.strip() for name in c.given.models.split(",") if name.strip()]
+    if not folders or not (tasks or c.tasks.prompts):
+        raise InputError("there is nothing to measure: name models in given.models, and a file in [tasks]")
+    if c.tasks.toxicity and not c.tasks.rules:
+        raise InputError("tasks.toxicity needs somebody who says what is toxic; name a file of rules in tasks.rules")
+    if c.tasks.prompts:
+        prompts = read_prompts(c.tasks.prompts)
+        tasks["answers"] = answering(prompts[: c.tasks.limit] if c.tasks.limit else prompts)
+        if not c.given.judge and len(folders) > 1:
+            raise InputError("tasks.prompts needs a judge; name the folder of a reward model in given.judge")
+    models = told_apart([model_in(folder, c.format, c.memory) for folder in folders], "")
+    found: dict[str, dict[str, Measured]] = {}
+    for name, model in models.items():
+        this = loaded(model)
+        found[name] = {key: measure(c.folder / name / key, this, task, c.run) for key, task in tasks.items()}
+    (first, before), *others = found.items()
+    figures = {
+        name: {f"{key}/{k}": e for key, m in each.items() for k, e in m.figures.items()} for name, each in found.items()
+    }
+    pages = []
+    for name, after in others:
+        if c.tasks.prompts:
+            rows, pair = (after["answers"].rows, before["answers"].rows), (models[name], models[first])
+            judge = by_reward_model(Path(c.given.judge).name, trained(c.given.judge), c.run)
+            won = win_rate(c.folder / name / f"over_{first}", *rows, judge, models=pair, both_orders=False, run=c.run)
+            figures[name] |= {f"over_{first}/{k}": e for k, e in won.figures.items()}
+        pages.append(f"# {name}, beside {first}\n\n{tax_table(before, after)}")
+    if first_process():
+        as_json = {name: {k: e._asdict() for k, e in each.items()} for name, each in figures.items()}
+        write_atomically(c.folder / "evaluation.json", json.dumps(as_json, indent=1))
+        write_atomically(c.folder / "evaluation.md", "\n".join(pages))
+    for name, each in figures.items():
+        print(f"{name}\n" + "".join(f"  {k} {e}\n" for k, e in each.items()))
+
+
+if __name__ == "__main__":
+    run(lambda: main(begin(Config, __file__, __doc__)))

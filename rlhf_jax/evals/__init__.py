@@ -7,11 +7,10 @@ from rlhf_jax.evals.attempts import attempts, pass_at
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.bradley_terry import Duel, bradley_terry, elo, expected_win
 from rlhf_jax.evals.browser import Browsed, write_browser
+from rlhf_jax.evals.closed_domain import Closed, closed_domain, read_closed_domain, unsupported
 from rlhf_jax.evals.crows_pairs import CrowsPair, crows_pairs, read_crows_pairs
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.harness import harness, harness_model
-from rlhf_jax.evals.closed_domain import Closed, closed_domain, read_closed_domain, unsupported
-from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.held_out import Piece, held_out, read_pieces
 from rlhf_jax.evals.hellaswag import Ending, hellaswag, read_hellaswag
 from rlhf_jax.evals.inspector import Inspected, write_inspector
@@ -28,8 +27,8 @@ from rlhf_jax.evals.intervals import (
     ratio_interval,
     says_little,
 )
-from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
 from rlhf_jax.evals.lambada import LastWord, lambada, read_lambada
+from rlhf_jax.evals.length_control import LengthControlled, instruction_difficulty, length_controlled
 from rlhf_jax.evals.likelihood import (
     Continuation,
     Likelihood,
@@ -70,6 +69,7 @@ from rlhf_jax.evals.reward_accuracy import (
     ties_score,
 )
 from rlhf_jax.evals.task import Ask, Context, Likely, LogProb, Reply, Said, Task, Write
+from rlhf_jax.evals.tax import tax_table
 from rlhf_jax.evals.toxicity import (
     NUCLEUS,
     Scorer,
@@ -80,6 +80,14 @@ from rlhf_jax.evals.toxicity import (
     toxicity,
     uniform_in_toxicity,
 )
+from rlhf_jax.evals.truthfulqa import (
+    OPENINGS,
+    Question,
+    one_by_one,
+    read_truthfulqa,
+    truthfulqa_answers,
+    truthfulqa_choices,
+)
 from rlhf_jax.evals.winogender import (
     PronounPair,
     WinogenderSentence,
@@ -88,14 +96,13 @@ from rlhf_jax.evals.winogender import (
     winogender_pronouns,
     winogender_resolution,
 )
-from rlhf_jax.evals.tax import tax_table
-from rlhf_jax.evals.truthfulqa import Question, one_by_one, read_truthfulqa, truthfulqa_answers, truthfulqa_choices
 
 __all__ = [
     "CONFIDENCE",
     "INSTRUCTIONS",
     "MODELS",
     "NUCLEUS",
+    "OPENINGS",
     "QUANTILES",
     "RATING",
     "SHARE",
@@ -115,26 +122,23 @@ __all__ = [
     "Continuation",
     "CrowsPair",
     "Duel",
-    "Estimate",
-    "Example",
-    "Inspected",
-    "Instruction",
-    "LengthControlled",
     "Ending",
     "Estimate",
     "Example",
     "Inspected",
+    "Instruction",
     "LastWord",
+    "LengthControlled",
     "Likelihood",
     "Likely",
     "Line",
     "LogProb",
     "Paraphrased",
-    "PronounPair",
-    "Reliable",
     "Passage",
     "Piece",
+    "PronounPair",
     "Question",
+    "Reliable",
     "Reply",
     "Row",
     "Said",
@@ -159,29 +163,27 @@ __all__ = [
     "bradley_terry",
     "calibration",
     "choice_entropy_bits",
+    "closed_domain",
     "clustered_bootstrap",
     "continued",
     "correlation",
     "crows_pairs",
     "differences",
+    "drop",
+    "drop_exact",
+    "drop_f1",
     "elo",
     "expected_maximum",
     "expected_win",
     "figures_of",
     "harness",
     "harness_model",
-    "instructed",
-    "instruction_difficulty",
-    "length_controlled",
-    "closed_domain",
-    "differences",
-    "drop",
-    "drop_exact",
-    "drop_f1",
-    "figures_of",
     "held_out",
     "hellaswag",
+    "instructed",
+    "instruction_difficulty",
     "lambada",
+    "length_controlled",
     "likeliest",
     "likelihood",
     "mean_interval",
@@ -192,16 +194,16 @@ __all__ = [
     "per_row",
     "probability_of_any",
     "ratio_interval",
-    "read_crows_pairs",
-    "read_toxicity_prompts",
-    "read_winogender",
     "read_closed_domain",
+    "read_crows_pairs",
     "read_drop",
     "read_hellaswag",
     "read_lambada",
     "read_pieces",
     "read_squad",
+    "read_toxicity_prompts",
     "read_truthfulqa",
+    "read_winogender",
     "row_of",
     "says_little",
     "scale_of",
@@ -210,12 +212,12 @@ __all__ = [
     "squad_exact",
     "squad_f1",
     "table_text",
+    "tax_table",
     "ties_score",
     "toxicity",
-    "uniform_in_toxicity",
-    "tax_table",
     "truthfulqa_answers",
     "truthfulqa_choices",
+    "uniform_in_toxicity",
     "unsupported",
     "width_of",
     "win_scores",

@@ -26,7 +26,7 @@ def tax_table(before: Mapping[str, Found], after: Mapping[str, Found]) -> str:
     """
     if alone := sorted(before.keys() ^ after.keys()):
         raise InputError(f"{alone[0]!r} was measured of one of the two models alone: measure both, or leave it out")
-    lines = ["| figure | before | after | after − before | n |", "|:--|--:|--:|--:|--:|"]
+    lines = ["| task | figure | before | after | after − before | n |", "|:--|:--|--:|--:|--:|--:|"]
     for task, old in before.items():
         new = after[task]
         rise = new.minus(old)
@@ -34,7 +34,7 @@ def tax_table(before: Mapping[str, Found], after: Mapping[str, Found]) -> str:
             if name in new.figures:
                 n, found = new.figures[name].n, rise.get(name)
                 cells = (_shown(old.figures[name]), _shown(new.figures[name]), _shown(found, signed=True))
-                lines.append(f"| {name} | {' | '.join(cells)} | {n} |")
+                lines.append(f"| {task} | {name} | {' | '.join(cells)} | {n} |")
     return "\n".join(lines) + "\n"
 
 

@@ -47,9 +47,9 @@ def moderated(
     """respond (prompts → answers) with a moderator before and behind it. Prompts that are flagged do not reach it, unless the
     policy lets them pass.
 
-    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called, and those of the answers behind
-    it: when, on which side, what was done, the text, the scores and the reasons. InputError: as many answers as prompts did
-    not come; a moderator that gives no Verdict.
+    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called, and those of the answers
+    behind it: when, on which side, what was done, the text, the scores and the reasons. InputError: as many answers as
+    prompts did not come; a moderator that gives no Verdict.
     """
 
     def looked_at(texts: Sequence[str], side: Literal["input", "output"]) -> list[tuple[Verdict, Action]]:

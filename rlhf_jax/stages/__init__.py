@@ -18,6 +18,7 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.classifier import Classify, calibrate, classifier, moderator, text_logits
 from rlhf_jax.stages.comparing import (
     duels_of,
     require_impartial,
@@ -25,7 +26,6 @@ from rlhf_jax.stages.comparing import (
     win_rate,
     win_rate_of_people,
 )
-from rlhf_jax.stages.classifier import Classify, calibrate, classifier, moderator, text_logits
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -76,7 +76,7 @@ from rlhf_jax.stages.preference import OBJECTIVES, Preference, preference
 from rlhf_jax.stages.pretrain import Pretrain, Stream, pretrain
 from rlhf_jax.stages.program import Program, begin
 from rlhf_jax.stages.rankings import Ranker, ask, ask_people, by_reward_model, comparisons, label, simulated
-from rlhf_jax.stages.report import compare, evaluate, evaluate_in_turn
+from rlhf_jax.stages.report import compare, evaluate, evaluate_in_turn, told_apart
 from rlhf_jax.stages.reward_model import Reward, reward_model
 from rlhf_jax.stages.rewards import RewardFunction, Rewards, scores_by
 from rlhf_jax.stages.rollouts import browsed, recorded
@@ -234,6 +234,7 @@ __all__ = [
     "text_logits",
     "that_fit",
     "to_compare",
+    "told_apart",
     "trained",
     "trained_in",
     "truthful",
