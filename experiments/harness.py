@@ -9,6 +9,7 @@ on this machine. Needs the extra: pip install 'rlhf_jax[eval]'.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,7 @@ def main(c: Settings) -> None:
     if c.include_path and not Path(c.include_path).is_dir():
         raise InputError(f"--include-path {c.include_path} is no folder: name one that holds .yaml files")
     require_writable(Path(c.out).parent)
+    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's standard errors would fork a process in which JAX has threads
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     from lm_eval.utils import handle_non_serializable, make_table  # pyright: ignore[reportMissingImports]
 
