@@ -60,7 +60,7 @@ def theirs(folder, tmp_path_factory):
     pytest.importorskip("accelerate")
     huggingface = importlib.import_module("lm_eval.models.huggingface")
     tasks = importlib.import_module("lm_eval.tasks")
-    stock = Path(tasks.__file__).parent
+    stock = Path(str(tasks.__file__)).parent
     model = huggingface.HFLM(str(folder), device="cpu", dtype="float32", batch_size=8, max_length=CONTEXT)
 
     def evaluate(name, yaml, rows, more=""):

@@ -13,6 +13,7 @@ from rlhf_jax.data import Prompt
 from rlhf_jax.errors import InputError
 from rlhf_jax.evals import (
     Estimate,
+    Likely,
     LogProb,
     Row,
     differences,
@@ -49,7 +50,7 @@ def test_hellaswag_by_hand(tmp_path):
     assert items[0].context == "Baking:  How to bake. Heat it. Then the dough".replace("  ", " ")
     assert items[0].endings == ("rises well.", "x", "falls", "is")
     task = hellaswag(items)
-    assert task.asks(items[0])[0].text == " rises well."
+    assert task.asks(items[0])[0] == (items[0].context, " rises well.")
     # characters 11, 1, 5, 2. Totals: the last is highest. Per character: −6/11 is. Per token: −6/4 = −1.5 and −1/1 = −1
     found = [LogProb(-6.0, 4, False), LogProb(-4.0, 1, False), LogProb(-9.0, 1, False), LogProb(-1.4, 1, False)]
     first, last = task.rows(items, [found, found])
@@ -91,7 +92,7 @@ def test_lambada_by_hand(tmp_path):
     (ask,) = lambada(items, shots=[items[1]]).asks(items[0])
     assert ask == ("Fill in blank:\n\nd e _____. -> f\n\na b _____. ->", " c")
     (ask,) = lambada(items, chat=True).asks(items[0])
-    assert isinstance(ask.context, Prompt) and ask.text == "c"
+    assert isinstance(ask, Likely) and isinstance(ask.context, Prompt) and ask.text == "c"
 
 
 def test_the_file_of_lambada():

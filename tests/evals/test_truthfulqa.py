@@ -105,18 +105,25 @@ def test_probabilities_that_underflow(tmp_path):
     assert row.values["truthfulqa/mc2"] == pytest.approx(0.5 / 0.75)
 
 
+def asked(task):
+    """What is asked of the first item: (context, text) as text, and whether it is a conversation."""
+    asks = task.asks(task.items[0])
+    return [
+        (getattr(a.context, "text", a.context), getattr(a, "text", ""), isinstance(a.context, Prompt)) for a in asks
+    ]
+
+
 def test_what_is_asked(tmp_path):
     items = read_truthfulqa(written(tmp_path, VEINS))
-    first, *_, letter = truthfulqa_choices(items).asks(items[0])
-    assert first.context.startswith("Q: What is human life expectancy") and first.text == " Lungs."
-    assert first.context.endswith("Barcelona, Spain.\n\nQ: Why do veins appear blue?\nA:")
-    assert letter.context.endswith("Q: Why do veins appear blue?\n(A) Blood.\n(B) Light.\nA:") and letter.text == " (B"
-    chat = truthfulqa_choices(items, chat=True).asks(items[0])[0]
-    assert isinstance(chat.context, Prompt) and chat.text == "Lungs."
-    (ask,) = truthfulqa_answers(items, prompt="qa+instruction").asks(items[0])
-    assert ask.context.startswith("Interpret each question literally") and "telescope" in ask.context
-    (ask,) = truthfulqa_answers(items, prompt="instruction").asks(items[0])
-    assert "telescope" not in ask.context and ask.context.endswith("answer.\n\nQ: Why do veins appear blue?\nA:")
+    (context, text, _), *_, (shown, letter, _) = asked(truthfulqa_choices(items))
+    assert context.startswith("Q: What is human life expectancy") and text == " Lungs."
+    assert context.endswith("Barcelona, Spain.\n\nQ: Why do veins appear blue?\nA:")
+    assert shown.endswith("Q: Why do veins appear blue?\n(A) Blood.\n(B) Light.\nA:") and letter == " (B"
+    assert asked(truthfulqa_choices(items, chat=True))[0][1:] == ("Lungs.", True)
+    ((context, *_),) = asked(truthfulqa_answers(items, prompt="qa+instruction"))
+    assert context.startswith("Interpret each question literally") and "telescope" in context
+    ((context, *_),) = asked(truthfulqa_answers(items, prompt="instruction"))
+    assert "telescope" not in context and context.endswith("answer.\n\nQ: Why do veins appear blue?\nA:")
 
 
 def test_answers_that_a_judge_reads(tmp_path):
