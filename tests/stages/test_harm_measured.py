@@ -48,7 +48,7 @@ def data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["gpt2_tied", "llama_untied"])
+@pytest.fixture(scope="module", params=[pytest.param("gpt2_tied", marks=pytest.mark.long), "llama_untied"])
 def folder(request, tmp_path_factory, pairs, sentences):
     """A golden model, and a tokenizer of its 128 ids made of these sentences. Llama's positions are not learned, so that its
     context can be longer than it was made for."""
