@@ -6,8 +6,8 @@ Markov et al. 2022, "A Holistic Approach to Undesired Content Detection" (arXiv:
 and from it one classifier is trained in each fold: on three fifths of the texts, its epoch, temperatures and thresholds are
 chosen on a fourth, and it is measured on the last. Texts that are nearly the same are in one fold. The rules are a list of
 words, which flag a text in every category; the bag of words is a logistic regression on words and pairs of words, its penalty
-chosen on the same fourth. moderation.json and moderation.md have average precision by category, with intervals, and of whether
-a text is of any category at all; docs/moderation.md has what was measured. Some ten minutes on two cores.
+chosen on the same fourth. moderation.json and moderation.md have average precision by category, with intervals, and of
+whether a text is of any category at all; docs/moderation.md has what was measured. Some ten minutes on two cores.
 """
 
 import json
@@ -130,7 +130,7 @@ def measured(rows, names, groups, scores: dict[str, np.ndarray], flagged: np.nda
         each = {how: x[here][:, at].max(axis=1) for how, x in scores.items()}
         over = flagged[here][:, at].any(axis=1)
         table[name] = {
-            "labels": len(y),
+            "labels": int(here.sum()),
             "positive": int(y.sum()),
             **{how: auprc(x, y, clusters) for how, x in each.items()},
             "classifier − bag of words": auprc_gain(each["classifier"], each["bag of words"], y, clusters),

@@ -47,7 +47,7 @@ def moderated(
     """respond (prompts → answers) with a moderator before and behind it. Prompts that are flagged do not reach it, unless the
     policy lets them pass.
 
-    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called, and those of the answers behind
+    log: a .jsonl file, to which the verdicts of all prompts are added before respond is called and those of the answers after
     it: when, on which side, what was done, the text, the scores and the reasons. InputError: as many answers as prompts did
     not come; a moderator that gives no Verdict.
     """
