@@ -130,7 +130,7 @@ def measured(rows, names, groups, scores: dict[str, np.ndarray], flagged: np.nda
         each = {how: x[here][:, at].max(axis=1) for how, x in scores.items()}
         over = flagged[here][:, at].any(axis=1)
         table[name] = {
-            "labels": len(y),
+            "labels": int(here.sum()),
             "positive": int(y.sum()),
             **{how: auprc(x, y, clusters) for how, x in each.items()},
             "classifier − bag of words": auprc_gain(each["classifier"], each["bag of words"], y, clusters),

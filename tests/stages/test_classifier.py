@@ -1,5 +1,6 @@
 """The stage: it learns, goes on bit for bit where it stopped, reads every part of a text, and says what is wrong."""
 
+import importlib
 import json
 import signal
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tests.small_run import final_hash
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 FORMAT = stages.Format(16, 8, too_long="cut")
 RUN = stages.Run(seed=0, runtime=stages.Runtime(batch=8))
-SETTINGS = stages.Classify(categories="rude, wet", epochs=6, batch=6, lr=1e-2, dropout=0.1)
+SETTINGS = stages.Classify(categories="rude, wet", epochs=5, batch=6, lr=2e-2, dropout=0.1)
 RUDE = ["you zonk", "zonk!", "what a zonk", "zonk off"]
 KIND = ["you dear", "dear!", "what a dear", "dear me"]
 ROWS = [LabelledText(text, {"rude": text in RUDE}) for text in RUDE + KIND]
@@ -48,10 +49,10 @@ def trained(start, tmp_path_factory):
 
 def test_it_learns_and_looks_at_held_out_texts_after_each_epoch(trained):
     rows = read_metrics(trained.folder)
-    assert len(rows) == 20  # ⌈6 · 20 / 6⌉
+    assert len(rows) == 17  # ⌈5 · 20 / 6⌉
     assert {"loss/train", "accuracy/train", "grad_norm", "lr"} <= set(rows[0])
     looks = [row for row in rows if "loss/valid" in row]
-    assert len(looks) == 6 and {"auprc/rude", "auprc/wet"} <= set(looks[-1])
+    assert len(looks) == 5 and {"auprc/rude", "auprc/wet"} <= set(looks[-1])
     assert looks[-1]["loss/valid"] < 0.9 * looks[0]["loss/valid"]
     best = stages.best_epoch(trained)
     assert best.categories == ("rude", "wet")
@@ -61,21 +62,22 @@ def test_it_learns_and_looks_at_held_out_texts_after_each_epoch(trained):
 
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(start, trained, tmp_path):
     """With dropout, in the middle of an epoch."""
-    calls, folder, as_before = [], tmp_path / "judge", stages.classifier.__globals__["shard_rows"]
+    calls, folder, module = [], tmp_path / "judge", importlib.import_module("rlhf_jax.stages.classifier")
+    as_before = module.shard_rows
 
     def counted(batch, mesh):
-        calls.append(1)
+        calls.append(int(batch.known.sum()))
         if len(calls) == 5:
             signal.raise_signal(signal.SIGTERM)
         return as_before(batch, mesh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(stages.classifier.__globals__, "shard_rows", counted)
+        patch.setattr(module, "shard_rows", counted)
         with pytest.raises(SystemExit):
             stages.classifier(folder, start, Parts(ROWS, ROWS[::2]), SETTINGS, RUN)
         assert len(calls) == 5
         stages.classifier(folder, start, Parts(ROWS, ROWS[::2]), SETTINGS, RUN)
-    assert len(calls) == 20
+    assert len(calls) == 17 and sum(calls) == 5 * sum(len(row.labels) for row in ROWS)  # fillers count for nothing
     assert final_hash(folder) == final_hash(trained.folder)
     stopped, whole = ([row["loss/train"] for row in read_metrics(each)] for each in (folder, trained.folder))
     assert stopped == whole

@@ -15,12 +15,14 @@ import pytest
 from experiments import dpo as dpo_program
 from experiments import grpo, rl_loop, sweep
 from experiments import ppo_ptx as ppo_program
+from rlhf_jax.models import LabelModel
 from rlhf_jax.steps import (
     Iteration,
     KTOCoef,
     PreferenceCoef,
     Rollout,
     adam,
+    classifier_step,
     dpo,
     iteration,
     judged_step,
@@ -30,10 +32,11 @@ from rlhf_jax.steps import (
     text_coef,
     text_step,
 )
-from rlhf_jax.types import JudgedBatch, PairBatch, PerAnswer, RankingBatch, TextBatch, TrainState
+from rlhf_jax.types import JudgedBatch, LabelBatch, PairBatch, PerAnswer, RankingBatch, TextBatch, TrainState
+from tests.models.conftest import wild
 from tests.small_run import PPO as SMALL_PPO
 from tests.small_run import ROOT, begun, rows_of
-from tests.steps.conftest import EOS, PAD
+from tests.steps.conftest import CONFIG, EOS, PAD
 
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 
@@ -60,6 +63,7 @@ LANGUAGE = documented("Pretraining, SFT and the RL start")
 RL, VALUE, MIX, LOOKS = map(documented, ("Reinforcement learning", "PPO", "The pretraining mix", "Looks"))
 GROUPS, PAIRS, KTO = map(documented, ("Groups", "Pairs", "KTO"))
 REWARD = documented("Reward model") | RATE
+CLASSIFIER = documented("Moderation classifier") | RATE
 
 
 def test_a_pattern_stands_for_names_of_a_user_s_own():
@@ -105,6 +109,15 @@ def test_a_reward_model_s(tiny, learner):
     state = learner.state.replace(params=tiny.state.value, opt_state=learner.optimiser.init(tiny.state.value))
     fixed = {"model": tiny.models.value, "optimiser": learner.optimiser}
     assert not unlike(names(reward_step, state, batch, learner.rate, **fixed), REWARD)
+
+
+def test_a_classifier_s(tiny, learner):
+    model = LabelModel(CONFIG, 3)
+    params = wild(model)
+    batch = LabelBatch(np.ones((2, 6), np.int32), *(np.ones((2, n), bool) for n in (6, 3, 3)))
+    state = learner.state.replace(params=params, opt_state=learner.optimiser.init(params))
+    found = names(classifier_step, state, batch, learner.rate, model=model, optimiser=learner.optimiser)
+    assert not unlike(found | {"loss/valid", "auprc/S"}, CLASSIFIER)  # which the stage adds where an epoch ends
 
 
 def test_those_of_pairs_and_of_kto(tiny, learner):
