@@ -4,6 +4,7 @@ from rlhf_jax.evals.ablation import SYMBOLS, Cell, Claim, Line, write_ablation
 from rlhf_jax.evals.answers import Answers, answer, scores
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.browser import Browsed, write_browser
+from rlhf_jax.evals.card import Carded, Made, Measurement, Setting, difference_of, settings_of, write_card
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.inspector import Inspected, write_inspector
 from rlhf_jax.evals.intervals import (
@@ -12,6 +13,7 @@ from rlhf_jax.evals.intervals import (
     SHARE,
     Estimate,
     Scale,
+    independent_difference,
     mean_interval,
     over_seeds,
     paired_interval,
@@ -28,6 +30,7 @@ from rlhf_jax.evals.likelihood import (
     width_of,
     win_scores,
 )
+from rlhf_jax.evals.lineage import Edge, Origins, edges
 from rlhf_jax.evals.measured import Row, Value, differences, figures_of, row_of
 from rlhf_jax.evals.report import scale_of, table_text, write_report
 from rlhf_jax.evals.task import Ask, Context, Likely, LogProb, Reply, Said, Task, Write
@@ -43,10 +46,12 @@ __all__ = [
     "Ask",
     "Audit",
     "Browsed",
+    "Carded",
     "Cell",
     "Claim",
     "Context",
     "Continuation",
+    "Edge",
     "Estimate",
     "Example",
     "Inspected",
@@ -54,17 +59,24 @@ __all__ = [
     "Likely",
     "Line",
     "LogProb",
+    "Made",
+    "Measurement",
+    "Origins",
     "Reply",
     "Row",
     "Said",
     "Scale",
+    "Setting",
     "Task",
     "Value",
     "Write",
     "answer",
     "choice_entropy_bits",
+    "difference_of",
     "differences",
+    "edges",
     "figures_of",
+    "independent_difference",
     "likeliest",
     "likelihood",
     "mean_interval",
@@ -76,12 +88,14 @@ __all__ = [
     "says_little",
     "scale_of",
     "scores",
+    "settings_of",
     "table_text",
     "width_of",
     "win_scores",
     "write_ablation",
     "write_audit",
     "write_browser",
+    "write_card",
     "write_inspector",
     "write_report",
 ]

@@ -18,6 +18,7 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.card import card
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -150,6 +151,7 @@ __all__ = [
     "best_epoch",
     "browsed",
     "by_reward_model",
+    "card",
     "choose_epoch",
     "compare",
     "comparisons",
