@@ -9,6 +9,7 @@ from rlhf_jax.evals.bradley_terry import Duel, bradley_terry, elo, expected_win
 from rlhf_jax.evals.browser import Browsed, write_browser
 from rlhf_jax.evals.closed_domain import Closed, closed_domain, read_closed_domain, unsupported
 from rlhf_jax.evals.crows_pairs import CrowsPair, crows_pairs, read_crows_pairs
+from rlhf_jax.evals.card import Carded, Made, Measurement, Setting, difference_of, settings_of, write_card
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.harness import harness, harness_model
 from rlhf_jax.evals.held_out import Piece, held_out, read_pieces
@@ -21,6 +22,7 @@ from rlhf_jax.evals.intervals import (
     SHARE,
     Estimate,
     Scale,
+    independent_difference,
     mean_interval,
     over_seeds,
     paired_interval,
@@ -39,6 +41,7 @@ from rlhf_jax.evals.likelihood import (
     width_of,
     win_scores,
 )
+from rlhf_jax.evals.lineage import Edge, Origins, edges
 from rlhf_jax.evals.measured import Row, Value, differences, figures_of, row_of
 from rlhf_jax.evals.reading import (
     Passage,
@@ -115,6 +118,7 @@ __all__ = [
     "Bin",
     "Browsed",
     "Calibration",
+    "Carded",
     "Cell",
     "Claim",
     "Closed",
@@ -123,6 +127,7 @@ __all__ = [
     "CrowsPair",
     "Duel",
     "Ending",
+    "Edge",
     "Estimate",
     "Example",
     "Inspected",
@@ -139,6 +144,9 @@ __all__ = [
     "PronounPair",
     "Question",
     "Reliable",
+    "Made",
+    "Measurement",
+    "Origins",
     "Reply",
     "Row",
     "Said",
@@ -146,6 +154,7 @@ __all__ = [
     "ScoredChoice",
     "ScoredPair",
     "Scorer",
+    "Setting",
     "Task",
     "TiesScore",
     "ToxicityPrompt",
@@ -184,6 +193,11 @@ __all__ = [
     "instruction_difficulty",
     "lambada",
     "length_controlled",
+    "difference_of",
+    "differences",
+    "edges",
+    "figures_of",
+    "independent_difference",
     "likeliest",
     "likelihood",
     "mean_interval",
@@ -211,6 +225,7 @@ __all__ = [
     "squad",
     "squad_exact",
     "squad_f1",
+    "settings_of",
     "table_text",
     "tax_table",
     "ties_score",
@@ -226,6 +241,7 @@ __all__ = [
     "write_ablation",
     "write_audit",
     "write_browser",
+    "write_card",
     "write_inspector",
     "write_report",
 ]

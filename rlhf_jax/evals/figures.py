@@ -174,7 +174,7 @@ def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
     stages = rl_stages(curves)
     panels, missing = [], []
     for name, label in (("objective/scores", "Reward-model score"), ("gold/mean", "Gold reward")):
-        drawn = {stage: _pairs(curves[stage], "objective/kl", name) for stage in stages}
+        drawn = {stage: metric_pairs(curves[stage], "objective/kl", name) for stage in stages}
         drawn = {stage: xy for stage, xy in drawn.items() if xy[0].size}
         if not drawn:
             missing.append(f"No PPO curve has both objective/kl and {name}.")
@@ -185,7 +185,7 @@ def frontier(curves: Curves, colours: Mapping[str, int]) -> Drawing:
                 colour, marker = PALETTE[colours[stage]], MARKERS[colours[stage]]
                 alpha, size = (0.35, 3.5) if x.size >= MANY else (1.0, 4.5)
                 ax.plot(x, y, marker, color=colour, alpha=alpha, markersize=size, markeredgewidth=0)
-                ax.plot(*_smooth(x, y), color=colour)
+                ax.plot(*smooth(x, y), color=colour)
                 ax.plot(x[-1], y[-1], marker, color=colour, markersize=7)
             ax.set_xlabel("KL from where RL started, nats per answer")
 
@@ -345,14 +345,14 @@ def _line(ax: Axes, xy: tuple[np.ndarray, np.ndarray], colour: str, label: str, 
     x, y = xy
     if not x.size:
         return
-    smooth = _smooth(x, y)
-    if smooth[1] is not y:
+    mean = smooth(x, y)
+    if mean[1] is not y:
         ax.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
     marker = "o" if x.size <= 15 else None
-    ax.plot(*smooth, color=colour, label=label, linestyle=dash, marker=marker, markersize=3.5)
+    ax.plot(*mean, color=colour, label=label, linestyle=dash, marker=marker, markersize=3.5)
 
 
-def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A centred running mean over a twentieth of the points, cut off at the ends; short series stay put."""
     if x.size < MANY:
         return x, y
@@ -368,10 +368,11 @@ def rl_stages(curves: Curves) -> list[str]:
 
 
 def _series(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    return _pairs(rows, "step", name)
+    return metric_pairs(rows, "step", name)
 
 
-def _pairs(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+def metric_pairs(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two figures of the rows that have both, finite."""
     pairs = [(number(row, x), number(row, y)) for row in rows]
     kept = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
     return kept[:, 0], kept[:, 1]

@@ -142,6 +142,23 @@ def paired_interval(
     return mean_interval(a - b, clusters, None if reach is None else (-reach, reach))
 
 
+def independent_difference(ours: Estimate, theirs: Estimate) -> Estimate:
+    """Ours − theirs of two figures that were drawn apart, and its interval from their own (Zou & Donner 2008; Newcombe 1998
+    of two Wilson intervals), with means r, low bounds a and high bounds b, those of theirs with a stroke:
+
+        low = d − √((r − a)² + (b' − r')²),   high = d + √((b − r)² + (r' − a')²)
+
+    No bounds where one of the two has none. n: the smaller one. Of figures over the same items it is wider than it need be;
+    `paired_interval` is for these.
+    """
+    d, n = ours.mean - theirs.mean, min(ours.n, theirs.n)
+    if ours.low is None or ours.high is None or theirs.low is None or theirs.high is None:
+        return Estimate(d, None, None, n)
+    below = float(np.hypot(ours.mean - ours.low, theirs.high - theirs.mean))
+    above = float(np.hypot(ours.high - ours.mean, theirs.mean - theirs.low))
+    return Estimate(d, d - below, d + above, n)
+
+
 def over_seeds(estimates: Sequence[Estimate], scale: Scale | None = None) -> Estimate:
     """The mean of the seeds' means and its interval over the seeds, by `mean_interval`; n is the number of seeds.
 

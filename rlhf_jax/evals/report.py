@@ -134,7 +134,7 @@ def write_report(
     "stages" are rows of a name, a date, a duration and versions.
     """
     spoken = [notes["session"]["model"]] if notes.get("session") else []
-    models = _ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"]), *spoken])
+    models = ordered([*evaluation, *rl_stages(curves), *(m for sample in samples for m in sample["answers"]), *spoken])
     colours = _colours([*models, "reward_model"])
     results = {model: evaluation[model] for model in models if model in evaluation}
     ranked = {"reward_model": notes["reward_model"]} if notes.get("reward_model") else {}
@@ -168,17 +168,17 @@ def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
 def table_text(evaluation: Evaluation, reward: str = "") -> str:
     """The table of results for the terminal; * marks the best mean of a row. reward: what answers are scored by, where that
     is not a reward model alone."""
-    models = _ordered(evaluation)
+    models = ordered(evaluation)
     rows = [["", *(MODELS.get(m, m) for m in models), "n"]]
     heading = None
-    for metric, name, label in _rows(evaluation):
+    for metric, name, label in table_rows(evaluation):
         if metric.heading != heading:
             heading = metric.heading
             rows.append([heading.upper()])
         best = _best(evaluation, metric, name)
         cells = []
         for model in models:
-            mean, interval = _cell(evaluation[model].get(name), metric)
+            mean, interval = cell_text(evaluation[model].get(name), metric)
             mark = "*" if model in best else " "
             cells.append(f"{mean}{mark}{f' ({interval})' if interval else ''}")
         unit = f" [{metric.unit}]" if metric.unit else ""
@@ -188,7 +188,8 @@ def table_text(evaluation: Evaluation, reward: str = "") -> str:
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=False)).rstrip() for row in rows)
 
 
-def _ordered(models: Iterable[str]) -> list[str]:
+def ordered(models: Iterable[str]) -> list[str]:
+    """Each model once, those of the recipe first."""
     seen = list(dict.fromkeys(models))
     return [*(m for m in MODELS if m in seen), *(m for m in seen if m not in MODELS)]
 
@@ -200,7 +201,7 @@ def _colours(models: Sequence[str]) -> dict[str, int]:
     return {m: i for i, m in enumerate(MODELS)} | {m: len(MODELS) + i % spare for i, m in enumerate(others)}
 
 
-def _rows(evaluation: Evaluation) -> list[tuple[Metric, str, str]]:
+def table_rows(evaluation: Evaluation) -> list[tuple[Metric, str, str]]:
     """(metric, its full name, its label) of every row of the table, in order."""
     names = list(dict.fromkeys(name for metrics in evaluation.values() for name in metrics))
     categories = [f"rating/{category}" for category in CATEGORIES]
@@ -225,7 +226,7 @@ def _best(evaluation: Evaluation, metric: Metric, name: str) -> set[str]:
     return {model for model, mean in known.items() if mean == max(known.values())}
 
 
-def _cell(cell: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
+def cell_text(cell: Mapping[str, Any] | None, metric: Metric) -> tuple[str, str]:
     """The mean and the interval as text."""
     mean, low, high = (number(cell or {}, key) for key in ("mean", "low", "high"))
     if mean is None:
@@ -297,14 +298,14 @@ def _table(evaluation: Evaluation, colours: Mapping[str, int]) -> str:
         return '<p class="missing">Nothing was evaluated.</p>'
     top = "".join(f'<th scope="col">{_chip(model, colours)}</th>' for model in evaluation)
     lines, heading = [], None
-    for metric, name, label in _rows(evaluation):
+    for metric, name, label in table_rows(evaluation):
         if metric.heading != heading:
             heading = metric.heading
             lines.append(f'<tr class="group"><th colspan="{len(evaluation) + 2}"><span>{heading}</span></th></tr>')
         best = _best(evaluation, metric, name)
         cells = ""
         for model, metrics in evaluation.items():
-            mean, interval = _cell(metrics.get(name), metric)
+            mean, interval = cell_text(metrics.get(name), metric)
             mark = " class=best" if model in best else ""
             few = f"<small>{TOO_FEW}</small>" if _is_little(metrics.get(name), name) else ""
             cells += f"<td{mark}><span>{mean}</span><small>{interval}</small>{few}</td>"
@@ -323,7 +324,7 @@ def _legend(evaluation: Evaluation, notes: Mapping[str, Any]) -> str:
     if not any(evaluation.values()):
         return ""
     meanings = {}
-    for metric, _, label in _rows(evaluation):
+    for metric, _, label in table_rows(evaluation):
         if metric.meaning:
             meanings.setdefault(metric.meaning, []).append(label)
     judge = f" Win rates and ratings are given by {escaped(notes['judge'])}." if notes.get("judge") else ""
@@ -365,12 +366,12 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
     for model in [m for m in models if m in sample["answers"]]:
         answer = sample["answers"][model]
         drawn = "".join(
-            f'<p class="who">drawn again<small>{_scored(more)}</small></p><div>{_said(more["text"])}</div>'
+            f'<p class="who">drawn again<small>{scored(more)}</small></p><div>{said(more["text"])}</div>'
             for more in answer.get("more", ())
         )
         answers.append(
             f'<div class="answer" style="--c:var(--m{colours[model]})"><p class="who">'
-            f"{escaped(MODELS.get(model, model))}<small>{_scored(answer)}</small></p><div>{_said(answer['text'])}</div>"
+            f"{escaped(MODELS.get(model, model))}<small>{scored(answer)}</small></p><div>{said(answer['text'])}</div>"
             f"{drawn}</div>"
         )
     category = CATEGORIES.get(sample["category"], sample["category"])
@@ -381,12 +382,14 @@ def _sample(sample: Mapping[str, Any], models: Sequence[str], colours: Mapping[s
     )
 
 
-def _scored(answer: Mapping[str, Any]) -> str:
+def scored(answer: Mapping[str, Any]) -> str:
+    """What an answer was given, as text."""
     scores = [(name, number(answer, name), digits) for name, digits in (("rating", 1), ("reward", 2))]
     return " · ".join(f"{n} {v:.{d}f}".replace("-", "−") for n, v, d in scores if v is not None)
 
 
-def _said(text: str) -> str:
+def said(text: str) -> str:
+    """An answer as HTML."""
     return escaped(text) if text.strip() else "<i>empty</i>"
 
 
@@ -394,15 +397,15 @@ def _session(session: Mapping[str, Any], colours: Mapping[str, int]) -> str:
     """A dialogue with one model, turn by turn."""
     model, turns = session["model"], ""
     for message in session["messages"]:
-        said = _said(message["content"])
+        words = said(message["content"])
         if message["role"] == "assistant":
             rated = f"rating {message['rating']:.1f}"
             turns += (
                 f'<div class="answers"><div class="answer" style="--c:var(--m{colours[model]})"><p class="who">'
-                f"{escaped(MODELS.get(model, model))}<small>{rated}</small></p><div>{said}</div></div></div>\n"
+                f"{escaped(MODELS.get(model, model))}<small>{rated}</small></p><div>{words}</div></div></div>\n"
             )
         else:
-            turns += f'<div class="prompt">{said}</div>\n'
+            turns += f'<div class="prompt">{words}</div>\n'
     return f"<article>{turns}</article>\n"
 
 

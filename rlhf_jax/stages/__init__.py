@@ -26,6 +26,7 @@ from rlhf_jax.stages.comparing import (
     win_rate,
     win_rate_of_people,
 )
+from rlhf_jax.stages.card import card
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
@@ -163,6 +164,7 @@ __all__ = [
     "browsed",
     "by_reward_model",
     "calibrate",
+    "card",
     "choose_epoch",
     "classifier",
     "compare",

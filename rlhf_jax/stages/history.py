@@ -18,17 +18,12 @@ class Folder(NamedTuple):
     """One in which a stage, or data, was made."""
 
     name: str  # its path below the run
-    results: frozenset[str]  # sha256 by which others record it as what they were made from
+    results: tuple[str, ...]  # sha256 by which others record it as what they were made from, the newest first
     inputs: Mapping[str, str]  # name → sha256 of what it was made from
     settings: Mapping[str, Any]  # nested, as JSON
     versions: Mapping[str, str]
     date: float | None  # when it was finished, or worked at last, in seconds since 1970
     seconds: float | None  # that it took; None where nothing has logged it
-
-    @property
-    def sha256(self) -> str:
-        """One of its results; "" where it has none."""
-        return min(self.results, default="")
 
 
 def folders_below(run: Path) -> tuple[list[Folder], list[str]]:
@@ -93,7 +88,7 @@ def _folder(path: Path, name: str) -> Folder:
         raise InputError(damaged[0] if damaged else f"{path / CHECKPOINTS} holds no checkpoint")
     last = records[-1]
     date = at_work[-1].ended if at_work else None
-    results = frozenset(record["sha256"] for record in records)
+    results = tuple(record["sha256"] for record in reversed(records))
     return Folder(
         name, results, last.get("inputs", {}), last.get("settings", {}), last.get("versions", {}), date, seconds
     )
@@ -103,7 +98,7 @@ def _of_data(path: Path, name: str, seconds: float | None) -> Folder:
     file = path / MADE
     try:
         made = json.loads(file.read_text(encoding="utf-8"))
-        results = frozenset(made[key] for key in ("sha256", "known_as") if key in made)
+        results = tuple(dict.fromkeys(str(made[key]) for key in ("sha256", "known_as") if key in made))
         inputs, settings, versions = ({**made[key]} for key in ("inputs", "settings", "versions"))
         inputs = {name: str(sha256) for name, sha256 in inputs.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

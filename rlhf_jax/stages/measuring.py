@@ -72,7 +72,7 @@ def measure(folder: Path | str, model: Trained | Loaded, task: Task, run: Run = 
     }
     inputs = {**parents(model=trained), "items": content_sha256(task.items)}
     code = {name: f for name in ("asks", "rows", "more") if (f := getattr(task, name)) is not None}
-    made = Made(folder, Origin(settings, inputs, code, model={}))
+    made = Made(folder, Origin(settings, inputs, code, model={"scales": dict(task.scales)}))
     if made.complete:
         rows = rows_in(folder / ROWS)
         return Measured(rows, _figures(task, rows), task.scales)
