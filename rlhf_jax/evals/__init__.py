@@ -7,9 +7,9 @@ from rlhf_jax.evals.attempts import attempts, pass_at
 from rlhf_jax.evals.audit import QUANTILES, Audit, Example, write_audit
 from rlhf_jax.evals.bradley_terry import Duel, bradley_terry, elo, expected_win
 from rlhf_jax.evals.browser import Browsed, write_browser
+from rlhf_jax.evals.card import Carded, Made, Measurement, Setting, difference_of, settings_of, write_card
 from rlhf_jax.evals.closed_domain import Closed, closed_domain, read_closed_domain, unsupported
 from rlhf_jax.evals.crows_pairs import CrowsPair, crows_pairs, read_crows_pairs
-from rlhf_jax.evals.card import Carded, Made, Measurement, Setting, difference_of, settings_of, write_card
 from rlhf_jax.evals.figures import MODELS
 from rlhf_jax.evals.harness import harness, harness_model
 from rlhf_jax.evals.held_out import Piece, held_out, read_pieces
@@ -126,8 +126,8 @@ __all__ = [
     "Continuation",
     "CrowsPair",
     "Duel",
-    "Ending",
     "Edge",
+    "Ending",
     "Estimate",
     "Example",
     "Inspected",
@@ -138,15 +138,15 @@ __all__ = [
     "Likely",
     "Line",
     "LogProb",
+    "Made",
+    "Measurement",
+    "Origins",
     "Paraphrased",
     "Passage",
     "Piece",
     "PronounPair",
     "Question",
     "Reliable",
-    "Made",
-    "Measurement",
-    "Origins",
     "Reply",
     "Row",
     "Said",
@@ -177,10 +177,12 @@ __all__ = [
     "continued",
     "correlation",
     "crows_pairs",
+    "difference_of",
     "differences",
     "drop",
     "drop_exact",
     "drop_f1",
+    "edges",
     "elo",
     "expected_maximum",
     "expected_win",
@@ -189,15 +191,11 @@ __all__ = [
     "harness_model",
     "held_out",
     "hellaswag",
+    "independent_difference",
     "instructed",
     "instruction_difficulty",
     "lambada",
     "length_controlled",
-    "difference_of",
-    "differences",
-    "edges",
-    "figures_of",
-    "independent_difference",
     "likeliest",
     "likelihood",
     "mean_interval",
@@ -222,10 +220,10 @@ __all__ = [
     "says_little",
     "scale_of",
     "scores",
+    "settings_of",
     "squad",
     "squad_exact",
     "squad_f1",
-    "settings_of",
     "table_text",
     "tax_table",
     "ties_score",

@@ -18,6 +18,7 @@ from rlhf_jax.stages.answers import (
     sample_answers,
     scores_of,
 )
+from rlhf_jax.stages.card import card
 from rlhf_jax.stages.classifier import Classify, calibrate, classifier, moderator, text_logits
 from rlhf_jax.stages.comparing import (
     duels_of,
@@ -26,7 +27,6 @@ from rlhf_jax.stages.comparing import (
     win_rate,
     win_rate_of_people,
 )
-from rlhf_jax.stages.card import card
 from rlhf_jax.stages.curation import Curation, audit_of, curate, curate_parts, say_curated
 from rlhf_jax.stages.datasets import (
     DataSets,
