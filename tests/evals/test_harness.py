@@ -439,4 +439,6 @@ def test_the_program_writes_each_sample(folder, data, tmp_path, capsys):
     asked = found["samples"]["local_answers"][0]["arguments"][0][0]
     assert asked.startswith("<s>user\nQ: ") and asked.endswith("A:</s>\n<s>assistant\n")
     with pytest.raises(InputError, match="no_such_task"):
-        program.main(program.Settings(str(folder), "no_such_task", str(out), include_path=str(tasks)))
+        program.named_tasks(
+            program.Settings(str(folder), "mine,no_such_task", str(out)), SimpleNamespace(all_tasks=["mine"])
+        )
