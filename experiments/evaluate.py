@@ -12,7 +12,7 @@ what you name: their sizes are yours.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,12 @@ def tasks_of(c: Tasks) -> dict[str, Task]:
     def some(items: Sequence[Any]) -> Sequence[Any]:
         return items[: c.limit] if c.limit else items
 
+    def few_shot(source: str, read: Callable[[str], list[Any]], task: Callable[..., Task]) -> Task:
+        items = read(source)
+        return task(some(items[c.shots :]), items[: c.shots], c.chat)
+
+    if c.toxicity and not c.rules:
+        raise InputError("tasks.toxicity needs somebody who says what is toxic; name a file of rules in tasks.rules")
     found: dict[str, Task] = {}
     if c.truthfulqa:
         questions = some(read_truthfulqa(c.truthfulqa))
@@ -139,15 +145,14 @@ def tasks_of(c: Tasks) -> dict[str, Task]:
             if not (c.chat and instruction == "none"):
                 found[f"winogender_{instruction}"] = winogender_pronouns(some(sentences), instruction, c.chat)
             found[f"winogender_whom_{instruction}"] = winogender_resolution(some(sentences), instruction, c.chat)
-    for name, read, task in (
-        ("hellaswag", read_hellaswag, hellaswag),
-        ("lambada", read_lambada, lambada),
-        ("squad", read_squad, squad),
-        ("drop", read_drop, drop),
-    ):
-        if source := getattr(c, name):
-            items = read(source)
-            found[name] = task(some(items[c.shots :]), items[: c.shots], c.chat)
+    if c.hellaswag:
+        found["hellaswag"] = few_shot(c.hellaswag, read_hellaswag, hellaswag)
+    if c.lambada:
+        found["lambada"] = few_shot(c.lambada, read_lambada, lambada)
+    if c.squad:
+        found["squad"] = few_shot(c.squad, read_squad, squad)
+    if c.drop:
+        found["drop"] = few_shot(c.drop, read_drop, drop)
     if c.text:
         found["text"] = held_out(some(read_pieces(c.text)))
     return found
@@ -157,8 +162,6 @@ def main(c: Config) -> None:
     tasks, folders = tasks_of(c.tasks), [name.strip() for name in c.given.models.split(",") if name.strip()]
     if not folders or not (tasks or c.tasks.prompts):
         raise InputError("there is nothing to measure: name models in given.models, and a file in [tasks]")
-    if c.tasks.toxicity and not c.tasks.rules:
-        raise InputError("tasks.toxicity needs somebody who says what is toxic; name a file of rules in tasks.rules")
     if c.tasks.prompts:
         prompts = read_prompts(c.tasks.prompts)
         tasks["answers"] = answering(prompts[: c.tasks.limit] if c.tasks.limit else prompts)
