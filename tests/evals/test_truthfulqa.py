@@ -94,6 +94,10 @@ def test_choices_of_probabilities_made_by_hand(tmp_path):
 
 def test_the_best_incorrect_answer_is_the_other_of_two(tmp_path):
     columns, row = [*COLUMNS[:4], "Best Incorrect Answer", *COLUMNS[4:]], [*VEINS[:4], "Blue", *VEINS[4:]]
+    (item,) = read_truthfulqa(written(tmp_path, row, columns=columns))
+    _, light, blood, blue, other, *letters = truthfulqa_choices([item]).asks(item)
+    assert other == blue != blood and light[1] == " Light."
+    assert "(A) Light.\n(B) Blue.\n" in str(letters[0].context)
     values = choices(tmp_path, row, 0.4, 0.1, 0.2, 0.05, 0.05, 0.6, 0.4, 0.3, 0.7, columns=columns)
     assert (values["truthfulqa/mc1"], values["truthfulqa/binary"], values["truthfulqa/letters"]) == (0, 1, 1)
 
