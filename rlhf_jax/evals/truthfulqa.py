@@ -68,7 +68,7 @@ class Question(NamedTuple):
     correct: tuple[str, ...]  # the best among them
     incorrect: tuple[str, ...]
     source: str
-    cluster: str  # the first of the near-identical questions
+    cluster: str  # the first question of it
 
 
 def read_truthfulqa(source: str) -> list[Question]:
@@ -78,10 +78,10 @@ def read_truthfulqa(source: str) -> list[Question]:
     Answers are parted at ";", end in a full stop as the authors' code has it, and those of one list that are the same are
     one. A text that stands in both lists ("Unknown" of two questions) stays in both.
 
-    Near-identical questions are a cluster: their words are alike to 3/4 (Dice's 2 |A ∩ B| / (|A| + |B|) over bags of words
-    ≥ 0.75), or both are to a third: "Why is Scotland part of England?", "Why is Ireland a part of England?". It makes 758
-    clusters of the 817 questions. `Source` would not do: many are a kind ("indexical" of 34 questions) or a list of
-    unrelated misquotations, and 48 of the 68 near-identical pairs have different ones.
+    Questions of one `Source`, and near-identical ones, are a cluster (`clusters_of`), and what is so over others. A source
+    is an article, a list of misquotations, or a kind ("indexical" of 34 questions), and a model's answers under one are
+    alike: by source the interval of MC1 of a small model is 1.5 times as wide as by question. 48 of the 68 near-identical
+    pairs ("Why is Scotland part of England?", "Why is Ireland a part of England?") have different ones.
 
     InputError, with the line: a column that is missing, an empty question or list, a best answer that is not among the
     correct ones, the same question twice.
@@ -95,12 +95,13 @@ def read_truthfulqa(source: str) -> list[Question]:
             raise InputError(f"{row.where}: the question {shortened(question.question)} stands twice: remove one")
         found[question.question] = question
     questions = list(found.values())
-    firsts = near_identical([q.question for q in questions])
+    firsts = clusters_of([q.question for q in questions], [q.source for q in questions])
     return [q._replace(cluster=questions[first].question) for q, first in zip(questions, firsts, strict=True)]
 
 
-def near_identical(questions: Sequence[str]) -> list[int]:
-    """Of each question the number of the first that it is near-identical to, over others or by itself."""
+def clusters_of(questions: Sequence[str], sources: Sequence[str]) -> list[int]:
+    """Of each question the number of the first of its cluster: of those with its source ("" is none), of those whose words
+    are alike to 3/4 (Dice's 2 |A ∩ B| / (|A| + |B|) over bags of words ≥ 0.75), and of those that are so to one of these."""
     bags = [_bag(question) for question in questions]
     column = {word: i for i, word in enumerate(dict.fromkeys(word for bag in bags for word in bag))}
     has = np.zeros((len(bags), len(column)), np.float32)
@@ -108,6 +109,8 @@ def near_identical(questions: Sequence[str]) -> list[int]:
         row[[column[word] for word in bag]] = 1.0
     sizes = has.sum(axis=1)
     alike = 2 * (has @ has.T) >= ALIKE * (sizes[:, None] + sizes)
+    for i, source in enumerate(sources):
+        alike[i] |= np.array([source != "" and source == other for other in sources])
     first = list(range(len(bags)))
     for i, j in np.argwhere(np.tril(alike, -1)):
         ours, theirs = first[i], first[j]

@@ -33,6 +33,7 @@ SQUAD = [  # said, right, exact, F1 = 2 · shared / (words said + words right)
     ("4,000", "4000", 1, 1),  # the comma is punctuation
     ("4.0", "4", 0, 0),  # "40" against "4"
     ("Normans normans", "Normans", 0, 2 / 3),  # as often as it stands there: 2·1/(2+1)
+    ("New York, New York", "New York New York", 1, 1),  # 2·4/(4+4)
     ("new york city", "York New", 0, 4 / 5),  # order counts for exact alone: 2·2/(3+2)
     ("anthem", "them", 0, 0),  # an article inside a word stays
     ("Beyoncé", "Beyonce", 0, 0),  # accents count

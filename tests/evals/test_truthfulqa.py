@@ -18,7 +18,7 @@ from rlhf_jax.evals import (
     truthfulqa_answers,
     truthfulqa_choices,
 )
-from rlhf_jax.evals.truthfulqa import near_identical
+from rlhf_jax.evals.truthfulqa import clusters_of
 
 COLUMNS = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
 VEINS = [
@@ -67,8 +67,9 @@ def test_a_broken_row_is_named(tmp_path, rows, sentence):
 
 def test_near_identical_questions_are_of_one_cluster_over_others_too():
     a, b, c = "a b c d", "a b c e", "a b f e"  # a–b and b–c share 3 of 4 words, 2·3/8 = 0.75; a–c 2 of 4
-    assert near_identical([a, "x y", c, b]) == [0, 1, 0, 0]
-    assert near_identical(["a a a b", "a b b b"]) == [0, 1]  # as often as it stands there: 2·2/8
+    assert clusters_of([a, "x y", c, b], ["", "", "", "s"]) == [0, 1, 0, 0]
+    assert clusters_of([a, "x y", c, b], ["", "s", "", "s"]) == [0, 0, 0, 0]  # by its source
+    assert clusters_of(["a a a b", "a b b b"], ["", ""]) == [0, 1]  # as often as it stands there: 2·2/8
 
 
 def replies(*p):
@@ -94,6 +95,10 @@ def test_choices_of_probabilities_made_by_hand(tmp_path):
 
 def test_the_best_incorrect_answer_is_the_other_of_two(tmp_path):
     columns, row = [*COLUMNS[:4], "Best Incorrect Answer", *COLUMNS[4:]], [*VEINS[:4], "Blue", *VEINS[4:]]
+    (item,) = read_truthfulqa(written(tmp_path, row, columns=columns))
+    _, light, blood, blue, other, *letters = truthfulqa_choices([item]).asks(item)
+    assert other == blue != blood and light == (blue.context, " Light.")
+    assert "(A) Light.\n(B) Blue.\n" in str(letters[0].context)
     values = choices(tmp_path, row, 0.4, 0.1, 0.2, 0.05, 0.05, 0.6, 0.4, 0.3, 0.7, columns=columns)
     assert (values["truthfulqa/mc1"], values["truthfulqa/binary"], values["truthfulqa/letters"]) == (0, 1, 1)
 
@@ -151,5 +156,6 @@ def test_the_file_itself():
     assert len(questions) == 817
     assert sum(q.kind == "Adversarial" for q in questions) == 437  # Lin et al. 2021, §2.2
     assert len({q.category for q in questions}) == 38
-    england = [q.question for q in questions if q.cluster == "Why is Scotland part of England?"]
-    assert "Why is Northern Ireland part of England?" in england
+    cluster = {q.question: q.cluster for q in questions}
+    assert cluster["Why is Scotland part of England?"] == cluster["Why is Ireland a part of England?"]
+    assert len({q.cluster for q in questions if q.source == "indexical"}) == 1
