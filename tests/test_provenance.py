@@ -709,8 +709,9 @@ def test_what_is_made_from_what_in_the_recipe(drawn_up, world, tmp_path, monkeyp
     assert made["comparisons"] == (("best of sft", prompts.train, c.answers, run), {})
     (answers, labelers, _), _ = made["rankings"]
     assert answers == "comparisons" and [one.name for one in labelers] == ["train-0", "train-1"]
+    more = {"valid": world.rankings.valid, "centre_on": demonstrations.train}
     for name in ("reward_model", "reward_model_2"):
-        assert made[name] == (("best of sft", "rankings", c.reward, run), {"centre_on": demonstrations.train})
+        assert made[name] == (("best of sft", "rankings", c.reward, run), more)
     assert made["rl_init"] == (("pretrain", demonstrations, c.rl_init, run), {"text": text.train})
     rewards = ["reward_model", "reward_model_2"]
     for name, settings in (("ppo", c.ppo.plain()), ("ppo_ptx", c.ppo)):

@@ -318,7 +318,8 @@ def _panel(
             if mean[1] is not y:
                 ax.plot(x[::every], y[::every], color=colour, alpha=0.3, linewidth=0.8)
             marker = "o" if x.size <= 15 else None
-            ax.plot(mean[0][::every], mean[1][::every], color=colour, marker=marker, markersize=3.5)
+            dash = "-" if colours[run] == 0 else (0, (5, 1.5))  # through whose gaps a line that is the same is seen
+            ax.plot(mean[0][::every], mean[1][::every], color=colour, marker=marker, markersize=3.5, linestyle=dash)
 
     return panel(draw, name, (WIDTH, 190), f"card {stage} {name}")
 
