@@ -19,6 +19,7 @@ import numpy as np
 
 from rlhf_jax.config import Checked, Count
 from rlhf_jax.data import LabelledText, alike, dealt, read_labelled_texts, read_texts
+from rlhf_jax.evals import Estimate
 from rlhf_jax.moderation import (
     Calibrated,
     Classifier,
@@ -96,7 +97,11 @@ def main(c: Config) -> None:
     scores = {"rules": np.tile(rude[:, None], len(names)), "classifier": learned, "bag of words": bag}
     scores["both"] = np.maximum(scores["rules"], learned)
     table = measured(rows, names, groups, scores, flagged > 0)
-    write_atomically(c.folder / "moderation.json", json.dumps(table, indent=1, default=lambda figure: figure._asdict()))
+    as_json = {
+        name: {what: x._asdict() if isinstance(x, Estimate) else x for what, x in row.items()}
+        for name, row in table.items()
+    }
+    write_atomically(c.folder / "moderation.json", json.dumps(as_json, indent=1))
     write_atomically(c.folder / "moderation.md", text := as_markdown(table))
     print(text)
 
