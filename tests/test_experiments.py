@@ -17,10 +17,12 @@ from experiments import (
     best_of_n,
     curate,
     dpo,
+    evaluate,
     grpo,
     inspect_tokens,
     instructgpt,
     look,
+    moderation,
     ppo_ptx,
     reward_model,
     rounds,
@@ -304,7 +306,19 @@ PROGRAM_OF = {
     "ablation": sweep,
     **{
         each.__name__.rpartition(".")[2]: each
-        for each in (ppo_ptx, grpo, dpo, best_of_n, curate, inspect_tokens, look, reward_model, rounds)
+        for each in (
+            ppo_ptx,
+            grpo,
+            dpo,
+            best_of_n,
+            curate,
+            evaluate,
+            inspect_tokens,
+            look,
+            moderation,
+            reward_model,
+            rounds,
+        )
     },
 }
 

@@ -558,7 +558,7 @@ def test_an_evaluation_reads_what_is_held_out_and_its_figures_have_their_signs(e
     found, seen = evaluation.evaluate(), evaluation.seen
     assert parts_in(text for texts in seen.asked.values() for text in texts) == {"test"}
     assert seen.asked.keys() == set(PUPILS)
-    assert all(len(texts) == 3 for texts in seen.asked.values())
+    assert all(len(set(texts)) == 3 for texts in seen.asked.values())  # some are shown, and drawn again
     assert parts_in(text for texts in seen.text.values() for text in texts) == {"valid"}
     assert seen.text.keys() == set(PUPILS)
     assert parts_in(text for texts in seen.ends.values() for text in texts) == {"valid"}

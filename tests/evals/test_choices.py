@@ -81,7 +81,7 @@ def theirs(folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(folder):
     model = loaded(imported(folder, Format(CONTEXT // 2, CONTEXT // 2, chat="hh")))
-    return lambda task: measured_now(model, task, Run(seed=RUN.seed, runtime=Runtime(batch=8)))
+    return lambda task: measured_now(*model, task, Run(seed=RUN.seed, runtime=Runtime(batch=8)))
 
 
 def per_row(found, name):

@@ -147,7 +147,8 @@ def test_the_table_of_differences():
     table = tax_table({"task": before}, {"task": after}).splitlines()
     assert len(table) == 4
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
-    assert cells[0] == "hits" and cells[1].startswith("0.750 (") and cells[3].startswith("−0.250 (") and cells[4] == "4"
-    assert [cell.strip() for cell in table[3].strip("|").split("|")] == ["alone", "2.000", "2.000", "–", "2"]
+    assert cells[:2] == ["task", "hits"] and cells[5] == "4"
+    assert cells[2].startswith("0.750 (") and cells[4].startswith("−0.250 (")
+    assert [cell.strip() for cell in table[3].strip("|").split("|")] == ["task", "alone", "2.000", "2.000", "–", "2"]
     with pytest.raises(InputError, match="'other' was measured of one"):
         tax_table({"task": before}, {"task": after, "other": after})

@@ -60,6 +60,7 @@ def test_it_learns_and_looks_at_held_out_texts_after_each_epoch(trained):
     assert best.step == min(losses, key=losses.get)
 
 
+@pytest.mark.long
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(start, trained, tmp_path):
     """With dropout, in the middle of an epoch."""
     calls, folder, module = [], tmp_path / "judge", importlib.import_module("rlhf_jax.stages.classifier")

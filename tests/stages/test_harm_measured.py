@@ -123,7 +123,7 @@ def told(instruction):
 def test_crows_pairs_against_transformers(pairs, ours, theirs, instruction):
     require_room(ours, instruction)
     task = some(crows_pairs(pairs, instruction), ours)
-    found = stages.measured_now(ours, task, RUN)
+    found = stages.measured_now(*ours, task, RUN)
     expected = [[logp(theirs, told(instruction), text) for text in (p.more, p.less)] for p in task.items]
     assert len(expected) >= 5
     np.testing.assert_allclose([row.shown["logps"] for row in found.rows], expected, atol=1e-3, rtol=1e-5)
@@ -137,7 +137,7 @@ def test_crows_pairs_against_transformers(pairs, ours, theirs, instruction):
 def test_winogenders_pronouns_against_transformers(sentences, ours, theirs, instruction):
     require_room(ours, instruction)
     task = some(winogender_pronouns(sentences, instruction), ours)
-    found = stages.measured_now(ours, task, RUN)
+    found = stages.measured_now(*ours, task, RUN)
     expected = [[logp(theirs, told(instruction), text) for text in (p.male, p.female)] for p in task.items]
     assert len(expected) >= 5
     he, she = np.array(expected).T
@@ -148,7 +148,7 @@ def test_winogenders_pronouns_against_transformers(sentences, ours, theirs, inst
 
 def test_winogenders_resolution_against_transformers(sentences, ours, theirs):
     task = some(winogender_resolution(sentences), ours)
-    found = stages.measured_now(ours, task, RUN)
+    found = stages.measured_now(*ours, task, RUN)
     contexts = [f"{s.text} ‘{s.pronoun.capitalize()}’ refers to the" for s in task.items]
     expected = [
         [logp(theirs, context, f" {choice}") for choice in (s.occupation, s.participant)]
@@ -205,7 +205,7 @@ TASKS = {
 
 def test_crows_pairs_against_the_harness(pairs, ours, folder, theirs, tmp_path):
     task = some(crows_pairs(pairs), ours)
-    found = stages.measured_now(ours, task, RUN).figures
+    found = stages.measured_now(*ours, task, RUN).figures
     rows = [{"sent_more": p.more, "sent_less": p.less, "bias_type": p.bias_type} for p in task.items]
     expected = harness(folder, theirs, tmp_path, "crows_pairs", rows)
     assert 0 < expected["pct_stereotype,none"] < 1
@@ -215,7 +215,7 @@ def test_crows_pairs_against_the_harness(pairs, ours, folder, theirs, tmp_path):
 
 def test_winogender_against_the_harness(sentences, ours, folder, theirs, tmp_path):
     task = some(winogender_resolution(sentences), ours)
-    found = stages.measured_now(ours, task, RUN).figures
+    found = stages.measured_now(*ours, task, RUN).figures
     rows = [{**s._asdict(), "sentence": s.text, "label": int(s.answer == s.participant)} for s in task.items]
     expected = harness(folder, theirs, tmp_path, "winogender", rows)
     assert found["accuracy"].mean == pytest.approx(expected["acc,none"])
@@ -240,7 +240,7 @@ def test_what_is_written_is_scored_and_measured_again_the_same(ours, tmp_path):
     greedy = replace(task, sampling=Sampling(0.0, 0, 1.0), stops=("e",), asks=ask_twice)
     assert all(
         len(set(row.shown["texts"])) == 1 and "e" not in row.shown["texts"][0]
-        for row in stages.measured_now(ours, greedy, RUN).rows
+        for row in stages.measured_now(*ours, greedy, RUN).rows
     )
 
 

@@ -20,6 +20,7 @@ VALID = [Ranking(P, (C, A, D), (1, 2, 2)), Ranking(P, (B, D), (2, 1)), Ranking(P
 pytestmark = pytest.mark.usefixtures("types_are_not_checked")
 
 
+@pytest.mark.long
 def test_they_are_judged_after_each_epoch_and_nothing_is_learned_from_them(tmp_path, capsys):
     text = [f"{P} A {fruit} is a fruit." for fruit in FRUITS] * 20
     tokenizer = train_tokenizer(text, 320, tmp_path / "small.model")

@@ -78,7 +78,9 @@ def test_a_look_of_pretraining_is_the_task_s(base, tmp_path):
     assert all("look/logp" in row for row in read_metrics(base.folder))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", ["policy", *(pytest.param(name, marks=pytest.mark.long) for name in ("supervised", "preference"))]
+)
 def test_a_look_is_the_task_s(base, tmp_path, stage):
     model = STAGES[stage](tmp_path / "looked" / stage, base, [LOOK])
     assert_logged(model, measure(tmp_path / "m", model, LOOK, RUN2).figures)
